@@ -1,0 +1,53 @@
+# make run     build (release) and start a server on 127.0.0.1:19530
+# make test    all tests: Rust, then end to end with the Milvus client
+# make bench   measure; prints the tables of docs/benchmarks.md
+# make fmt     format
+# make lint    clippy, warnings are errors
+
+CARGO ?= cargo
+PYTHON ?= python3
+VENV := .venv
+PORT ?= 19530
+DATA ?= ./data
+PYTEST_ARGS ?=
+
+# One after the other, also under `make -j`: the tests of the whole need the machine for themselves.
+.NOTPARALLEL:
+.PHONY: run test test-rust test-e2e bench fmt lint build release
+
+run: release
+	./target/release/redkite standalone --data-dir $(DATA) --port $(PORT)
+
+release:
+	$(CARGO) build --release -p redkite-standalone
+
+# Tests and binaries in one command, so that all of them share one build of the dependencies.
+build:
+	$(CARGO) build --workspace --all-targets
+
+test: test-rust test-e2e
+
+test-rust: build
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		set -x; $(CARGO) nextest run --workspace --no-fail-fast; \
+	else \
+		set -x; $(CARGO) test --workspace --no-fail-fast; \
+	fi
+
+# The binaries of `build`, in target/debug, against the Milvus client.
+test-e2e: build $(VENV)/ready
+	$(VENV)/bin/pytest -c tests/pytest.ini tests/e2e -n 2 --dist loadfile $(PYTEST_ARGS)
+
+$(VENV)/ready: tests/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+bench: release $(VENV)/ready
+	$(VENV)/bin/python tests/bench/bench.py
+
+fmt:
+	$(CARGO) fmt --all
+
+lint:
+	$(CARGO) clippy --workspace --all-targets -- -D warnings

@@ -1,0 +1,299 @@
+//! Has due index builds run by datanodes, and commits or retries them.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use prost::Message;
+use redkite_catalog::{Catalog, CollectionEntry, keys};
+use redkite_metastore::{Compare, Op, SharedKv, Txn, TxnOutcome};
+use redkite_node::Peers;
+use redkite_proto::{
+    milvus::common::IndexState,
+    redkite::{
+        datanode::{BuildIndexRequest, BuildIndexResponse},
+        meta::{IndexInfo, SegmentIndexInfo, SegmentInfo},
+        rootcoord::AllocRequest,
+    },
+};
+use redkite_runtime::{Backoff, OnFailure, TaskGroup};
+use redkite_types::{
+    BuildId, CollectionId, Error, IndexId, PartitionId, Result, Revision, SegmentId,
+};
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+
+use crate::plan::{Due, due};
+
+/// Builds that are given out at the same time; a datanode queues what its processors cannot take.
+const CONCURRENT_BUILDS: usize = 4;
+/// How often a build is tried before it counts as failed.
+const MAX_ATTEMPTS: u32 = 5;
+/// How often work is looked for when nothing changes.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Has due index builds run.
+pub struct Builder {
+    kv: SharedKv,
+    catalog: Arc<Catalog>,
+    peers: Arc<Peers>,
+    tasks: TaskGroup,
+    /// Builds that run or are being recorded, by index and segment.
+    running: Mutex<HashMap<(i64, i64), i64>>,
+    permits: Arc<Semaphore>,
+}
+
+/// One index over one segment.
+#[derive(Clone)]
+struct Job {
+    index: IndexInfo,
+    segment: SegmentInfo,
+}
+
+impl Job {
+    fn id(&self) -> (i64, i64) {
+        (self.index.id, self.segment.id)
+    }
+
+    fn index_key(&self) -> String {
+        keys::index(CollectionId(self.index.collection_id), IndexId(self.index.id))
+    }
+
+    fn segment_key(&self) -> String {
+        keys::segment(
+            CollectionId(self.segment.collection_id),
+            PartitionId(self.segment.partition_id),
+            SegmentId(self.segment.id),
+        )
+    }
+
+    fn build_key(&self, build: i64) -> String {
+        keys::segment_index(
+            CollectionId(self.segment.collection_id),
+            PartitionId(self.segment.partition_id),
+            SegmentId(self.segment.id),
+            BuildId(build),
+        )
+    }
+
+    fn record(&self, build_id: i64, state: IndexState) -> SegmentIndexInfo {
+        SegmentIndexInfo {
+            build_id,
+            index_id: self.index.id,
+            segment_id: self.segment.id,
+            collection_id: self.segment.collection_id,
+            partition_id: self.segment.partition_id,
+            field_id: self.index.field_id,
+            state: state.into(),
+            rows: self.segment.rows,
+            ..SegmentIndexInfo::default()
+        }
+    }
+}
+
+impl Builder {
+    /// A builder that does nothing until [`Builder::run`].
+    pub fn new(
+        kv: SharedKv,
+        catalog: Arc<Catalog>,
+        peers: Arc<Peers>,
+        tasks: TaskGroup,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            kv,
+            catalog,
+            peers,
+            tasks,
+            running: Mutex::default(),
+            permits: Arc::new(Semaphore::new(CONCURRENT_BUILDS)),
+        })
+    }
+
+    /// Follows the metadata until the task group stops.
+    pub async fn run(self: Arc<Self>) {
+        let stop = self.tasks.token();
+        let mut revisions = self.catalog.subscribe();
+        let mut seen: HashMap<CollectionId, Arc<CollectionEntry>> = HashMap::new();
+        loop {
+            revisions.mark_unchanged();
+            let view = self.catalog.view();
+            for entry in view.all_collections() {
+                let is_new =
+                    seen.get(&entry.id()).is_none_or(|before| !Arc::ptr_eq(before, entry));
+                if is_new && self.start_due(entry) {
+                    seen.insert(entry.id(), entry.clone());
+                }
+            }
+            seen.retain(|id, _| view.collection_by_id(*id).is_some());
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = revisions.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep(TICK) => seen.clear(),
+            }
+        }
+    }
+
+    /// Starts a task for each thing that is due; true, so that a caller can chain.
+    fn start_due(self: &Arc<Self>, entry: &CollectionEntry) -> bool {
+        let found = {
+            let running = self.running.lock();
+            due(entry, |build| running.values().any(|known| *known == build))
+        };
+        for due in found {
+            let (job, build, needs_files) = match due {
+                Due::Start { index, segment, needs_files } => {
+                    (Job { index, segment }, None, needs_files)
+                }
+                Due::Run { index, segment, build } => (Job { index, segment }, Some(build), true),
+            };
+            let known = build.as_ref().map_or(0, |build| build.build_id);
+            {
+                let mut running = self.running.lock();
+                if running.contains_key(&job.id()) {
+                    continue;
+                }
+                running.insert(job.id(), known);
+            }
+            let builder = self.clone();
+            let name = format!("index {} of segment {}", job.index.id, job.segment.id);
+            self.tasks.spawn_cancellable(name, OnFailure::Log, async move {
+                builder.carry_out(&job, build, needs_files).await;
+                builder.running.lock().remove(&job.id());
+            });
+        }
+        true
+    }
+
+    /// Records the build where it is new, runs it, and writes down how it ended.
+    async fn carry_out(&self, job: &Job, build: Option<SegmentIndexInfo>, needs_files: bool) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        let mut record = match build {
+            Some(record) => record,
+            None => loop {
+                match self.record_new(job, needs_files).await {
+                    Ok(Some(record)) => break record,
+                    Ok(None) => return,
+                    Err(error) => warn!(%error, "index build not recorded, will retry"),
+                }
+                tokio::time::sleep(backoff.next_delay()).await;
+            },
+        };
+        while record.state() != IndexState::Finished && record.state() != IndexState::Failed {
+            let next = self.attempt(job, &record).await;
+            match self.write(job, &next).await {
+                Ok(true) => record = next,
+                Ok(false) => return,
+                Err(error) => warn!(%error, "end of index build not recorded, will run again"),
+            }
+            if record.state() == IndexState::Retry {
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+        }
+    }
+
+    /// One try; the record that says how it ended.
+    async fn attempt(&self, job: &Job, record: &SegmentIndexInfo) -> SegmentIndexInfo {
+        let mut next = record.clone();
+        next.attempts += 1;
+        match self.build(job, record.build_id).await {
+            Ok(built) => {
+                next.state = IndexState::Finished.into();
+                next.files = built.files;
+                next.rows = built.rows;
+                next.format_version = built.format_version;
+                next.fail_reason.clear();
+                info!(
+                    build = record.build_id,
+                    segment = job.segment.id,
+                    rows = built.rows,
+                    "index built"
+                );
+            }
+            Err(error) => {
+                let failed = error.is_input_error || next.attempts >= MAX_ATTEMPTS;
+                next.state =
+                    if failed { IndexState::Failed } else { IndexState::Retry }.into();
+                warn!(build = record.build_id, attempts = next.attempts, %error, "index build failed");
+                next.fail_reason = error.message;
+            }
+        }
+        next
+    }
+
+    async fn build(&self, job: &Job, build_id: i64) -> Result<BuildIndexResponse> {
+        let _permit = self.permits.acquire().await;
+        let nodes = self.peers.data_nodes();
+        let count = nodes.len().max(1);
+        let Some((_, node)) = nodes.into_iter().nth(build_id.unsigned_abs() as usize % count)
+        else {
+            return Err(Error::new(
+                redkite_types::ErrorCode::ServiceNotReady,
+                "service not ready[no datanode is announced]",
+            ));
+        };
+        let view = self.catalog.view();
+        let field = view
+            .collection_by_id(CollectionId(job.index.collection_id))
+            .and_then(|entry| {
+                entry.schema().field_by_id(redkite_types::FieldId(job.index.field_id)).cloned()
+            })
+            .ok_or_else(|| Error::internal("the indexed field is gone"))?;
+        let request = BuildIndexRequest {
+            build_id,
+            segment: Some(job.segment.clone()),
+            index: Some(job.index.clone()),
+            field: Some(redkite_proto::convert::schema::field_to_proto(&field)),
+        };
+        let answer = node
+            .build_index(tonic::Request::new(request))
+            .await
+            .map_err(|status| redkite_rpc::status::from_status(&status).error)?;
+        Ok(answer.into_inner())
+    }
+
+    /// Records a new build; `None` when the index or the segment is gone.
+    async fn record_new(&self, job: &Job, needs_files: bool) -> Result<Option<SegmentIndexInfo>> {
+        let answer = self
+            .peers
+            .root_coord()?
+            .alloc_id(tonic::Request::new(AllocRequest { count: 1 }))
+            .await
+            .map_err(|status| redkite_rpc::status::from_status(&status).error)?;
+        let build_id = answer.into_inner().first as i64;
+        let state =
+            if needs_files { IndexState::InProgress } else { IndexState::Finished };
+        let record = job.record(build_id, state);
+        self.running.lock().insert(job.id(), build_id);
+        Ok(self.write(job, &record).await?.then_some(record))
+    }
+
+    /// Writes the record unless the index or the segment is gone.
+    async fn write(&self, job: &Job, record: &SegmentIndexInfo) -> Result<bool> {
+        let txn = Txn::new()
+            .when(Compare::Exists { key: job.index_key() })
+            .when(Compare::Exists { key: job.segment_key() })
+            .then(Op::put(job.build_key(record.build_id), record.encode_to_vec()));
+        let outcome = self.kv.txn(txn).await.map_err(|error| Error::from_coded(&error))?;
+        Ok(matches!(outcome, TxnOutcome::Applied { .. }))
+    }
+
+    /// The catalog that the builder follows.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// Waits until the metadata of a revision has been seen.
+    ///
+    /// # Errors
+    /// Code 2 when it is not seen in time; retry.
+    pub async fn wait(&self, revision: Revision, within: Duration) -> Result<()> {
+        self.catalog
+            .at_least(revision, within)
+            .await
+            .map(|_| ())
+            .map_err(|error| Error::from_coded(&error))
+    }
+}

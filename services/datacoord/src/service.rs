@@ -1,0 +1,77 @@
+//! The gRPC side.
+
+use std::{sync::Arc, time::Duration};
+
+use redkite_metastore::SharedKv;
+use redkite_proto::redkite::datacoord::{
+    CommitFlushRequest, CommitFlushResponse, DescribeIndexesRequest, DescribeIndexesResponse,
+    DropDataRequest, DropDataResponse, SyncRequest, SyncResponse, data_coord_server::DataCoord,
+};
+use redkite_rpc::RpcError;
+use redkite_storage::ObjectStore;
+use redkite_types::{CollectionId, PartitionId, Revision, Timestamp};
+use tonic::{Request, Response, Status};
+
+use crate::{builder::Builder, describe::describe, drop::drop_data, flush};
+
+/// How long `Sync` waits for the metadata to be seen.
+const SYNC_WITHIN: Duration = Duration::from_secs(10);
+
+/// The data coordinator's RPCs.
+pub struct DataCoordService {
+    kv: SharedKv,
+    store: Arc<dyn ObjectStore>,
+    builder: Arc<Builder>,
+}
+
+impl DataCoordService {
+    /// Works on a metastore and an object store.
+    pub fn new(kv: SharedKv, store: Arc<dyn ObjectStore>, builder: Arc<Builder>) -> Self {
+        Self { kv, store, builder }
+    }
+}
+
+#[tonic::async_trait]
+impl DataCoord for DataCoordService {
+    async fn commit_flush(
+        &self,
+        request: Request<CommitFlushRequest>,
+    ) -> Result<Response<CommitFlushResponse>, Status> {
+        let revision = flush::commit(self.kv.as_ref(), request.get_ref())
+            .await
+            .map_err(RpcError::from)?;
+        Ok(Response::new(CommitFlushResponse { revision: revision.0 }))
+    }
+
+    async fn sync(&self, request: Request<SyncRequest>) -> Result<Response<SyncResponse>, Status> {
+        let revision = Revision(request.into_inner().revision);
+        self.builder.wait(revision, SYNC_WITHIN).await.map_err(RpcError::from)?;
+        Ok(Response::new(SyncResponse {}))
+    }
+
+    async fn drop_data(
+        &self,
+        request: Request<DropDataRequest>,
+    ) -> Result<Response<DropDataResponse>, Status> {
+        let request = request.into_inner();
+        let partition = (request.partition_id != 0).then_some(PartitionId(request.partition_id));
+        let collection = CollectionId(request.collection_id);
+        let revision = drop_data(self.kv.as_ref(), self.store.as_ref(), collection, partition)
+            .await
+            .map_err(RpcError::from)?;
+        Ok(Response::new(DropDataResponse { revision: revision.0 }))
+    }
+
+    async fn describe_indexes(
+        &self,
+        request: Request<DescribeIndexesRequest>,
+    ) -> Result<Response<DescribeIndexesResponse>, Status> {
+        let request = request.into_inner();
+        let view = self.builder.catalog().view();
+        let indexes = view
+            .collection_by_id(CollectionId(request.collection_id))
+            .map(|entry| describe(entry, Timestamp(request.timestamp)))
+            .unwrap_or_default();
+        Ok(Response::new(DescribeIndexesResponse { indexes }))
+    }
+}

@@ -1,0 +1,195 @@
+//! What all handlers share, and what comes with a request.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use redkite_catalog::{Catalog, CatalogView};
+use redkite_runtime::{Deadline, Random, TaskGroup};
+use redkite_types::{NodeId, limits};
+use tonic::Request;
+
+use crate::{options::ProxyOptions, services::Services};
+
+/// Who this proxy is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Its node id.
+    pub node: NodeId,
+    /// Where the other services reach it.
+    pub address: String,
+    /// What clients are told: `STANDALONE` or `CLUSTER`.
+    pub deploy_mode: &'static str,
+}
+
+/// What all handlers of a proxy share.
+pub struct ProxyContext {
+    /// The newest view of all metadata; somebody else keeps it following.
+    pub catalog: Arc<Catalog>,
+    /// The other services.
+    pub peers: Arc<dyn Services>,
+    /// What the operator set.
+    pub options: ProxyOptions,
+    /// Changes of state run here and go on when their client leaves.
+    pub tasks: TaskGroup,
+    /// Who this proxy is.
+    pub identity: Identity,
+    /// Randomness for ids.
+    pub random: Random,
+    /// By database, or under no name for all of them: everything written up to this timestamp was
+    /// flushed by a `FlushAll` of this proxy.
+    pub(crate) flushed_all: Mutex<HashMap<String, u64>>,
+    sequence: AtomicU64,
+    /// Tells the request ids of this process from those of all others.
+    run: u64,
+}
+
+impl ProxyContext {
+    /// Puts a proxy together; nothing runs yet.
+    pub fn new(
+        catalog: Arc<Catalog>,
+        peers: Arc<dyn Services>,
+        options: ProxyOptions,
+        tasks: TaskGroup,
+        identity: Identity,
+    ) -> Arc<Self> {
+        let random = Random::from_system();
+        Arc::new(Self {
+            catalog,
+            peers,
+            options,
+            tasks,
+            identity,
+            run: random.next_u64(),
+            random,
+            flushed_all: Mutex::default(),
+            sequence: AtomicU64::new(0),
+        })
+    }
+
+    /// The newest view of all metadata.
+    pub fn view(&self) -> Arc<CatalogView> {
+        self.catalog.view()
+    }
+
+    /// An id that no request of any proxy had before.
+    pub fn unique_id(&self) -> String {
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}-{sequence}", self.run)
+    }
+}
+
+/// What comes with a request besides its message.
+#[derive(Clone, Debug)]
+pub struct RequestContext {
+    /// The database that it is about: the message's, else the connection's, else `default`.
+    pub database: String,
+    /// The client's id of the request, or one of ours; for logs.
+    pub request_id: String,
+    /// When the client stops waiting.
+    pub deadline: Deadline,
+    /// What [`Connect`](crate::grpc) gave the client to identify itself with.
+    pub client: Option<i64>,
+}
+
+impl RequestContext {
+    /// Reads the metadata of a request.
+    ///
+    /// `db_name` is what the message itself says; `timeout` is for clients that set none.
+    /// `authorization` is accepted whatever it says, as Milvus does with authorization switched off.
+    pub fn read<T>(
+        context: &ProxyContext,
+        request: &Request<T>,
+        db_name: &str,
+        timeout: Duration,
+    ) -> Self {
+        let metadata = request.metadata();
+        let text = |key: &str| {
+            metadata
+                .get(key)
+                .and_then(|value| value.to_str().ok())
+                .filter(|text| !text.is_empty())
+        };
+        let database = if db_name.is_empty() {
+            text("dbname").unwrap_or(limits::DEFAULT_DATABASE)
+        } else {
+            db_name
+        };
+        Self {
+            database: database.to_owned(),
+            request_id: text("client-request-id")
+                .map_or_else(|| context.unique_id(), ToOwned::to_owned),
+            deadline: redkite_rpc::deadline_of(request, timeout),
+            client: text("identifier").and_then(|text| text.parse().ok()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Fixture;
+
+    fn read(
+        context: &ProxyContext,
+        pairs: &[(&'static str, &'static str)],
+        db_name: &str,
+    ) -> RequestContext {
+        let mut request = Request::new(());
+        for (key, value) in pairs {
+            request.metadata_mut().insert(*key, value.parse().unwrap());
+        }
+        RequestContext::read(context, &request, db_name, Duration::from_secs(60))
+    }
+
+    #[tokio::test]
+    async fn the_messages_database_beats_the_connections() {
+        let fixture = Fixture::new().await;
+        let context = &fixture.context;
+        assert_eq!(read(context, &[], "").database, "default");
+        assert_eq!(read(context, &[("dbname", "")], "").database, "default");
+        assert_eq!(read(context, &[("dbname", "books")], "").database, "books");
+        assert_eq!(
+            read(context, &[("dbname", "books")], "films").database,
+            "films"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_client_is_known_by_what_it_sends_and_needs_no_password() {
+        let fixture = Fixture::new().await;
+        let context = &fixture.context;
+        let sent = [
+            ("identifier", "77"),
+            ("client-request-id", "r1"),
+            ("authorization", "cm9vdA=="),
+        ];
+        let request = read(context, &sent, "");
+        assert_eq!(
+            (request.client, request.request_id.as_str()),
+            (Some(77), "r1")
+        );
+        assert_ne!(
+            read(context, &[], "").request_id,
+            read(context, &[], "").request_id
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clients_deadline_beats_the_default() {
+        let fixture = Fixture::new().await;
+        let context = &fixture.context;
+        assert_eq!(
+            read(context, &[], "").deadline.left(),
+            Duration::from_secs(60)
+        );
+        let asked = read(context, &[("grpc-timeout", "1500m")], "");
+        assert_eq!(asked.deadline.left(), Duration::from_millis(1_500));
+    }
+}

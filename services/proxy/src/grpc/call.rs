@@ -1,0 +1,77 @@
+//! One call: what comes with it, its time limit, its answer.
+
+use std::{future::Future, time::Instant};
+
+use redkite_runtime::Deadline;
+use redkite_types::{Error, Result};
+use tonic::{Request, Response};
+use tracing::debug;
+
+use super::message::{Message, Reply};
+use crate::{
+    context::{ProxyContext, RequestContext},
+    metrics,
+};
+
+/// A call that is being answered.
+pub(super) struct Call {
+    rpc: &'static str,
+    started: Instant,
+    deadline: Deadline,
+}
+
+impl Call {
+    /// Takes a request apart.
+    pub(super) fn begin<M: Message>(
+        rpc: &'static str,
+        context: &ProxyContext,
+        request: Request<M>,
+    ) -> (Self, RequestContext, M) {
+        let options = &context.options;
+        let timeout = if M::WRITES_FILES {
+            options.flush_timeout
+        } else {
+            options.request_timeout
+        };
+        let db_name = request.get_ref().db_name();
+        let meta = RequestContext::read(context, &request, db_name, timeout.get());
+        let call = Self {
+            rpc,
+            started: Instant::now(),
+            deadline: meta.deadline,
+        };
+        (call, meta, request.into_inner())
+    }
+
+    /// Runs a read: it ends when its client leaves.
+    pub(super) async fn inline<T: Reply>(
+        self,
+        work: impl Future<Output = Result<T>> + Send,
+    ) -> Response<T> {
+        let outcome = self.deadline.timeout(self.rpc, work).await;
+        self.answer(outcome.map_err(Error::from).flatten())
+    }
+
+    /// Runs a change: it goes on when its client leaves or the time is over.
+    pub(super) async fn detached<T: Reply>(
+        self,
+        context: &ProxyContext,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Response<T> {
+        let running = context.tasks.detach(self.rpc, work);
+        let outcome = self.deadline.timeout(self.rpc, running).await;
+        self.answer(outcome.flatten().map_err(Error::from).flatten())
+    }
+
+    /// Answers; business errors travel in the message, with gRPC OK.
+    pub(super) fn answer<T: Reply>(self, outcome: Result<T>) -> Response<T> {
+        let code = outcome
+            .as_ref()
+            .map_or_else(|error| error.code.number(), |_| 0);
+        metrics::answered(self.rpc, code, self.started.elapsed());
+        Response::new(outcome.unwrap_or_else(|error| {
+            debug!(rpc = self.rpc, code, error = %error.message, "request failed");
+            T::failed(&error)
+        }))
+    }
+}

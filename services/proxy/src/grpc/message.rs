@@ -1,0 +1,174 @@
+//! What all requests and all replies have in common.
+
+use redkite_proto::{
+    milvus::{common::Status, milvus::*},
+    status,
+};
+use redkite_types::Error;
+
+/// A request's message.
+pub(super) trait Message {
+    /// Whether it is answered only after files were written.
+    const WRITES_FILES: bool = false;
+
+    /// The database that it names to look in; empty when it leaves that to the connection.
+    fn db_name(&self) -> &str {
+        ""
+    }
+}
+
+/// A reply's message.
+pub(super) trait Reply: Send + 'static {
+    /// The reply to a request that failed.
+    fn failed(error: &Error) -> Self;
+}
+
+impl Reply for Status {
+    fn failed(error: &Error) -> Self {
+        status::failure(error)
+    }
+}
+
+impl Reply for MutationResult {
+    fn failed(error: &Error) -> Self {
+        Self {
+            status: Some(status::mutation_failure(error)),
+            ..Self::default()
+        }
+    }
+}
+
+macro_rules! messages {
+    (
+        in_database { $($named:ident,)* }
+        in_database_writing_files { $($slow:ident,)* }
+        elsewhere { $($other:ident,)* }
+    ) => {
+        $(
+            impl Message for $named {
+                fn db_name(&self) -> &str {
+                    &self.db_name
+                }
+            }
+        )*
+        $(
+            impl Message for $slow {
+                const WRITES_FILES: bool = true;
+
+                fn db_name(&self) -> &str {
+                    &self.db_name
+                }
+            }
+        )*
+        $(impl Message for $other {})*
+    };
+}
+
+macro_rules! replies {
+    ($($reply:ident,)*) => {
+        $(
+            impl Reply for $reply {
+                fn failed(error: &Error) -> Self {
+                    Self { status: Some(status::failure(error)), ..Self::default() }
+                }
+            }
+        )*
+    };
+}
+
+messages! {
+    in_database {
+        AlterAliasRequest,
+        AlterCollectionRequest,
+        BatchDescribeCollectionRequest,
+        CreateAliasRequest,
+        CreateCollectionRequest,
+        CreateIndexRequest,
+        CreatePartitionRequest,
+        DeleteRequest,
+        DescribeAliasRequest,
+        DescribeCollectionRequest,
+        DescribeDatabaseRequest,
+        DescribeIndexRequest,
+        DropAliasRequest,
+        DropCollectionRequest,
+        DropIndexRequest,
+        DropPartitionRequest,
+        GetCollectionStatisticsRequest,
+        GetFlushAllStateRequest,
+        GetFlushStateRequest,
+        GetIndexBuildProgressRequest,
+        GetIndexStateRequest,
+        GetIndexStatisticsRequest,
+        GetLoadStateRequest,
+        GetLoadingProgressRequest,
+        GetPartitionStatisticsRequest,
+        GetPersistentSegmentInfoRequest,
+        GetQuerySegmentInfoRequest,
+        GetReplicasRequest,
+        HasCollectionRequest,
+        HasPartitionRequest,
+        InsertRequest,
+        ListAliasesRequest,
+        LoadCollectionRequest,
+        LoadPartitionsRequest,
+        QueryRequest,
+        ReleaseCollectionRequest,
+        ReleasePartitionsRequest,
+        RenameCollectionRequest,
+        SearchRequest,
+        ShowCollectionsRequest,
+        ShowPartitionsRequest,
+        UpsertRequest,
+    }
+    in_database_writing_files {
+        FlushAllRequest,
+        FlushRequest,
+    }
+    // Requests about the connection or about databases themselves.
+    elsewhere {
+        AllocTimestampRequest,
+        AlterDatabaseRequest,
+        CheckHealthRequest,
+        ConnectRequest,
+        CreateDatabaseRequest,
+        DropDatabaseRequest,
+        GetComponentStatesRequest,
+        GetVersionRequest,
+        ListDatabasesRequest,
+    }
+}
+
+replies! {
+    AllocTimestampResponse,
+    BatchDescribeCollectionResponse,
+    BoolResponse,
+    CheckHealthResponse,
+    ComponentStates,
+    ConnectResponse,
+    DescribeAliasResponse,
+    DescribeCollectionResponse,
+    DescribeDatabaseResponse,
+    DescribeIndexResponse,
+    FlushAllResponse,
+    FlushResponse,
+    GetCollectionStatisticsResponse,
+    GetFlushAllStateResponse,
+    GetFlushStateResponse,
+    GetIndexBuildProgressResponse,
+    GetIndexStateResponse,
+    GetIndexStatisticsResponse,
+    GetLoadStateResponse,
+    GetLoadingProgressResponse,
+    GetPartitionStatisticsResponse,
+    GetPersistentSegmentInfoResponse,
+    GetQuerySegmentInfoResponse,
+    GetReplicasResponse,
+    GetVersionResponse,
+    ListAliasesResponse,
+    ListDatabasesResponse,
+    QueryResults,
+    SearchResults,
+    ShowCollectionsResponse,
+    ShowPartitionsResponse,
+}

@@ -1,0 +1,21 @@
+//! What the proxy measures.
+
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+
+/// One answered request; `code` is Milvus's, zero for success.
+pub(crate) fn answered(rpc: &'static str, code: i32, took: Duration) {
+    if code == 0 {
+        counter!("redkite_proxy_requests_total", "rpc" => rpc, "code" => "0").increment(1);
+    } else {
+        let code = code.to_string();
+        counter!("redkite_proxy_requests_total", "rpc" => rpc, "code" => code).increment(1);
+    }
+    histogram!("redkite_proxy_request_seconds", "rpc" => rpc).record(took.as_secs_f64());
+}
+
+/// One request for an RPC that is not served.
+pub(crate) fn unserved(rpc: &'static str) {
+    counter!("redkite_proxy_unserved_total", "rpc" => rpc).increment(1);
+}

@@ -1,0 +1,138 @@
+//! Calls to the owners of a collection's channels.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures::future;
+use redkite_catalog::CollectionEntry;
+use redkite_proto::redkite::{meta::ChannelOwner, querynode::query_node_server::QueryNode};
+use redkite_rpc::RpcError;
+use redkite_runtime::{Backoff, Deadline};
+use redkite_types::{CollectionId, Error, ErrorCode, Result};
+
+use crate::{context::ProxyContext, lookup};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Calls the owner of each channel at once and collects the answers in the channels' order.
+///
+/// While a channel has no owner, or its owner is going, the call is made again with whoever owns
+/// it then, until the deadline. So `call` must bear to be made twice.
+///
+/// # Errors
+/// The first error that is not worth a retry, or the last one when the time is over.
+pub async fn call_owners<T, F, Call>(
+    context: &ProxyContext,
+    deadline: Deadline,
+    collection: &CollectionEntry,
+    call: F,
+) -> Result<Vec<(Arc<ChannelOwner>, T)>>
+where
+    F: Fn(Arc<dyn QueryNode>, String) -> Call,
+    Call: Future<Output = Result<T, RpcError>>,
+{
+    let id = collection.id();
+    let calls = collection
+        .channels()
+        .iter()
+        .map(|channel| call_owner(context, deadline, id, channel, &call));
+    future::try_join_all(calls).await
+}
+
+async fn call_owner<T, F, Call>(
+    context: &ProxyContext,
+    deadline: Deadline,
+    collection: CollectionId,
+    channel: &str,
+    call: &F,
+) -> Result<(Arc<ChannelOwner>, T)>
+where
+    F: Fn(Arc<dyn QueryNode>, String) -> Call,
+    Call: Future<Output = Result<T, RpcError>>,
+{
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    loop {
+        let error = match try_owner(context, collection, channel, call).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let pause = backoff.next_delay();
+        if !error.retriable || deadline.left() < pause {
+            return Err(error);
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn try_owner<T, F, Call>(
+    context: &ProxyContext,
+    collection: CollectionId,
+    channel: &str,
+    call: &F,
+) -> Result<(Arc<ChannelOwner>, T)>
+where
+    F: Fn(Arc<dyn QueryNode>, String) -> Call,
+    Call: Future<Output = Result<T, RpcError>>,
+{
+    let owner = {
+        let view = context.view();
+        // A collection that was dropped meanwhile gets no owner any more: say so at once.
+        let entry = lookup::collection_or_id(&view, "", "", collection.0)?;
+        entry.owners.get(channel).cloned().ok_or_else(|| {
+            Error::new(
+                ErrorCode::ChannelNotAvailable,
+                format!("channel not available[channel={channel}][it has no owner yet]"),
+            )
+        })?
+    };
+    let node = context.peers.query_node(&owner.address)?;
+    Ok((owner, call(node, channel.to_owned()).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use redkite_proto::redkite::querynode::{ChannelStatsRequest, ChannelStatsResponse};
+    use redkite_types::DatabaseId;
+
+    use super::*;
+    use crate::testing::{COLLECTION, Fixture};
+
+    async fn stats(
+        fixture: &Fixture,
+        within: Duration,
+    ) -> Result<Vec<(Arc<ChannelOwner>, ChannelStatsResponse)>> {
+        let deadline = Deadline::after(within);
+        let view = fixture.context.view();
+        let entry = view.collection(DatabaseId::DEFAULT, COLLECTION).unwrap();
+        call_owners(
+            &fixture.context,
+            deadline,
+            entry,
+            |node, channel| async move {
+                let message = ChannelStatsRequest {
+                    channel,
+                    collection_id: 0,
+                };
+                redkite_rpc::call(deadline, message, |request| node.channel_stats(request)).await
+            },
+        )
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_channel_is_asked_for_until_somebody_owns_it() {
+        let fixture = Fixture::with_collection().await;
+        fixture.disown().await;
+        let asked = stats(&fixture, Duration::from_secs(20));
+        let (asked, ()) = future::join(asked, fixture.own()).await;
+        assert_eq!(asked.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn the_last_error_is_the_answer_when_the_time_is_over() {
+        let fixture = Fixture::with_collection().await;
+        fixture.disown().await;
+        let error = stats(&fixture, Duration::ZERO).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::ChannelNotAvailable);
+    }
+}

@@ -1,0 +1,88 @@
+//! Which partitions are read.
+
+use redkite_catalog::CollectionEntry;
+use redkite_expr::Plan;
+use redkite_types::{Error, ErrorCode, PartitionId, PrimaryKey, Result, Value, hash};
+
+use crate::lookup;
+
+/// The loaded partitions that a read has to look at; empty when the filter rules out all of them.
+///
+/// # Errors
+/// Code 101 when nothing is loaded; 200 or 201 for a named partition that is absent or not loaded;
+/// 1100 when partitions are named in partition-key mode.
+pub fn partitions(
+    entry: &CollectionEntry,
+    names: &[String],
+    filter: &Plan,
+) -> Result<Vec<PartitionId>> {
+    if !entry.is_loaded() {
+        return Err(Error::collection_not_loaded(entry.name()));
+    }
+    check_names(entry, names)?;
+    if !names.is_empty() {
+        return names.iter().map(|name| loaded(entry, name)).collect();
+    }
+    let all = entry
+        .visible_partitions()
+        .map(|partition| PartitionId(partition.id))
+        .filter(|partition| entry.loaded_partitions.contains(partition));
+    Ok(match key_partitions(entry, filter) {
+        Some(wanted) => all.filter(|partition| wanted.contains(partition)).collect(),
+        None => all.collect(),
+    })
+}
+
+/// Refuses named partitions in partition-key mode.
+///
+/// # Errors
+/// Code 1100.
+pub fn check_names(entry: &CollectionEntry, names: &[String]) -> Result<()> {
+    if !names.is_empty() && entry.schema().partition_key().is_some() {
+        return Err(Error::invalid_parameter(
+            "not support manually specifying the partition names if partition key mode is used",
+        ));
+    }
+    Ok(())
+}
+
+fn loaded(entry: &CollectionEntry, name: &str) -> Result<PartitionId> {
+    let id = PartitionId(lookup::partition(entry, name)?.id);
+    if entry.loaded_partitions.contains(&id) {
+        return Ok(id);
+    }
+    Err(Error::new(
+        ErrorCode::PartitionNotLoaded,
+        format!("partition not loaded[partition={name}]"),
+    ))
+}
+
+/// The partitions that rows with the filter's partition keys fall into; `None` when the filter does
+/// not say.
+fn key_partitions(entry: &CollectionEntry, filter: &Plan) -> Option<Vec<PartitionId>> {
+    let key = entry.schema().partition_key()?;
+    let values = filter.partition_key_values(key.id)?;
+    let slots = key_slots(entry);
+    values
+        .iter()
+        .map(|value| slots.get(slot_of(value, slots.len())?).copied())
+        .collect()
+}
+
+/// The partitions of a partition-key collection, by slot.
+pub fn key_slots(entry: &CollectionEntry) -> Vec<PartitionId> {
+    entry
+        .visible_partitions()
+        .map(|partition| PartitionId(partition.id))
+        .collect()
+}
+
+/// The slot of a partition key's value.
+pub fn slot_of(value: &Value, slots: usize) -> Option<usize> {
+    let key = match value {
+        Value::Int(key) => PrimaryKey::Int(*key),
+        Value::Str(key) => PrimaryKey::Str(key.clone()),
+        Value::Null | Value::Bool(_) | Value::Double(_) | Value::List(_) => return None,
+    };
+    (slots > 0).then(|| hash::slot(hash::hash_primary_key(&key), slots))
+}

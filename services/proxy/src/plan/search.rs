@@ -1,0 +1,356 @@
+//! A search, parsed and checked.
+
+use bytes::Bytes;
+use redkite_catalog::CollectionEntry;
+use redkite_proto::{
+    convert::vectors,
+    milvus::milvus::{SearchRequest, search_request::SearchInput},
+    redkite::meta::IndexInfo,
+};
+use redkite_types::{
+    Error, ErrorCode, FieldId, FieldSchema, MetricType, PartitionId, Result, limits,
+};
+use serde_json::{Map, Value};
+
+use super::{
+    OutputFields, compile_filter, consistency::Asked, encode_filter, params::Params, scope,
+};
+
+/// Scores are rounded to at most as many decimals.
+const MAX_ROUND_DECIMAL: i64 = 6;
+/// Parameters that say nothing a search here depends on.
+const WITHOUT_EFFECT: [&str; 5] = [
+    "collection_id",
+    "cluster_id",
+    "search_iter_v2",
+    "search_iter_batch_size",
+    "nq",
+];
+
+/// A search, ready to be sent to the owners of the channels.
+#[derive(Clone, Debug)]
+pub struct SearchPlan {
+    /// The vector field.
+    pub field: FieldId,
+    /// Its index's metric.
+    pub metric: MetricType,
+    /// `[nq, dim]`, little-endian f32.
+    pub queries: Bytes,
+    /// Number of queries.
+    pub nq: usize,
+    /// Hits to bring back for each query.
+    pub limit: usize,
+    /// Hits to leave out before them.
+    pub offset: usize,
+    /// What is left of the search parameters, as JSON.
+    pub params: String,
+    /// The far side of a range search.
+    pub radius: Option<f64>,
+    /// The near side of a range search.
+    pub range_filter: Option<f64>,
+    /// The encoded filter.
+    pub filter: Bytes,
+    /// Partitions to look at.
+    pub partitions: Vec<PartitionId>,
+    /// What comes back.
+    pub output: OutputFields,
+    /// Decimals of the scores; `None` leaves them as they are.
+    pub round_decimal: Option<u32>,
+    /// Whether rows in growing segments are left out.
+    pub ignore_growing: bool,
+    /// How fresh it must be.
+    pub asked: Asked,
+}
+
+impl SearchPlan {
+    /// Parses and checks a request.
+    ///
+    /// # Errors
+    /// Milvus's code and text of the first thing that is wrong; never worth a retry.
+    pub fn new(entry: &CollectionEntry, request: SearchRequest) -> Result<Self> {
+        refuse_unsupported(&request)?;
+        let mut params = Params::new(request.search_params);
+        let field = vector_field(entry, params.take("anns_field"))?;
+        let index = entry.index_on(field.id);
+        let metric = metric(index.map(AsRef::as_ref), params.take("metric_type"))?;
+        let (limit, offset) = window(&mut params)?;
+        let round_decimal = round_decimal(&mut params)?;
+        let ignore_growing = params.take_flag("ignore_growing")?;
+        let iterator = params.take_flag("iterator")?;
+        let mut inner = inner_params(params.take("params"), metric)?;
+        let mut bound = |key: &str| -> Result<Option<f64>> {
+            let outer = params.take_number(key)?;
+            Ok(outer.or(inner_number(&mut inner, key)?))
+        };
+        let (radius, range_filter) = (bound("radius")?, bound("range_filter")?);
+        if range_filter.is_some() && radius.is_none() {
+            return Err(Error::invalid_parameter("range_filter needs a radius"));
+        }
+        for key in ["ef", "level", "nprobe", "search_list"] {
+            if let Some(value) = params.take(key) {
+                inner.entry(key).or_insert(Value::String(value));
+            }
+        }
+        params.drop_keys(&WITHOUT_EFFECT);
+        params.finish()?;
+
+        let filter = compile_filter(entry, &request.dsl, request.expr_template_values)?;
+        let partitions = scope::partitions(entry, &request.partition_names, &filter)?;
+        let (queries, nq) = queries(request.search_input, field)?;
+        Ok(Self {
+            field: field.id,
+            metric,
+            queries,
+            nq,
+            limit,
+            offset,
+            params: Value::Object(inner).to_string(),
+            radius,
+            range_filter,
+            filter: encode_filter(&filter)?,
+            partitions,
+            output: OutputFields::resolve(entry.schema(), &request.output_fields)?,
+            round_decimal,
+            ignore_growing,
+            asked: Asked {
+                level: request.consistency_level,
+                use_default: request.use_default_consistency,
+                guarantee_ts: request.guarantee_timestamp,
+                iterator,
+            },
+        })
+    }
+
+    /// Hits that each owner must bring back for each query.
+    pub fn topk(&self) -> usize {
+        self.limit + self.offset
+    }
+}
+
+fn unsupported(what: &str) -> Error {
+    Error::input(
+        ErrorCode::UnsupportedOperation,
+        format!("unsupported operation: {what}"),
+    )
+}
+
+fn refuse_unsupported(request: &SearchRequest) -> Result<()> {
+    if !request.sub_reqs.is_empty() {
+        return Err(unsupported("sub requests of a search are not served"));
+    }
+    if request.function_score.is_some() || !request.function_chains.is_empty() {
+        return Err(unsupported("a rerank function of a search is not served"));
+    }
+    if request.highlighter.is_some() {
+        return Err(unsupported("highlighting is not served"));
+    }
+    if request.search_aggregation.is_some() {
+        return Err(unsupported("aggregation of a search is not served"));
+    }
+    if request
+        .namespace
+        .as_ref()
+        .is_some_and(|namespace| !namespace.is_empty())
+    {
+        return Err(unsupported("namespaces are not served"));
+    }
+    if request.travel_timestamp != 0 {
+        return Err(unsupported("travel_timestamp is not served"));
+    }
+    Ok(())
+}
+
+fn vector_field(entry: &CollectionEntry, name: Option<String>) -> Result<&FieldSchema> {
+    let schema = entry.schema();
+    match name {
+        Some(name) => {
+            let field = schema.field(&name).ok_or_else(|| {
+                Error::invalid_parameter(format!(
+                    "failed to get field schema by name: fieldName({name}) not found"
+                ))
+            })?;
+            if !field.data_type.is_vector() {
+                return Err(Error::invalid_parameter(format!(
+                    "field ({name}) to search is not of vector type"
+                )));
+            }
+            Ok(field)
+        }
+        None => {
+            let mut fields = schema.vector_fields();
+            match (fields.next(), fields.next()) {
+                (Some(field), None) => Ok(field),
+                _ => Err(Error::invalid_parameter(
+                    "multiple anns_fields exist, please specify a anns_field in search_params",
+                )),
+            }
+        }
+    }
+}
+
+fn metric(index: Option<&IndexInfo>, asked: Option<String>) -> Result<MetricType> {
+    let own = index
+        .map(|index| MetricType::parse(&index.metric_type))
+        .transpose()?;
+    let asked = asked.map(|name| MetricType::parse(&name)).transpose()?;
+    match (own, asked) {
+        (Some(own), Some(asked)) if own != asked => Err(Error::input(
+            ErrorCode::Unexpected,
+            format!(
+                "fail to search on QueryNode: metric type not match: invalid parameter\
+                 [expected={own}][actual={asked}]"
+            ),
+        )),
+        (Some(own), _) => Ok(own),
+        (None, Some(asked)) => Ok(asked),
+        (None, None) => Ok(MetricType::Cosine),
+    }
+}
+
+/// Limit and offset, within Milvus's window.
+fn window(params: &mut Params) -> Result<(usize, usize)> {
+    let max = limits::MAX_RESULT_WINDOW;
+    let limit = match params.take_number::<i64>("topk")? {
+        Some(limit) => limit,
+        None => params
+            .take_number::<i64>("limit")?
+            .ok_or_else(|| Error::invalid_parameter("topk not found in search_params"))?,
+    };
+    if !(1..=max).contains(&limit) {
+        return Err(Error::invalid_parameter(format!(
+            "topk [{limit}] is invalid, it should be in range [1, {max}], but got {limit}"
+        )));
+    }
+    let offset = params.take_number::<i64>("offset")?.unwrap_or(0);
+    if !(0..=max).contains(&offset) {
+        return Err(Error::invalid_parameter(format!(
+            "offset [{offset}] is invalid, it should be in range [0, {max}], but got {offset}"
+        )));
+    }
+    if limit + offset > max {
+        return Err(Error::invalid_parameter(format!(
+            "(offset+limit) should be in range [1, {max}], but got {}",
+            limit + offset
+        )));
+    }
+    Ok((
+        limit.unsigned_abs() as usize,
+        offset.unsigned_abs() as usize,
+    ))
+}
+
+fn round_decimal(params: &mut Params) -> Result<Option<u32>> {
+    match params.take_number::<i64>("round_decimal")?.unwrap_or(-1) {
+        -1 => Ok(None),
+        decimals @ 0..=MAX_ROUND_DECIMAL => Ok(Some(decimals.unsigned_abs() as u32)),
+        decimals => Err(Error::invalid_parameter(format!(
+            "round_decimal [{decimals}] is invalid, it should be -1 or an integer in range [0, \
+             {MAX_ROUND_DECIMAL}]"
+        ))),
+    }
+}
+
+/// The JSON object under `params`; a metric in it must be the index's.
+fn inner_params(text: Option<String>, metric: MetricType) -> Result<Map<String, Value>> {
+    let Some(text) = text else {
+        return Ok(Map::new());
+    };
+    let mut inner: Map<String, Value> = serde_json::from_str(&text).map_err(|_| {
+        Error::invalid_parameter(format!("search params [{text}] is not a JSON object"))
+    })?;
+    if let Some(Value::String(name)) = inner.remove("metric_type")
+        && !name.is_empty()
+        && MetricType::parse(&name)? != metric
+    {
+        return Err(Error::input(
+            ErrorCode::Unexpected,
+            format!("metric type not match: invalid parameter[expected={metric}][actual={name}]"),
+        ));
+    }
+    Ok(inner)
+}
+
+fn inner_number(inner: &mut Map<String, Value>, key: &str) -> Result<Option<f64>> {
+    let number = match inner.remove(key) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => text.parse().ok(),
+        Some(value) => value.as_f64(),
+    };
+    number
+        .map(Some)
+        .ok_or_else(|| Error::invalid_parameter(format!("{key} is invalid, it should be a number")))
+}
+
+fn queries(input: Option<SearchInput>, field: &FieldSchema) -> Result<(Bytes, usize)> {
+    let group = match input {
+        Some(SearchInput::PlaceholderGroup(group)) => group,
+        Some(SearchInput::Ids(_)) => {
+            return Err(unsupported("search by primary keys is not served"));
+        }
+        None => return Err(Error::missing_parameter("a search without vectors")),
+    };
+    let queries = vectors::from_placeholder_group(group, field)?;
+    let max = limits::MAX_RESULT_WINDOW as usize;
+    if queries.nq > max {
+        return Err(Error::invalid_parameter(format!(
+            "nq [{}] is invalid, nq (number of search vector per search request) should be in range \
+             [1, {max}], but got {}",
+            queries.nq, queries.nq
+        )));
+    }
+    Ok((vectors::to_le_bytes(&queries.values), queries.nq))
+}
+
+#[cfg(test)]
+mod tests {
+    use redkite_proto::convert::kv;
+
+    use super::*;
+
+    fn window_of(pairs: &[(&str, &str)]) -> Result<(usize, usize)> {
+        window(&mut Params::new(kv::from_iter(pairs.iter().copied())))
+    }
+
+    #[test]
+    fn the_window_has_milvus_s_limits_and_texts() {
+        assert_eq!(
+            window_of(&[("topk", "10"), ("offset", "5")]).unwrap(),
+            (10, 5)
+        );
+        let cases: [(&[(&str, &str)], &str); 4] = [
+            (
+                &[("topk", "0")],
+                "it should be in range [1, 16384], but got 0",
+            ),
+            (
+                &[("topk", "16385")],
+                "it should be in range [1, 16384], but got 16385",
+            ),
+            (
+                &[("topk", "16384"), ("offset", "1")],
+                "(offset+limit) should be in range [1, 16384], but got 16385",
+            ),
+            (&[], "topk not found"),
+        ];
+        for (pairs, want) in cases {
+            let error = window_of(pairs).unwrap_err();
+            assert!(error.message.contains(want), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_metric_must_be_the_index_s() {
+        let index = IndexInfo {
+            metric_type: "L2".into(),
+            ..IndexInfo::default()
+        };
+        assert_eq!(metric(Some(&index), None).unwrap(), MetricType::L2);
+        assert_eq!(
+            metric(Some(&index), Some("l2".into())).unwrap(),
+            MetricType::L2
+        );
+        let error = metric(Some(&index), Some("IP".into())).unwrap_err();
+        assert!(error.message.contains("metric type not match"));
+        assert!(inner_params(Some(r#"{"metric_type": "IP"}"#.into()), MetricType::L2).is_err());
+    }
+}

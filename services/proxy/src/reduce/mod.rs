@@ -1,0 +1,4 @@
+//! Puts the answers of several channels together.
+
+pub mod query;
+pub mod search;

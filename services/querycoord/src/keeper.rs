@@ -1,0 +1,350 @@
+//! Makes the nodes serve what the metadata asks for, and again after each change.
+//!
+//! One loop compares the newest view with the last one; a changed collection gets a task of its
+//! own that repeats until its nodes have answered for the newest state. Everything is
+//! level-triggered: a lost answer or a restart costs another round, never a wrong state.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::future::try_join_all;
+use parking_lot::Mutex;
+use prost::Message;
+use redkite_catalog::{Catalog, CatalogView, CollectionEntry, Role, keys};
+use redkite_metastore::{Compare, Op, SharedKv, Txn, TxnOutcome};
+use redkite_node::Peers;
+use redkite_proto::redkite::{
+    meta::{ChannelOwner, ObjectState},
+    querycoord::PartitionProgress,
+    querynode::ReleaseChannelRequest,
+};
+use redkite_runtime::{Backoff, OnFailure, TaskGroup};
+use redkite_types::{CollectionId, Error, Result, Revision};
+use tokio::sync::{Semaphore, watch};
+use tracing::{Instrument, debug, info, info_span, warn};
+
+use crate::{
+    assign::{Assignment, assign},
+    progress::{self, Channels},
+    request,
+};
+
+/// Owners written in one transaction.
+const ASSIGN_BATCH: usize = 128;
+/// Collections that are brought up to date at the same time.
+const CONCURRENT_COLLECTIONS: usize = 64;
+/// How soon a node is asked again while it still loads.
+const LOADING_POLL: Duration = Duration::from_millis(20);
+/// How often owners are looked at when nothing changes.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What is known of one collection.
+struct Tracked {
+    /// What the metadata asks for, and the revision that it was first seen at.
+    wanted: Arc<CollectionEntry>,
+    wanted_revision: Revision,
+    /// What the nodes have acted on.
+    acted: Option<Arc<CollectionEntry>>,
+    /// Whether a task works on it.
+    busy: bool,
+    channels: Channels,
+}
+
+impl Tracked {
+    fn is_settled(&self) -> bool {
+        self.acted.as_ref().is_some_and(|acted| Arc::ptr_eq(acted, &self.wanted))
+    }
+
+    fn partitions(&self) -> Vec<PartitionProgress> {
+        let wanted = request::served_partitions(&self.wanted).map(|partition| partition.0);
+        let channels = self.wanted.channels().iter().map(|channel| self.channels.get(channel));
+        progress::add_up(wanted, channels)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    collections: HashMap<CollectionId, Tracked>,
+    /// The newest view that was compared.
+    scanned: Revision,
+}
+
+/// Makes the nodes serve what the metadata asks for.
+pub struct Keeper {
+    kv: SharedKv,
+    catalog: Arc<Catalog>,
+    peers: Arc<Peers>,
+    tasks: TaskGroup,
+    state: Mutex<State>,
+    /// Counts changes of `state`, for those who wait for one.
+    changes: watch::Sender<u64>,
+    permits: Arc<Semaphore>,
+}
+
+impl Keeper {
+    /// A keeper that does nothing until [`Keeper::run`].
+    pub fn new(
+        kv: SharedKv,
+        catalog: Arc<Catalog>,
+        peers: Arc<Peers>,
+        tasks: TaskGroup,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            kv,
+            catalog,
+            peers,
+            tasks,
+            state: Mutex::default(),
+            changes: watch::Sender::new(0),
+            permits: Arc::new(Semaphore::new(CONCURRENT_COLLECTIONS)),
+        })
+    }
+
+    /// Follows the metadata until the task group stops.
+    pub async fn run(self: Arc<Self>) {
+        let stop = self.tasks.token();
+        let mut revisions = self.catalog.subscribe();
+        loop {
+            revisions.mark_unchanged();
+            let view = self.catalog.view();
+            let assignments = assign(&view);
+            for batch in assignments.chunks(ASSIGN_BATCH) {
+                if let Err(error) = self.write_owners(batch).await {
+                    warn!(%error, channels = batch.len(), "channel owners not written, will retry");
+                }
+            }
+            self.compare(&view);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = revisions.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+    }
+
+    /// Waits until the nodes have acted on a revision as far as a collection goes.
+    ///
+    /// Answers whether they have when `within` has passed.
+    pub async fn wait(
+        &self,
+        revision: Revision,
+        collection: Option<CollectionId>,
+        within: Duration,
+    ) -> bool {
+        let mut changes = self.changes.subscribe();
+        let reached = changes.wait_for(|_| self.has_acted(revision, collection));
+        matches!(tokio::time::timeout(within, reached).await, Ok(Ok(_)))
+    }
+
+    /// How far a collection's partitions are loaded; empty when none is to be served.
+    pub fn load_progress(&self, collection: CollectionId) -> Vec<PartitionProgress> {
+        let state = self.state.lock();
+        state.collections.get(&collection).map(Tracked::partitions).unwrap_or_default()
+    }
+
+    /// Whether every channel of every collection is owned and everything loaded is served.
+    pub fn is_settled(&self) -> bool {
+        let state = self.state.lock();
+        state.scanned.0 > 0 && state.collections.values().all(Tracked::is_settled)
+    }
+
+    fn has_acted(&self, revision: Revision, collection: Option<CollectionId>) -> bool {
+        let state = self.state.lock();
+        state.scanned >= revision
+            && match collection {
+                Some(id) => state.collections.get(&id).is_none_or(Tracked::is_settled),
+                None => state.collections.values().all(Tracked::is_settled),
+            }
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Writes new owners; those whose channel has changed hands meanwhile are left to the next round.
+    async fn write_owners(&self, batch: &[Assignment]) -> Result<()> {
+        let mut txn = Txn::new();
+        for assignment in batch {
+            let key = keys::channel_owner(&assignment.owner.channel);
+            let compare = match &assignment.former {
+                Some(former) => {
+                    Compare::Value { key: key.clone(), value: former.encode_to_vec().into() }
+                }
+                None => Compare::Absent { key: key.clone() },
+            };
+            txn = txn.when(compare).then(Op::put(key, assignment.owner.encode_to_vec()));
+        }
+        match self.kv.txn(txn).await.map_err(|error| Error::from_coded(&error))? {
+            TxnOutcome::Applied { revision } => {
+                info!(channels = batch.len(), revision = revision.0, "channel owners assigned");
+            }
+            TxnOutcome::Refused { .. } => debug!("a channel has changed hands meanwhile"),
+        }
+        Ok(())
+    }
+
+    /// Notes what has changed since the last view and starts a task for each such collection.
+    fn compare(self: &Arc<Self>, view: &CatalogView) {
+        let mut start = Vec::new();
+        {
+            let mut state = self.state.lock();
+            for entry in view.all_collections() {
+                let id = entry.id();
+                let tracked = state.collections.entry(id).or_insert_with(|| Tracked {
+                    wanted: entry.clone(),
+                    wanted_revision: view.revision(),
+                    acted: None,
+                    busy: false,
+                    channels: Channels::new(),
+                });
+                if !Arc::ptr_eq(&tracked.wanted, entry) {
+                    tracked.wanted = entry.clone();
+                    tracked.wanted_revision = view.revision();
+                }
+                if !tracked.is_settled() && !tracked.busy {
+                    tracked.busy = true;
+                    start.push(id);
+                }
+            }
+            state.collections.retain(|id, _| view.collection_by_id(*id).is_some());
+            state.scanned = state.scanned.max(view.revision());
+        }
+        self.changed();
+        for id in start {
+            let keeper = self.clone();
+            let span = info_span!("sync collection", collection = id.0);
+            let work = async move { keeper.bring_up_to_date(id).await };
+            self.tasks.spawn_cancellable(
+                format!("sync collection {id}"),
+                OnFailure::Log,
+                work.instrument(span),
+            );
+        }
+    }
+
+    /// Repeats until the nodes have acted on the newest state of one collection.
+    async fn bring_up_to_date(&self, id: CollectionId) {
+        let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
+        while let Some((entry, revision)) = self.next_target(id) {
+            let permit = self.permits.acquire().await;
+            let outcome = self.sync_collection(&entry, revision).await;
+            drop(permit);
+            match outcome {
+                Ok(channels) => {
+                    backoff.reset();
+                    if !self.note(id, &entry, channels) {
+                        tokio::time::sleep(LOADING_POLL).await;
+                    }
+                }
+                Err(error) => {
+                    warn!(%error, "collection not in order yet, will retry");
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+            }
+        }
+    }
+
+    /// The state to bring about next; `None` ends the task, because there is nothing to do.
+    fn next_target(&self, id: CollectionId) -> Option<(Arc<CollectionEntry>, Revision)> {
+        let mut state = self.state.lock();
+        let tracked = state.collections.get_mut(&id)?;
+        if tracked.is_settled() {
+            tracked.busy = false;
+            return None;
+        }
+        Some((tracked.wanted.clone(), tracked.wanted_revision))
+    }
+
+    /// Notes what the nodes answered; whether the collection is settled as far as `entry` goes.
+    fn note(&self, id: CollectionId, entry: &Arc<CollectionEntry>, channels: Channels) -> bool {
+        let settled = {
+            let mut state = self.state.lock();
+            let Some(tracked) = state.collections.get_mut(&id) else { return true };
+            tracked.channels = channels;
+            let complete = progress::is_complete(&tracked.partitions())
+                && is_owned(entry, &tracked.channels);
+            if complete {
+                tracked.acted = Some(entry.clone());
+            }
+            complete
+        };
+        self.changed();
+        settled
+    }
+
+    async fn sync_collection(
+        &self,
+        entry: &CollectionEntry,
+        revision: Revision,
+    ) -> Result<Channels> {
+        if entry.state() == ObjectState::Dropping {
+            self.release(entry).await?;
+            return Ok(Channels::new());
+        }
+        let live = self.live_owners(entry);
+        let calls = live.values().map(|owner| async move {
+            let node = self.peers.query_node(&owner.address)?;
+            let message = request::sync_channel(entry, owner, revision);
+            let answer = node
+                .sync_channel(tonic::Request::new(message))
+                .await
+                .map_err(|status| redkite_rpc::status::from_status(&status).error)?;
+            Ok::<_, Error>((owner.channel.clone(), answer.into_inner().partitions))
+        });
+        Ok(try_join_all(calls).await?.into_iter().collect())
+    }
+
+    /// Takes the channels of a dropped collection from their owners, logs included.
+    async fn release(&self, entry: &CollectionEntry) -> Result<()> {
+        for owner in self.live_owners(entry).values() {
+            let node = self.peers.query_node(&owner.address)?;
+            let message = ReleaseChannelRequest {
+                channel: owner.channel.clone(),
+                epoch: owner.epoch,
+                drop: true,
+            };
+            node.release_channel(tonic::Request::new(message))
+                .await
+                .map_err(|status| redkite_rpc::status::from_status(&status).error)?;
+        }
+        let mut txn = Txn::new();
+        for owner in entry.owners.values() {
+            let key = keys::channel_owner(&owner.channel);
+            txn = txn.then(Op::delete(key));
+        }
+        if !txn.ops.is_empty() {
+            self.kv.txn(txn).await.map_err(|error| Error::from_coded(&error))?;
+        }
+        Ok(())
+    }
+
+    /// The owners whose process is alive; the others get a successor in the next round.
+    fn live_owners(&self, entry: &CollectionEntry) -> BTreeMap<String, Arc<ChannelOwner>> {
+        let view = self.catalog.view();
+        let live: Vec<u64> =
+            view.sessions(Role::QueryNode.name()).map(|session| session.node_id).collect();
+        entry
+            .owners
+            .iter()
+            .filter(|(_, owner)| live.contains(&owner.node_id))
+            .map(|(channel, owner)| (channel.clone(), owner.clone()))
+            .collect()
+    }
+}
+
+/// Whether the live owner of every channel has answered, or, for a dropped one, whether none is left.
+fn is_owned(entry: &CollectionEntry, answered: &Channels) -> bool {
+    match entry.state() {
+        ObjectState::Dropping | ObjectState::Dropped => entry.owners.is_empty(),
+        ObjectState::Created | ObjectState::Creating => {
+            entry.channels().iter().all(|channel| answered.contains_key(channel))
+        }
+    }
+}

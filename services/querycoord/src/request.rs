@@ -1,0 +1,70 @@
+//! What an owner is to serve, from the metadata.
+
+use redkite_catalog::CollectionEntry;
+use redkite_proto::{
+    convert::schema,
+    milvus::common::IndexState,
+    redkite::{
+        meta::{ChannelOwner, ObjectState},
+        querynode::{SegmentToServe, SyncChannelRequest},
+    },
+};
+use redkite_types::{PartitionId, Revision};
+
+/// Everything that the owner of a channel has to know.
+pub fn sync_channel(
+    entry: &CollectionEntry,
+    owner: &ChannelOwner,
+    revision: Revision,
+) -> SyncChannelRequest {
+    let on_channel = |channel: &str| channel == owner.channel;
+    let segments = entry.segments.values().filter_map(|segment| {
+        let info = segment.info.as_ref().filter(|info| on_channel(&info.channel))?;
+        let finished = segment
+            .indexes
+            .values()
+            .filter(|build| build.state == i32::from(IndexState::Finished))
+            .map(|build| build.as_ref().clone());
+        Some(SegmentToServe { segment: Some(info.as_ref().clone()), indexes: finished.collect() })
+    });
+    SyncChannelRequest {
+        channel: owner.channel.clone(),
+        collection_id: owner.collection_id,
+        epoch: owner.epoch,
+        revision: revision.0,
+        schema: Some(schema::to_proto(entry.name(), entry.schema())),
+        indexes: entry.visible_indexes().map(|index| index.as_ref().clone()).collect(),
+        loaded_partitions: served_partitions(entry).map(|partition| partition.0).collect(),
+        segments: segments.collect(),
+        deltas: entry
+            .deltas
+            .values()
+            .filter(|delta| on_channel(&delta.channel))
+            .map(|delta| delta.as_ref().clone())
+            .collect(),
+        checkpoint: entry
+            .checkpoints
+            .get(&owner.channel)
+            .map(|checkpoint| checkpoint.as_ref().clone()),
+        partitions: entry
+            .partitions
+            .values()
+            .filter(|partition| {
+                matches!(partition.state(), ObjectState::Created | ObjectState::Creating)
+            })
+            .map(|partition| partition.id)
+            .collect(),
+    }
+}
+
+/// The partitions that are to be served: asked for, and not being dropped.
+pub fn served_partitions(entry: &CollectionEntry) -> impl Iterator<Item = PartitionId> {
+    let loaded = entry.is_loaded();
+    entry.loaded_partitions.iter().copied().filter(move |partition| {
+        loaded
+            && entry
+                .partitions
+                .get(partition)
+                .is_some_and(|found| found.state() != ObjectState::Dropping)
+    })
+}

@@ -1,0 +1,34 @@
+//! The query node: the online data plane.
+//!
+//! It owns the channels that it was given: their log's head, the rows that are not in segment files
+//! yet, the segments in memory, and the answers to searches and queries over all of them. It keeps
+//! nothing durable of its own: a node that is killed is replaced by an empty one, which replays the
+//! log from the channel's checkpoint. It never decides what is to be served, and writes no metadata
+//! but through the data coordinator.
+//!
+//! Writes of one channel go through one task, its owner ([`channel`]); reads take the snapshot that
+//! the owner published last, without a lock and without a mailbox.
+//!
+//! - [`service`]: the RPCs, thin
+//! - [`deps`]: what a node needs from its process, and from the coordinators
+//! - [`options`]: what an operator may set
+//! - `registry`: which channels this node owns, by name and epoch
+//! - [`channel`]: one channel: write loop, recovery, load, flush, snapshots
+//! - `read`: search and query on a snapshot
+//! - `manifest`: segment files between metadata and the segment crate
+//! - `stats`: rows and segments of a channel
+//! - `metrics`: what is measured
+
+pub mod channel;
+pub mod deps;
+mod manifest;
+mod metrics;
+pub mod options;
+mod read;
+mod registry;
+pub mod service;
+mod stats;
+
+pub use deps::{Coordinators, PeerCoordinators, QueryNodeDeps};
+pub use options::QueryNodeOptions;
+pub use service::QueryNodeService;

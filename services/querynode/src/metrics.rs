@@ -1,0 +1,53 @@
+//! What a query node measures.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+
+/// One batch of writes that became durable and visible together.
+pub(crate) fn written(writes: usize, rows: usize, deletes: usize, took: Duration) {
+    counter!("redkite_querynode_writes_total").increment(writes as u64);
+    counter!("redkite_querynode_rows_inserted_total").increment(rows as u64);
+    counter!("redkite_querynode_rows_deleted_total").increment(deletes as u64);
+    histogram!("redkite_querynode_write_batch_writes").record(writes as f64);
+    histogram!("redkite_querynode_write_batch_seconds").record(took.as_secs_f64());
+}
+
+/// A write that was refused before anything happened.
+pub(crate) fn refused(reason: &'static str) {
+    counter!("redkite_querynode_writes_refused_total", "reason" => reason).increment(1);
+}
+
+/// One answered read, a search or a query.
+pub(crate) fn read(kind: &'static str, queries: usize, rows: u64, took: Duration) {
+    counter!("redkite_querynode_reads_total", "kind" => kind).increment(1);
+    counter!("redkite_querynode_read_queries_total", "kind" => kind).increment(queries as u64);
+    counter!("redkite_querynode_read_rows_total", "kind" => kind).increment(rows);
+    histogram!("redkite_querynode_read_seconds", "kind" => kind).record(took.as_secs_f64());
+}
+
+/// One flush, however it ended.
+pub(crate) fn flushed(ok: bool, segments: usize, took: Duration) {
+    let outcome = if ok { "ok" } else { "failed" };
+    counter!("redkite_querynode_flushes_total", "outcome" => outcome).increment(1);
+    counter!("redkite_querynode_segments_flushed_total").increment(segments as u64);
+    histogram!("redkite_querynode_flush_seconds").record(took.as_secs_f64());
+}
+
+/// One segment that was loaded, or could not be.
+pub(crate) fn loaded(ok: bool, took: Duration) {
+    let outcome = if ok { "ok" } else { "failed" };
+    counter!("redkite_querynode_segment_loads_total", "outcome" => outcome).increment(1);
+    histogram!("redkite_querynode_segment_load_seconds").record(took.as_secs_f64());
+}
+
+/// One channel that was opened: what its log held beyond the checkpoint.
+pub(crate) fn recovered(records: usize, took: Duration) {
+    counter!("redkite_querynode_records_replayed_total").increment(records as u64);
+    histogram!("redkite_querynode_recovery_seconds").record(took.as_secs_f64());
+}
+
+/// Bytes of rows that are in no segment file.
+pub(crate) fn growing_bytes(bytes: usize) {
+    gauge!("redkite_querynode_growing_bytes").set(bytes as f64);
+}

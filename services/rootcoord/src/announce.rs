@@ -1,0 +1,57 @@
+//! How a DDL tells the other services.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::future::try_join_all;
+use redkite_node::Peers;
+use redkite_proto::redkite::{datacoord, proxy, querycoord};
+use redkite_rpc::status::from_status;
+use redkite_types::{CollectionId, PartitionId, Result, Revision};
+use tonic::Request;
+
+use crate::ddl::Announce;
+
+/// Tells the other services through their RPCs.
+pub struct PeerAnnounce(pub Arc<Peers>);
+
+#[async_trait]
+impl Announce for PeerAnnounce {
+    async fn query_nodes(
+        &self,
+        revision: Revision,
+        collection: CollectionId,
+        within: Duration,
+    ) -> Result<bool> {
+        let request = querycoord::SyncRequest {
+            revision: revision.0,
+            collection_id: collection.0,
+            wait_ms: u32::try_from(within.as_millis()).unwrap_or(u32::MAX),
+        };
+        let answer = self.0.query_coord()?.sync(Request::new(request)).await;
+        Ok(answer.map_err(|status| from_status(&status).error)?.into_inner().done)
+    }
+
+    async fn drop_data(
+        &self,
+        collection: CollectionId,
+        partition: Option<PartitionId>,
+    ) -> Result<()> {
+        let request = datacoord::DropDataRequest {
+            collection_id: collection.0,
+            partition_id: partition.map_or(0, |partition| partition.0),
+        };
+        let answer = self.0.data_coord()?.drop_data(Request::new(request)).await;
+        answer.map_err(|status| from_status(&status).error)?;
+        Ok(())
+    }
+
+    async fn proxies(&self, revision: Revision) -> Result<()> {
+        let calls = self.0.proxies().into_iter().map(|(_, proxy)| async move {
+            let request = proxy::SyncRequest { revision: revision.0 };
+            proxy.sync(Request::new(request)).await.map_err(|status| from_status(&status).error)
+        });
+        try_join_all(calls).await?;
+        Ok(())
+    }
+}

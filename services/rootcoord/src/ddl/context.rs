@@ -1,0 +1,91 @@
+//! What the sagas work with.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use redkite_catalog::{Catalog, CatalogView};
+use redkite_metastore::SharedKv;
+use redkite_types::{CollectionId, Error, PartitionId, Result, Revision, Timestamp};
+
+use crate::{
+    alloc::{IdAllocator, TimestampOracle},
+    options::RootCoordOptions,
+};
+
+/// How long a view may take to show what the store has.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+/// The other services, as far as a DDL has to tell them something.
+#[async_trait]
+pub trait Announce: Send + Sync + 'static {
+    /// Waits until the query nodes have acted on a revision as far as a collection goes; whether
+    /// they have when `within` has passed.
+    ///
+    /// # Errors
+    /// When the coordinator cannot be reached; retry.
+    async fn query_nodes(
+        &self,
+        revision: Revision,
+        collection: CollectionId,
+        within: Duration,
+    ) -> Result<bool>;
+
+    /// Removes the data of a dropped collection or partition.
+    ///
+    /// # Errors
+    /// When the coordinator cannot be reached or a store fails; retry.
+    async fn drop_data(
+        &self,
+        collection: CollectionId,
+        partition: Option<PartitionId>,
+    ) -> Result<()>;
+
+    /// Waits until every live proxy shows a revision.
+    ///
+    /// # Errors
+    /// When one does not answer; retry: a proxy that is gone loses its session.
+    async fn proxies(&self, revision: Revision) -> Result<()>;
+}
+
+/// What the sagas work with.
+pub struct DdlContext {
+    /// The metadata.
+    pub kv: SharedKv,
+    /// Its newest view.
+    pub catalog: Arc<Catalog>,
+    /// The other services.
+    pub announce: Arc<dyn Announce>,
+    /// New ids.
+    pub ids: Arc<IdAllocator>,
+    /// New timestamps.
+    pub tso: Arc<TimestampOracle>,
+    /// Limits.
+    pub options: RootCoordOptions,
+}
+
+impl DdlContext {
+    /// A view that shows everything that was committed before the call.
+    ///
+    /// # Errors
+    /// Code 2 when the store does not answer, or the view does not follow; retry.
+    pub async fn fresh_view(&self) -> Result<Arc<CatalogView>> {
+        // An empty page still says how far the store is.
+        let page = self
+            .kv
+            .range(redkite_catalog::keys::TSO_WINDOW, None, 1)
+            .await
+            .map_err(|error| Error::from_coded(&error))?;
+        self.catalog
+            .at_least(page.revision, CATCH_UP)
+            .await
+            .map_err(|error| Error::from_coded(&error))
+    }
+
+    /// A new timestamp.
+    ///
+    /// # Errors
+    /// Code 2 when the store does not answer; retry.
+    pub async fn timestamp(&self) -> Result<Timestamp> {
+        self.tso.alloc(1).await
+    }
+}

@@ -1,0 +1,215 @@
+//! From a request to its saga, and from the saga's end to the answer.
+
+use std::{sync::Arc, time::Duration};
+
+use redkite_proto::redkite::rootcoord::{DdlRequest, ddl_request::Command};
+use redkite_saga::{Registry, Saga, SagaExecutor};
+use redkite_types::{Error, Result, Revision};
+
+use super::{
+    alias, alter_collection, collection, context::DdlContext, database, drop_collection, index,
+    load, partition,
+};
+
+/// The one entrance of all DDL.
+pub struct DdlGate {
+    context: Arc<DdlContext>,
+    executor: SagaExecutor,
+}
+
+/// Every saga in every version that a record may name.
+///
+/// # Errors
+/// Only when a saga's list of steps contradicts itself: a bug.
+pub fn registry(context: &Arc<DdlContext>) -> redkite_saga::Result<Registry> {
+    let mut registry = Registry::new();
+    registry.register(database::CreateDatabase(context.clone()))?;
+    registry.register(database::AlterDatabase(context.clone()))?;
+    registry.register(database::DropDatabase(context.clone()))?;
+    registry.register(collection::CreateCollection(context.clone()))?;
+    registry.register(drop_collection::DropCollection(context.clone()))?;
+    registry.register(alter_collection::AlterCollection(context.clone()))?;
+    registry.register(alter_collection::RenameCollection(context.clone()))?;
+    registry.register(partition::CreatePartition(context.clone()))?;
+    registry.register(partition::DropPartition(context.clone()))?;
+    registry.register(alias::PutAlias(context.clone()))?;
+    registry.register(alias::DropAlias(context.clone()))?;
+    registry.register(index::CreateIndex(context.clone()))?;
+    registry.register(index::DropIndex(context.clone()))?;
+    registry.register(load::Load(context.clone()))?;
+    registry.register(load::Release(context.clone()))?;
+    Ok(registry)
+}
+
+impl DdlGate {
+    /// Opens the gate to an executor that has recovered.
+    pub fn new(context: Arc<DdlContext>, executor: SagaExecutor) -> Self {
+        Self { context, executor }
+    }
+
+    /// The executor behind it.
+    pub fn executor(&self) -> &SagaExecutor {
+        &self.executor
+    }
+
+    /// Runs a DDL to its end; the revision shows its effect, zero when there was nothing to do.
+    ///
+    /// # Errors
+    /// Milvus's code and text of what is wrong; code 2 when it may or may not happen, ask again
+    /// with the same request id.
+    pub async fn submit(&self, request: DdlRequest) -> Result<Revision> {
+        let command =
+            request.command.ok_or_else(|| Error::invalid_parameter("a DDL without a command"))?;
+        // The command's own database stands before the one of the connection.
+        let fallback = request.database;
+        let pick = |own: &str| if own.is_empty() { fallback.clone() } else { own.to_owned() };
+        let id = request.request_id;
+        let context = &self.context;
+        match command {
+            Command::CreateDatabase(command) => {
+                self.run::<database::CreateDatabase>(database::create_params(command)?, &id).await
+            }
+            Command::DropDatabase(command) => {
+                let params = database::drop_params(context, &command.db_name).await?;
+                self.run_some::<database::DropDatabase>(params, &id).await
+            }
+            Command::AlterDatabase(command) => {
+                let params = database::alter_params(context, command).await?;
+                self.run::<database::AlterDatabase>(params, &id).await
+            }
+            Command::CreateCollection(command) => {
+                let params =
+                    collection::params(context, &pick(&command.db_name), command).await?;
+                self.run::<collection::CreateCollection>(params, &id).await
+            }
+            Command::DropCollection(command) => {
+                let params =
+                    drop_collection::params(context, &pick(&command.db_name), command).await?;
+                self.run_some::<drop_collection::DropCollection>(params, &id).await
+            }
+            Command::RenameCollection(command) => {
+                let database = pick(&command.db_name);
+                let params = alter_collection::rename_params(context, &database, command).await?;
+                self.run::<alter_collection::RenameCollection>(params, &id).await
+            }
+            Command::AlterCollection(command) => {
+                let database = pick(&command.db_name);
+                let params = alter_collection::alter_params(context, &database, command).await?;
+                self.run::<alter_collection::AlterCollection>(params, &id).await
+            }
+            command => self.submit_within_collection(command, &fallback, &id).await,
+        }
+    }
+
+    async fn submit_within_collection(
+        &self,
+        command: Command,
+        fallback: &str,
+        id: &str,
+    ) -> Result<Revision> {
+        let pick = |own: &str| if own.is_empty() { fallback.to_owned() } else { own.to_owned() };
+        let context = &self.context;
+        match command {
+            Command::CreatePartition(command) => {
+                let database = pick(&command.db_name);
+                let params = partition::create_params(context, &database, command).await?;
+                self.run::<partition::CreatePartition>(params, id).await
+            }
+            Command::DropPartition(command) => {
+                let database = pick(&command.db_name);
+                let params = partition::drop_params(context, &database, command).await?;
+                self.run::<partition::DropPartition>(params, id).await
+            }
+            Command::CreateAlias(command) => {
+                let (database, target) = (pick(&command.db_name), &command.collection_name);
+                let params =
+                    alias::put_params(context, &database, target, &command.alias, false).await?;
+                self.run::<alias::PutAlias>(params, id).await
+            }
+            Command::AlterAlias(command) => {
+                let (database, target) = (pick(&command.db_name), &command.collection_name);
+                let params =
+                    alias::put_params(context, &database, target, &command.alias, true).await?;
+                self.run::<alias::PutAlias>(params, id).await
+            }
+            Command::DropAlias(command) => {
+                let database = pick(&command.db_name);
+                let params = alias::drop_params(context, &database, &command.alias).await?;
+                self.run::<alias::DropAlias>(params, id).await
+            }
+            Command::CreateIndex(command) => {
+                let database = pick(&command.db_name);
+                let params = index::create_params(context, &database, command).await?;
+                self.run::<index::CreateIndex>(params, id).await
+            }
+            Command::DropIndex(command) => {
+                let database = pick(&command.db_name);
+                let params = index::drop_params(context, &database, command).await?;
+                self.run_some::<index::DropIndex>(params, id).await
+            }
+            command => self.submit_load(command, fallback, id).await,
+        }
+    }
+
+    async fn submit_load(&self, command: Command, fallback: &str, id: &str) -> Result<Revision> {
+        let pick = |own: &str| if own.is_empty() { fallback.to_owned() } else { own.to_owned() };
+        let context = &self.context;
+        match command {
+            Command::LoadCollection(command) => {
+                let database = pick(&command.db_name);
+                let params = load::load_collection_params(context, &database, command).await?;
+                self.run::<load::Load>(params, id).await
+            }
+            Command::LoadPartitions(command) => {
+                let database = pick(&command.db_name);
+                let params = load::load_partitions_params(context, &database, command).await?;
+                self.run::<load::Load>(params, id).await
+            }
+            Command::ReleaseCollection(command) => {
+                let database = pick(&command.db_name);
+                let params = load::release_collection_params(context, &database, command).await?;
+                self.run::<load::Release>(params, id).await
+            }
+            Command::ReleasePartitions(command) => {
+                let database = pick(&command.db_name);
+                let params = load::release_partitions_params(context, &database, command).await?;
+                self.run::<load::Release>(params, id).await
+            }
+            other => Err(Error::internal(format!("no saga for {other:?}"))),
+        }
+    }
+
+    async fn run_some<S: Saga<Output = ()>>(
+        &self,
+        params: Option<S::Params>,
+        request_id: &str,
+    ) -> Result<Revision> {
+        match params {
+            Some(params) => self.run::<S>(params, request_id).await,
+            None => Ok(Revision(0)),
+        }
+    }
+
+    async fn run<S: Saga<Output = ()>>(
+        &self,
+        params: S::Params,
+        request_id: &str,
+    ) -> Result<Revision> {
+        let handle = self.executor.submit::<S>(params, request_id).map_err(into_user_error)?;
+        Ok(handle.wait().await.map_err(into_user_error)?.revision)
+    }
+
+    /// Waits until the sagas under way have stopped at a step's end; they are not taken back.
+    pub async fn close(&self, within: Duration) {
+        if let Err(left) = self.executor.shutdown(within).await {
+            tracing::warn!(%left, "sagas did not stop in time");
+        }
+    }
+}
+
+fn into_user_error(error: redkite_saga::Error) -> Error {
+    match error {
+        redkite_saga::Error::Failed(error) => error,
+        other => Error::from_coded(&other),
+    }
+}

@@ -1,0 +1,30 @@
+//! Every DDL, one file a family, each a saga.
+//!
+//! A request becomes parameters (`parse`, outside the locks), is checked against the metadata under
+//! the locks (`Saga::check`), and then runs as steps.
+//!
+//! - [`context`]: what the sagas work with
+//! - [`gate`]: from a request to its saga and back
+//! - [`resolve`]: names to databases and collections
+//! - [`steps`]: steps that several sagas share
+//! - [`database`], [`collection`], [`drop_collection`], [`alter_collection`], [`partition`],
+//!   [`alias`], [`index`], [`load`]: the sagas
+
+pub mod alias;
+pub mod alter_collection;
+pub mod collection;
+pub mod context;
+pub mod database;
+pub mod drop_collection;
+pub mod gate;
+pub mod index;
+pub mod load;
+pub mod partition;
+pub mod resolve;
+pub mod steps;
+
+pub use context::{Announce, DdlContext};
+pub use gate::DdlGate;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,20 @@
+//! What exists: databases, collections, partitions, aliases, indexes, and what of them is loaded.
+//!
+//! Hosts the metastore, gives out timestamps and ids, and runs every DDL as a saga. Never touches
+//! rows.
+//!
+//! - [`alloc`]: timestamps and ids that are never given out twice
+//! - [`ddl`]: the gate and the sagas
+//! - [`announce`]: how a DDL tells the other services
+//! - [`bootstrap`]: what a new deployment starts with
+//! - [`service`]: the gRPC side
+
+pub mod alloc;
+pub mod announce;
+pub mod bootstrap;
+pub mod ddl;
+pub mod options;
+pub mod service;
+
+pub use options::RootCoordOptions;
+pub use service::RootCoordService;

@@ -1,0 +1,70 @@
+//! The gRPC side.
+
+use std::sync::Arc;
+
+use redkite_proto::redkite::rootcoord::{
+    AllocRequest, AllocResponse, DdlRequest, DdlResponse, root_coord_server::RootCoord,
+};
+use redkite_rpc::RpcError;
+use redkite_types::{Error, ErrorCode};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    alloc::{IdAllocator, TimestampOracle},
+    ddl::DdlGate,
+};
+
+/// Timestamps or ids that one call may ask for.
+const MAX_ALLOC: u32 = 1 << 20;
+
+/// The root coordinator's RPCs.
+pub struct RootCoordService {
+    gate: Arc<DdlGate>,
+    ids: Arc<IdAllocator>,
+    tso: Arc<TimestampOracle>,
+}
+
+impl RootCoordService {
+    /// Answers from a gate and the allocators.
+    pub fn new(gate: Arc<DdlGate>, ids: Arc<IdAllocator>, tso: Arc<TimestampOracle>) -> Self {
+        Self { gate, ids, tso }
+    }
+}
+
+#[tonic::async_trait]
+impl RootCoord for RootCoordService {
+    async fn submit(&self, request: Request<DdlRequest>) -> Result<Response<DdlResponse>, Status> {
+        let revision =
+            self.gate.submit(request.into_inner()).await.map_err(RpcError::from)?;
+        Ok(Response::new(DdlResponse { revision: revision.0 }))
+    }
+
+    async fn alloc_timestamp(
+        &self,
+        request: Request<AllocRequest>,
+    ) -> Result<Response<AllocResponse>, Status> {
+        let count = checked_count(&request)?;
+        let first = self.tso.alloc(count).await.map_err(RpcError::from)?;
+        Ok(Response::new(AllocResponse { first: first.0, count }))
+    }
+
+    async fn alloc_id(
+        &self,
+        request: Request<AllocRequest>,
+    ) -> Result<Response<AllocResponse>, Status> {
+        let count = checked_count(&request)?;
+        let first = self.ids.alloc(count).await.map_err(RpcError::from)?;
+        Ok(Response::new(AllocResponse { first: first.unsigned_abs(), count }))
+    }
+}
+
+fn checked_count(request: &Request<AllocRequest>) -> Result<u32, Status> {
+    match request.get_ref().count {
+        count @ 1..=MAX_ALLOC => Ok(count),
+        count => Err(RpcError::from(Error::input(
+            ErrorCode::InvalidParameter,
+            format!("count should be in range [1, {MAX_ALLOC}], but got {count}"),
+        ))
+        .into()),
+    }
+}

@@ -1,0 +1,313 @@
+//! Where each record lives.
+//!
+//! # Source
+//! Milvus's layout in etcd (`root-coord/…`, `datacoord-meta/…`, `field-index/…`, `segment-index/…`,
+//! `querycoord-…`), so that people who know it find their way; what Milvus does not keep there has
+//! a prefix of its own.
+
+use redkite_types::{
+    BuildId, CollectionId, DatabaseId, FieldId, IndexId, NodeId, PartitionId, SegmentId,
+};
+
+/// Everything that rootcoord owns.
+pub const ROOTCOORD: &str = "root-coord/";
+/// Timestamps below this window's end may have been given out.
+pub const TSO_WINDOW: &str = "root-coord/tso";
+/// Ids below this window's end may have been given out.
+pub const ID_WINDOW: &str = "root-coord/id";
+/// Running processes.
+pub const SESSIONS: &str = "session/";
+
+const DATABASE: &str = "root-coord/database/db-info/";
+const COLLECTION: &str = "root-coord/database/collection-info/";
+const ALIAS: &str = "root-coord/database/aliases/";
+const FIELD: &str = "root-coord/fields/";
+const PARTITION: &str = "root-coord/partitions/";
+const INDEX: &str = "field-index/";
+const SEGMENT_INDEX: &str = "segment-index/";
+const SEGMENT: &str = "datacoord-meta/s/";
+const DELTA: &str = "datacoord-meta/delta/";
+const CHECKPOINT: &str = "datacoord-meta/channel-cp/";
+const LOAD: &str = "querycoord-collection-loadinfo/";
+const PARTITION_LOAD: &str = "querycoord-partition-loadinfo/";
+const CHANNEL_OWNER: &str = "querycoord-channel/";
+
+/// A database.
+pub fn database(database: DatabaseId) -> String {
+    format!("{DATABASE}{database}")
+}
+
+/// A collection.
+pub fn collection(database: DatabaseId, collection: CollectionId) -> String {
+    format!("{COLLECTION}{database}/{collection}")
+}
+
+/// A field of a collection.
+pub fn field(collection: CollectionId, field: FieldId) -> String {
+    format!("{FIELD}{collection}/{field}")
+}
+
+/// All fields of a collection.
+pub fn fields(collection: CollectionId) -> String {
+    format!("{FIELD}{collection}/")
+}
+
+/// A partition.
+pub fn partition(collection: CollectionId, partition: PartitionId) -> String {
+    format!("{PARTITION}{collection}/{partition}")
+}
+
+/// All partitions of a collection.
+pub fn partitions(collection: CollectionId) -> String {
+    format!("{PARTITION}{collection}/")
+}
+
+/// An alias.
+pub fn alias(database: DatabaseId, alias: &str) -> String {
+    format!("{ALIAS}{database}/{alias}")
+}
+
+/// An index definition.
+pub fn index(collection: CollectionId, index: IndexId) -> String {
+    format!("{INDEX}{collection}/{index}")
+}
+
+/// All index definitions of a collection.
+pub fn indexes(collection: CollectionId) -> String {
+    format!("{INDEX}{collection}/")
+}
+
+/// One build of an index over a segment.
+pub fn segment_index(
+    collection: CollectionId,
+    partition: PartitionId,
+    segment: SegmentId,
+    build: BuildId,
+) -> String {
+    format!("{SEGMENT_INDEX}{collection}/{partition}/{segment}/{build}")
+}
+
+/// All index builds of a collection.
+pub fn segment_indexes(collection: CollectionId) -> String {
+    format!("{SEGMENT_INDEX}{collection}/")
+}
+
+/// All index builds of a partition.
+pub fn partition_segment_indexes(collection: CollectionId, partition: PartitionId) -> String {
+    format!("{SEGMENT_INDEX}{collection}/{partition}/")
+}
+
+/// A flushed segment's manifest.
+pub fn segment(collection: CollectionId, partition: PartitionId, segment: SegmentId) -> String {
+    format!("{SEGMENT}{collection}/{partition}/{segment}")
+}
+
+/// All segments of a collection.
+pub fn segments(collection: CollectionId) -> String {
+    format!("{SEGMENT}{collection}/")
+}
+
+/// All segments of a partition.
+pub fn partition_segments(collection: CollectionId, partition: PartitionId) -> String {
+    format!("{SEGMENT}{collection}/{partition}/")
+}
+
+/// Deletes of a channel that were flushed together.
+pub fn delta(collection: CollectionId, delta: i64) -> String {
+    format!("{DELTA}{collection}/{delta}")
+}
+
+/// All flushed deletes of a collection.
+pub fn deltas(collection: CollectionId) -> String {
+    format!("{DELTA}{collection}/")
+}
+
+/// How far a channel's log is in segments and deltas.
+pub fn checkpoint(channel: &str) -> String {
+    format!("{CHECKPOINT}{channel}")
+}
+
+/// What of a collection is served.
+pub fn load(collection: CollectionId) -> String {
+    format!("{LOAD}{collection}")
+}
+
+/// That a partition is served.
+pub fn partition_load(collection: CollectionId, partition: PartitionId) -> String {
+    format!("{PARTITION_LOAD}{collection}/{partition}")
+}
+
+/// All served partitions of a collection.
+pub fn partition_loads(collection: CollectionId) -> String {
+    format!("{PARTITION_LOAD}{collection}/")
+}
+
+/// The node that owns a channel.
+pub fn channel_owner(channel: &str) -> String {
+    format!("{CHANNEL_OWNER}{channel}")
+}
+
+/// A running process.
+pub fn session(role: &str, node: NodeId) -> String {
+    format!("{SESSIONS}{role}/{node}")
+}
+
+/// Name of a collection's channel.
+pub fn channel_name(collection: CollectionId, shard: usize) -> String {
+    format!("{collection}v{shard}")
+}
+
+/// What a key holds, with the ids that stand in the key alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Key<'a> {
+    Database(DatabaseId),
+    Collection(CollectionId),
+    Field(CollectionId, FieldId),
+    Partition(CollectionId, PartitionId),
+    Alias(DatabaseId, &'a str),
+    Index(CollectionId, IndexId),
+    SegmentIndex(CollectionId, SegmentId, BuildId),
+    Segment(CollectionId, SegmentId),
+    Delta(CollectionId, i64),
+    Checkpoint(&'a str),
+    Load(CollectionId),
+    PartitionLoad(CollectionId, PartitionId),
+    ChannelOwner(&'a str),
+    Session(&'a str),
+    /// Not a record that the view shows.
+    Other,
+}
+
+impl<'a> Key<'a> {
+    pub(crate) fn parse(key: &'a str) -> Self {
+        Self::parse_known(key).unwrap_or(Self::Other)
+    }
+
+    fn parse_known(key: &'a str) -> Option<Self> {
+        if let Some(rest) = key.strip_prefix(DATABASE) {
+            return Some(Self::Database(DatabaseId(rest.parse().ok()?)));
+        }
+        if let Some(rest) = key.strip_prefix(COLLECTION) {
+            let [_, collection] = ids(rest)?;
+            return Some(Self::Collection(CollectionId(collection)));
+        }
+        if let Some(rest) = key.strip_prefix(ALIAS) {
+            let (database, alias) = rest.split_once('/')?;
+            return Some(Self::Alias(DatabaseId(database.parse().ok()?), alias));
+        }
+        if let Some(rest) = key.strip_prefix(FIELD) {
+            let [collection, field] = ids(rest)?;
+            return Some(Self::Field(CollectionId(collection), FieldId(field)));
+        }
+        if let Some(rest) = key.strip_prefix(PARTITION) {
+            let [collection, partition] = ids(rest)?;
+            return Some(Self::Partition(
+                CollectionId(collection),
+                PartitionId(partition),
+            ));
+        }
+        if let Some(rest) = key.strip_prefix(INDEX) {
+            let [collection, index] = ids(rest)?;
+            return Some(Self::Index(CollectionId(collection), IndexId(index)));
+        }
+        if let Some(rest) = key.strip_prefix(SEGMENT_INDEX) {
+            let [collection, _, segment, build] = ids(rest)?;
+            return Some(Self::SegmentIndex(
+                CollectionId(collection),
+                SegmentId(segment),
+                BuildId(build),
+            ));
+        }
+        if let Some(rest) = key.strip_prefix(SEGMENT) {
+            let [collection, _, segment] = ids(rest)?;
+            return Some(Self::Segment(CollectionId(collection), SegmentId(segment)));
+        }
+        if let Some(rest) = key.strip_prefix(DELTA) {
+            let [collection, delta] = ids(rest)?;
+            return Some(Self::Delta(CollectionId(collection), delta));
+        }
+        if let Some(channel) = key.strip_prefix(CHECKPOINT) {
+            return Some(Self::Checkpoint(channel));
+        }
+        if let Some(rest) = key.strip_prefix(LOAD) {
+            return Some(Self::Load(CollectionId(rest.parse().ok()?)));
+        }
+        if let Some(rest) = key.strip_prefix(PARTITION_LOAD) {
+            let [collection, partition] = ids(rest)?;
+            return Some(Self::PartitionLoad(
+                CollectionId(collection),
+                PartitionId(partition),
+            ));
+        }
+        if let Some(channel) = key.strip_prefix(CHANNEL_OWNER) {
+            return Some(Self::ChannelOwner(channel));
+        }
+        key.strip_prefix(SESSIONS).map(Self::Session)
+    }
+}
+
+/// Exactly `N` ids with slashes between them.
+fn ids<const N: usize>(text: &str) -> Option<[i64; N]> {
+    let mut parts = text.split('/');
+    let mut found = [0; N];
+    for id in &mut found {
+        *id = parts.next()?.parse().ok()?;
+    }
+    parts.next().is_none().then_some(found)
+}
+
+/// The collection that a channel belongs to, from [`channel_name`].
+pub fn collection_of_channel(channel: &str) -> Option<CollectionId> {
+    let (collection, _) = channel.split_once('v')?;
+    collection.parse().ok().map(CollectionId)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_parsed_back() {
+        let (c, p, s) = (CollectionId(7), PartitionId(8), SegmentId(9));
+        let cases = [
+            (database(DatabaseId(1)), Key::Database(DatabaseId(1))),
+            (collection(DatabaseId(1), c), Key::Collection(c)),
+            (field(c, FieldId(100)), Key::Field(c, FieldId(100))),
+            (partition(c, p), Key::Partition(c, p)),
+            (alias(DatabaseId(1), "a"), Key::Alias(DatabaseId(1), "a")),
+            (index(c, IndexId(3)), Key::Index(c, IndexId(3))),
+            (
+                segment_index(c, p, s, BuildId(4)),
+                Key::SegmentIndex(c, s, BuildId(4)),
+            ),
+            (segment(c, p, s), Key::Segment(c, s)),
+            (delta(c, 5), Key::Delta(c, 5)),
+            (checkpoint("7v0"), Key::Checkpoint("7v0")),
+            (load(c), Key::Load(c)),
+            (partition_load(c, p), Key::PartitionLoad(c, p)),
+            (channel_owner("7v0"), Key::ChannelOwner("7v0")),
+            (session("proxy", NodeId(3)), Key::Session("proxy/3")),
+            ("root-coord/saga/1".to_owned(), Key::Other),
+            (TSO_WINDOW.to_owned(), Key::Other),
+        ];
+        for (key, want) in &cases {
+            assert_eq!(Key::parse(key), *want, "{key}");
+        }
+    }
+
+    #[test]
+    fn layout_is_milvus_s() {
+        assert_eq!(
+            partition(CollectionId(4), PartitionId(5)),
+            "root-coord/partitions/4/5"
+        );
+        assert_eq!(
+            collection(DatabaseId(1), CollectionId(4)),
+            "root-coord/database/collection-info/1/4"
+        );
+        assert_eq!(
+            collection_of_channel(&channel_name(CollectionId(4), 2)),
+            Some(CollectionId(4))
+        );
+    }
+}

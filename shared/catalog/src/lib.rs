@@ -1,0 +1,23 @@
+//! Typed metadata on the metastore.
+//!
+//! Owns the one key layout, the codec of the values, and the immutable view of all metadata that
+//! every service reads. Never decides anything: that is the services' work.
+//!
+//! - [`keys`]: where each record lives, in Milvus's layout
+//! - [`view`]: everything at one revision, cheap to share and to change
+//! - [`collection`]: one collection in the view, with its partitions, indexes, load state, segments
+//! - [`follow`]: keeps the newest view by following the metastore
+//! - [`session`]: announces a running process and keeps its lease alive
+
+pub mod collection;
+pub mod error;
+pub mod follow;
+pub mod keys;
+pub mod session;
+pub mod view;
+
+pub use collection::{CollectionEntry, SegmentEntry};
+pub use error::{Error, Result};
+pub use follow::Catalog;
+pub use session::{Role, Session};
+pub use view::CatalogView;

@@ -1,0 +1,388 @@
+//! Everything at one revision, cheap to share and to change.
+
+use std::sync::Arc;
+
+use imbl::{HashMap, OrdMap, OrdSet};
+use prost::Message;
+use redkite_metastore::{KeyValue, WatchEvent};
+use redkite_proto::redkite::meta::{
+    AliasInfo, ChannelCheckpoint, ChannelOwner, CollectionInfo, DatabaseInfo, DeltaInfo, FieldInfo,
+    IndexInfo, LoadInfo, ObjectState, PartitionInfo, SegmentIndexInfo, SegmentInfo, Session,
+};
+use redkite_types::{CollectionId, DatabaseId, PartitionId, Revision, limits};
+
+use crate::{
+    collection::CollectionEntry,
+    error::{Error, Result},
+    keys::{self, Key},
+};
+
+/// All metadata at one revision.
+///
+/// Persistent maps share what did not change, so that a new view costs what the change costs.
+#[derive(Clone, Debug, Default)]
+pub struct CatalogView {
+    revision: Revision,
+    databases: OrdMap<DatabaseId, Arc<DatabaseInfo>>,
+    collections: OrdMap<CollectionId, Arc<CollectionEntry>>,
+    /// Every collection that users see, by name.
+    names: HashMap<(DatabaseId, String), CollectionId>,
+    aliases: OrdMap<(DatabaseId, String), Arc<AliasInfo>>,
+    sessions: OrdMap<String, Arc<Session>>,
+}
+
+impl CatalogView {
+    /// The revision that it shows.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Builds a view from all pairs of the metastore.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] for a record that this version cannot read.
+    pub fn from_pairs(pairs: &[KeyValue], revision: Revision) -> Result<Self> {
+        let mut view = Self::default();
+        let mut dirty = OrdSet::new();
+        for pair in pairs {
+            view.put(pair, &mut dirty)?;
+        }
+        view.settle(dirty)?;
+        view.revision = revision;
+        Ok(view)
+    }
+
+    /// The view after the changes of one revision.
+    ///
+    /// # Errors
+    /// [`Error::Decode`] for a record that this version cannot read.
+    pub fn apply(&self, events: &[WatchEvent], revision: Revision) -> Result<Self> {
+        let mut view = self.clone();
+        let mut dirty = OrdSet::new();
+        for event in events {
+            match event {
+                WatchEvent::Put(pair) => view.put(pair, &mut dirty)?,
+                WatchEvent::Delete { key } => view.delete(key, &mut dirty),
+            }
+        }
+        view.settle(dirty)?;
+        view.revision = view.revision.max(revision);
+        Ok(view)
+    }
+
+    /// The databases in order of creation.
+    pub fn databases(&self) -> impl Iterator<Item = &Arc<DatabaseInfo>> {
+        self.databases
+            .values()
+            .filter(|database| database.state() == ObjectState::Created)
+    }
+
+    /// The database of a name.
+    pub fn database(&self, name: &str) -> Option<&Arc<DatabaseInfo>> {
+        let name = if name.is_empty() {
+            limits::DEFAULT_DATABASE
+        } else {
+            name
+        };
+        self.databases().find(|database| database.name == name)
+    }
+
+    /// The database of an id.
+    pub fn database_by_id(&self, id: DatabaseId) -> Option<&Arc<DatabaseInfo>> {
+        self.databases.get(&id)
+    }
+
+    /// The collections of a database that users see, in order of creation.
+    pub fn collections(&self, database: DatabaseId) -> impl Iterator<Item = &Arc<CollectionEntry>> {
+        self.all_collections().filter(move |entry| {
+            entry.database_id() == database && entry.state() == ObjectState::Created
+        })
+    }
+
+    /// Every collection in any state.
+    pub fn all_collections(&self) -> impl Iterator<Item = &Arc<CollectionEntry>> {
+        self.collections
+            .values()
+            .filter(|entry| entry.info.is_some())
+    }
+
+    /// The visible collection of a name, not of an alias.
+    pub fn collection_by_name(
+        &self,
+        database: DatabaseId,
+        name: &str,
+    ) -> Option<&Arc<CollectionEntry>> {
+        let id = self.names.get(&(database, name.to_owned()))?;
+        self.collections.get(id)
+    }
+
+    /// The visible collection of a name or an alias.
+    pub fn collection(&self, database: DatabaseId, name: &str) -> Option<&Arc<CollectionEntry>> {
+        self.collection_by_name(database, name).or_else(|| {
+            let alias = self.alias(database, name)?;
+            self.collections
+                .get(&CollectionId(alias.collection_id))
+                .filter(|entry| entry.state() == ObjectState::Created)
+        })
+    }
+
+    /// The collection of an id in any state.
+    pub fn collection_by_id(&self, id: CollectionId) -> Option<&Arc<CollectionEntry>> {
+        self.collections
+            .get(&id)
+            .filter(|entry| entry.info.is_some())
+    }
+
+    /// An alias.
+    pub fn alias(&self, database: DatabaseId, alias: &str) -> Option<&Arc<AliasInfo>> {
+        self.aliases.get(&(database, alias.to_owned()))
+    }
+
+    /// All aliases of a database, by name.
+    pub fn aliases(&self, database: DatabaseId) -> impl Iterator<Item = &Arc<AliasInfo>> {
+        let from = (database, String::new());
+        self.aliases
+            .range(from..)
+            .take_while(move |((owner, _), _)| *owner == database)
+            .map(|(_, alias)| alias)
+    }
+
+    /// The running processes of a role.
+    pub fn sessions(&self, role: &str) -> impl Iterator<Item = &Arc<Session>> {
+        self.sessions
+            .values()
+            .filter(move |session| session.role == role)
+    }
+
+    fn put(&mut self, pair: &KeyValue, dirty: &mut OrdSet<CollectionId>) -> Result<()> {
+        match Key::parse(&pair.key) {
+            Key::Database(id) => {
+                self.databases
+                    .insert(id, Arc::new(decode::<DatabaseInfo>(pair)?));
+            }
+            Key::Alias(database, alias) => {
+                let info = decode::<AliasInfo>(pair)?;
+                self.aliases
+                    .insert((database, alias.to_owned()), Arc::new(info));
+            }
+            Key::Session(key) => {
+                self.sessions
+                    .insert(key.to_owned(), Arc::new(decode::<Session>(pair)?));
+            }
+            Key::Other => {}
+            key => return self.put_in_collection(key, pair, dirty),
+        }
+        Ok(())
+    }
+
+    fn put_in_collection(
+        &mut self,
+        key: Key<'_>,
+        pair: &KeyValue,
+        dirty: &mut OrdSet<CollectionId>,
+    ) -> Result<()> {
+        let Some(id) = collection_of(key) else {
+            return Ok(());
+        };
+        if let Key::Collection(_) = key {
+            self.forget_name(id);
+        }
+        let entry = Arc::make_mut(self.collections.entry(id).or_default());
+        match key {
+            Key::Collection(_) => {
+                let info = decode::<CollectionInfo>(pair)?;
+                if info.state() == ObjectState::Created {
+                    let name = (DatabaseId(info.database_id), info.name.clone());
+                    self.names.insert(name, id);
+                }
+                entry.info = Some(Arc::new(info));
+                dirty.insert(id);
+            }
+            Key::Field(_, field) => {
+                entry
+                    .fields
+                    .insert(field, Arc::new(decode::<FieldInfo>(pair)?));
+                dirty.insert(id);
+            }
+            Key::Partition(_, partition) => {
+                entry
+                    .partitions
+                    .insert(partition, Arc::new(decode::<PartitionInfo>(pair)?));
+            }
+            Key::Index(_, index) => {
+                entry
+                    .indexes
+                    .insert(index, Arc::new(decode::<IndexInfo>(pair)?));
+            }
+            Key::Segment(_, segment) => {
+                let info = decode::<SegmentInfo>(pair)?;
+                entry.segments.entry(segment).or_default().info = Some(Arc::new(info));
+            }
+            Key::SegmentIndex(_, segment, build) => {
+                let info = decode::<SegmentIndexInfo>(pair)?;
+                entry
+                    .segments
+                    .entry(segment)
+                    .or_default()
+                    .indexes
+                    .insert(build, Arc::new(info));
+            }
+            Key::Delta(_, delta) => {
+                entry
+                    .deltas
+                    .insert(delta, Arc::new(decode::<DeltaInfo>(pair)?));
+            }
+            Key::Checkpoint(channel) => {
+                let info = decode::<ChannelCheckpoint>(pair)?;
+                entry.checkpoints.insert(channel.to_owned(), Arc::new(info));
+            }
+            Key::ChannelOwner(channel) => {
+                let info = decode::<ChannelOwner>(pair)?;
+                entry.owners.insert(channel.to_owned(), Arc::new(info));
+            }
+            Key::Load(_) => entry.load = Some(Arc::new(decode::<LoadInfo>(pair)?)),
+            Key::PartitionLoad(_, partition) => {
+                entry.loaded_partitions.insert(partition);
+            }
+            Key::Database(_) | Key::Alias(..) | Key::Session(_) | Key::Other => {}
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &str, dirty: &mut OrdSet<CollectionId>) {
+        let key = Key::parse(key);
+        match key {
+            Key::Database(id) => {
+                self.databases.remove(&id);
+            }
+            Key::Alias(database, alias) => {
+                self.aliases.remove(&(database, alias.to_owned()));
+            }
+            Key::Session(key) => {
+                self.sessions.remove(key);
+            }
+            Key::Other => {}
+            key => self.delete_in_collection(key, dirty),
+        }
+    }
+
+    fn delete_in_collection(&mut self, key: Key<'_>, dirty: &mut OrdSet<CollectionId>) {
+        let Some(id) = collection_of(key) else { return };
+        if let Key::Collection(_) = key {
+            self.forget_name(id);
+        }
+        let Some(entry) = self.collections.get_mut(&id) else {
+            return;
+        };
+        let entry = Arc::make_mut(entry);
+        match key {
+            Key::Collection(_) => {
+                entry.info = None;
+                dirty.insert(id);
+            }
+            Key::Field(_, field) => {
+                entry.fields.remove(&field);
+                dirty.insert(id);
+            }
+            Key::Partition(_, partition) => {
+                entry.partitions.remove(&partition);
+            }
+            Key::Index(_, index) => {
+                entry.indexes.remove(&index);
+            }
+            Key::Segment(_, segment) => {
+                if let Some(found) = entry.segments.get_mut(&segment) {
+                    found.info = None;
+                    if found.indexes.is_empty() {
+                        entry.segments.remove(&segment);
+                    }
+                }
+            }
+            Key::SegmentIndex(_, segment, build) => {
+                if let Some(found) = entry.segments.get_mut(&segment) {
+                    found.indexes.remove(&build);
+                    if found.info.is_none() && found.indexes.is_empty() {
+                        entry.segments.remove(&segment);
+                    }
+                }
+            }
+            Key::Delta(_, delta) => {
+                entry.deltas.remove(&delta);
+            }
+            Key::Checkpoint(channel) => {
+                entry.checkpoints.remove(channel);
+            }
+            Key::ChannelOwner(channel) => {
+                entry.owners.remove(channel);
+            }
+            Key::Load(_) => entry.load = None,
+            Key::PartitionLoad(_, partition) => {
+                entry.loaded_partitions.remove(&partition);
+            }
+            Key::Database(_) | Key::Alias(..) | Key::Session(_) | Key::Other => {}
+        }
+        if entry.is_empty() {
+            self.collections.remove(&id);
+        }
+    }
+
+    /// Takes the collection's present name out, which a new record may change.
+    fn forget_name(&mut self, id: CollectionId) {
+        let Some(info) = self
+            .collections
+            .get(&id)
+            .and_then(|entry| entry.info.clone())
+        else {
+            return;
+        };
+        let name = (DatabaseId(info.database_id), info.name.clone());
+        if self.names.get(&name) == Some(&id) {
+            self.names.remove(&name);
+        }
+    }
+
+    fn settle(&mut self, dirty: OrdSet<CollectionId>) -> Result<()> {
+        for id in dirty {
+            let Some(entry) = self.collections.get_mut(&id) else {
+                continue;
+            };
+            Arc::make_mut(entry)
+                .rebuild_schema()
+                .map_err(|error| Error::Decode {
+                    key: keys::fields(id),
+                    source: Box::new(error),
+                })?;
+        }
+        Ok(())
+    }
+}
+
+fn collection_of(key: Key<'_>) -> Option<CollectionId> {
+    match key {
+        Key::Collection(id)
+        | Key::Field(id, _)
+        | Key::Partition(id, _)
+        | Key::Index(id, _)
+        | Key::SegmentIndex(id, _, _)
+        | Key::Segment(id, _)
+        | Key::Delta(id, _)
+        | Key::Load(id)
+        | Key::PartitionLoad(id, _) => Some(id),
+        Key::Checkpoint(channel) | Key::ChannelOwner(channel) => {
+            keys::collection_of_channel(channel)
+        }
+        Key::Database(_) | Key::Alias(..) | Key::Session(_) | Key::Other => None,
+    }
+}
+
+fn decode<M: Message + Default>(pair: &KeyValue) -> Result<M> {
+    M::decode(pair.value.clone()).map_err(|source| Error::Decode {
+        key: pair.key.clone(),
+        source: Box::new(source),
+    })
+}
+
+/// Whether a partition of a collection is to be served.
+pub fn is_partition_loaded(entry: &CollectionEntry, partition: PartitionId) -> bool {
+    entry.load.is_some() && entry.loaded_partitions.contains(&partition)
+}

@@ -1,0 +1,395 @@
+//! The rows a graph walks on: one aligned matrix of 8-bit codes, or of f32 where that is no larger.
+//!
+//! Keys order rows by distance to one prepared query, smaller is nearer; they are no scores, because
+//! constants of the query are left out. Cosine is L2 on normalised rows, which orders the same.
+
+use bytes::Bytes;
+use redkite_types::MetricType;
+
+use crate::buffer::{AlignedBuffer, aligned_copy, view};
+use crate::kernel::{DotRows, LINE_BYTES, kernels, prefetch};
+use crate::raw::inverse_norm;
+use crate::sq8::{self, Quantizer, ZERO};
+
+/// Up to this dimension a row of f32 fills no more than the cache line that padded codes would: so
+/// low-dimensional rows, where 8 bits are coarse, are kept as they are.
+pub(crate) const F32_DIM_MAX: usize = LINE_BYTES / 4;
+
+/// How rows are stored.
+#[derive(Clone, Debug)]
+pub(crate) enum Encoding {
+    /// One byte a dimension.
+    Sq8(Quantizer),
+    /// Exact.
+    F32,
+}
+
+/// Rows in the form the graph compares.
+pub(crate) struct Codes {
+    pub(crate) metric: MetricType,
+    pub(crate) dim: usize,
+    pub(crate) rows: usize,
+    pub(crate) encoding: Encoding,
+    /// `[rows, stride]` bytes, aligned to 64.
+    pub(crate) data: Bytes,
+    /// `[rows]` f32, what a row adds to its keys: its squared norm in code units (L2, cosine), or
+    /// minus its share of the inner product with the mean (IP, only while building). Empty for F32.
+    pub(crate) add: Bytes,
+    /// `[rows]` sums of signed codes; only while building.
+    sums: Vec<i32>,
+}
+
+/// A query, or a row taking the part of one, made ready for [`Codes::keys`]. Reused between queries.
+#[derive(Default)]
+pub(crate) struct Prepared {
+    /// Signed codes, padded with zeros to the stride.
+    codes: Vec<i8>,
+    /// The vector itself, for [`Encoding::F32`].
+    values: Vec<f32>,
+    /// Key = `base + add[row]·use_add + factor · (dot − offset)`.
+    factor: f32,
+    base: f32,
+    offset: i32,
+    use_add: bool,
+    dots: Vec<i32>,
+}
+
+/// A row as its metric compares it: cosine normalises once, here.
+pub(crate) fn normalised(metric: MetricType, row: &[f32], out: &mut [f32]) {
+    out.copy_from_slice(row);
+    if metric == MetricType::Cosine {
+        let inverse = inverse_norm(row);
+        out.iter_mut().for_each(|value| *value *= inverse);
+    }
+}
+
+impl Codes {
+    /// Encodes `[rows, dim]` vectors.
+    pub(crate) fn encode(metric: MetricType, dim: usize, vectors: &[f32]) -> Self {
+        let rows = vectors.len() / dim;
+        let row = |i: usize, out: &mut [f32]| {
+            normalised(metric, &vectors[i * dim..][..dim], out);
+        };
+        let encoding = if dim <= F32_DIM_MAX {
+            Encoding::F32
+        } else {
+            Encoding::Sq8(Quantizer::train(dim, rows, row))
+        };
+        let stride = stride(&encoding, dim);
+        let mut data = AlignedBuffer::zeroed(rows * stride);
+        let (mut add, mut sums) = (Vec::new(), Vec::new());
+        let mut values = vec![0f32; dim];
+        for (i, code_row) in data.as_mut().chunks_exact_mut(stride).enumerate() {
+            row(i, &mut values);
+            match &encoding {
+                Encoding::F32 => {
+                    code_row[..dim * 4].copy_from_slice(bytemuck::cast_slice(&values));
+                }
+                Encoding::Sq8(quantizer) => {
+                    code_row[dim..].fill(ZERO);
+                    quantizer.encode(&values, code_row);
+                    add.push(row_add(metric, quantizer, code_row));
+                    sums.push(code_row.iter().map(|code| i32::from(*code) - 128).sum());
+                }
+            }
+        }
+        Self {
+            metric,
+            dim,
+            rows,
+            encoding,
+            data: data.into_bytes(),
+            add: aligned_copy(&add),
+            sums,
+        }
+    }
+
+    /// Puts together what a file holds; `data` and `add` have been checked for their lengths.
+    pub(crate) fn from_parts(
+        metric: MetricType,
+        dim: usize,
+        rows: usize,
+        encoding: Encoding,
+        data: Bytes,
+        add: Bytes,
+    ) -> Self {
+        Self {
+            metric,
+            dim,
+            rows,
+            encoding,
+            data,
+            add,
+            sums: Vec::new(),
+        }
+    }
+
+    /// Drops what only building needs.
+    pub(crate) fn finish(&mut self) {
+        self.sums = Vec::new();
+        if self.metric == MetricType::Ip {
+            self.add = Bytes::new();
+        }
+    }
+
+    pub(crate) fn stride(&self) -> usize {
+        stride(&self.encoding, self.dim)
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.data.len() + self.add.len() + self.dim * 4
+    }
+
+    /// Makes a query ready.
+    pub(crate) fn prepare(&self, query: &[f32], out: &mut Prepared) {
+        out.values.resize(self.dim, 0.0);
+        normalised(self.metric, query, &mut out.values);
+        let Encoding::Sq8(quantizer) = &self.encoding else {
+            return;
+        };
+        out.codes.resize(self.stride(), 0);
+        let query_scale = match self.metric {
+            MetricType::Ip => sq8::encode_query(out.values.iter().copied(), &mut out.codes),
+            MetricType::L2 | MetricType::Cosine => {
+                let centred = out
+                    .values
+                    .iter()
+                    .zip(&quantizer.mean)
+                    .map(|(x, mean)| x - mean);
+                sq8::encode_query(centred, &mut out.codes)
+            }
+        };
+        out.offset = 128 * out.codes.iter().map(|code| i32::from(*code)).sum::<i32>();
+        out.base = 0.0;
+        out.use_add = self.metric != MetricType::Ip;
+        out.factor = match self.metric {
+            // Any positive factor orders inner products alike.
+            MetricType::Ip => -1.0,
+            // |c − q/s|² without its constant, in code units.
+            MetricType::L2 | MetricType::Cosine => -2.0 * (query_scale / quantizer.scale),
+        };
+    }
+
+    /// Makes a stored row ready to be compared with others; keys are those of [`Codes::pair`].
+    pub(crate) fn prepare_row(&self, row: u32, out: &mut Prepared) {
+        match &self.encoding {
+            Encoding::F32 => {
+                out.values.clear();
+                out.values.extend_from_slice(self.f32_row(row));
+            }
+            Encoding::Sq8(_) => {
+                out.codes.clear();
+                out.codes
+                    .extend(self.row(row).iter().map(|code| (code ^ ZERO) as i8));
+                out.offset = 128 * self.sums[row as usize];
+                out.base = self.adds()[row as usize];
+                out.use_add = true;
+                out.factor = self.pair_factor();
+            }
+        }
+    }
+
+    /// Appends the key of each listed row to `keys`.
+    #[inline]
+    pub(crate) fn keys(&self, prepared: &mut Prepared, rows: &[u32], keys: &mut Vec<f32>) {
+        match &self.encoding {
+            Encoding::F32 => {
+                for row in rows {
+                    keys.push(self.f32_key(&prepared.values, self.f32_row(*row)));
+                }
+            }
+            Encoding::Sq8(_) => {
+                prepared.dots.resize(rows.len(), 0);
+                let dot_rows: DotRows = kernels().dot_rows;
+                dot_rows(
+                    &self.data,
+                    self.stride(),
+                    rows,
+                    &prepared.codes,
+                    &mut prepared.dots,
+                );
+                let Prepared {
+                    factor,
+                    base,
+                    offset,
+                    ..
+                } = *prepared;
+                if prepared.use_add {
+                    let add = self.adds();
+                    keys.extend(rows.iter().zip(&prepared.dots).map(|(row, dot)| {
+                        base + add[*row as usize] + factor * (dot - offset) as f32
+                    }));
+                } else {
+                    keys.extend(
+                        prepared
+                            .dots
+                            .iter()
+                            .map(|dot| factor * (dot - offset) as f32),
+                    );
+                }
+            }
+        }
+    }
+
+    /// The key of two stored rows; only while building.
+    #[inline]
+    pub(crate) fn pair(&self, a: u32, b: u32) -> f32 {
+        match &self.encoding {
+            Encoding::F32 => self.f32_key(self.f32_row(a), self.f32_row(b)),
+            Encoding::Sq8(_) => {
+                let dot = (kernels().dot_codes)(self.row(a), self.row(b));
+                let add = self.adds();
+                let (add_a, add_b) = (add[a as usize], add[b as usize]);
+                add_a + add_b + self.pair_factor() * (dot - 128 * self.sums[b as usize]) as f32
+            }
+        }
+    }
+
+    /// Asks for the cache lines that the key of this row will read.
+    #[inline]
+    pub(crate) fn prefetch(&self, row: u32) {
+        let stride = self.stride();
+        prefetch(&self.data[row as usize * stride..][..stride]);
+        if let Some(add) = self.adds().get(row as usize..row as usize + 1) {
+            prefetch(add);
+        }
+    }
+
+    fn pair_factor(&self) -> f32 {
+        match self.metric {
+            MetricType::Ip => -1.0,
+            MetricType::L2 | MetricType::Cosine => -2.0,
+        }
+    }
+
+    fn f32_key(&self, a: &[f32], b: &[f32]) -> f32 {
+        match self.metric {
+            MetricType::Ip => -(kernels().ip_f32)(a, b),
+            MetricType::L2 | MetricType::Cosine => (kernels().l2_f32)(a, b),
+        }
+    }
+
+    fn adds(&self) -> &[f32] {
+        view(&self.add)
+    }
+
+    fn row(&self, row: u32) -> &[u8] {
+        let stride = self.stride();
+        &self.data[row as usize * stride..][..stride]
+    }
+
+    fn f32_row(&self, row: u32) -> &[f32] {
+        bytemuck::cast_slice(&self.row(row)[..self.dim * 4])
+    }
+}
+
+/// Bytes from one row to the next.
+pub(crate) fn stride(encoding: &Encoding, dim: usize) -> usize {
+    match encoding {
+        Encoding::Sq8(_) => dim.next_multiple_of(LINE_BYTES),
+        Encoding::F32 => LINE_BYTES,
+    }
+}
+
+/// What a row adds to its keys, in code units.
+fn row_add(metric: MetricType, quantizer: &Quantizer, codes: &[u8]) -> f32 {
+    let levels = codes.iter().map(|code| i32::from(*code) - 128);
+    match metric {
+        MetricType::L2 | MetricType::Cosine => {
+            levels.map(|level| level * level).sum::<i32>() as f32
+        }
+        // x·y = m·m + s(m·a + m·b) + s² a·b; each row brings its half of m·m and its m·a.
+        MetricType::Ip => {
+            let mut along_mean = 0f64;
+            let mut half_square = 0f64;
+            for (level, mean) in levels.zip(&quantizer.mean) {
+                let mean = f64::from(*mean) / f64::from(quantizer.scale);
+                along_mean += mean * f64::from(level);
+                half_square += 0.5 * mean * mean;
+            }
+            -(along_mean + half_square) as f32
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raw::ExactScorer;
+    use crate::testing::{Clusters, Rng};
+
+    /// Keys must order rows as exact scores do, but for rounding.
+    fn assert_ordered_alike(approximate: &[f32], exact: &[f32], rows: &[u32], what: &str) {
+        let spread = exact.iter().copied().fold(f32::MIN, f32::max)
+            - exact.iter().copied().fold(f32::MAX, f32::min);
+        let mut order: Vec<usize> = rows.iter().map(|row| *row as usize).collect();
+        order.sort_by(|a, b| approximate[*a].total_cmp(&approximate[*b]));
+        for pair in order.windows(2) {
+            let back = exact[pair[0]] - exact[pair[1]];
+            assert!(back <= spread * 0.05, "{what}: {back} of {spread}");
+        }
+    }
+
+    /// Rows without a clamped value: what clamping takes off a value is not rounding, it has no
+    /// bound, and it is meant for the 0.05 % of values furthest out.
+    fn unclamped(codes: &Codes) -> Vec<u32> {
+        let is_whole = |row: &u32| match &codes.encoding {
+            Encoding::F32 => true,
+            Encoding::Sq8(_) => codes.row(*row).iter().all(|code| (2..=254).contains(code)),
+        };
+        (0..codes.rows as u32).filter(is_whole).collect()
+    }
+
+    #[test]
+    fn keys_order_rows_as_exact_scores_do() {
+        for metric in [MetricType::L2, MetricType::Ip, MetricType::Cosine] {
+            for dim in [2, 16, 17, 64, 100, 384] {
+                let mut clusters = Clusters::new(dim, 5, Rng::from_env());
+                let vectors = clusters.rows(200);
+                let query = clusters.rows(1);
+                let codes = Codes::encode(metric, dim, &vectors);
+                let rows: Vec<u32> = (0..200).collect();
+                let row = |i: u32| &vectors[i as usize * dim..][..dim];
+                let exact = |query: &[f32]| -> Vec<f32> {
+                    let scorer = ExactScorer::new(metric, query);
+                    rows.iter()
+                        .map(|i| scorer.key(row(*i), inverse_norm(row(*i))))
+                        .collect()
+                };
+                let whole = unclamped(&codes);
+                assert!(
+                    whole.len() >= 100,
+                    "{metric} {dim}: {} unclamped",
+                    whole.len()
+                );
+                let one = whole[7];
+                let (mut prepared, mut keys) = (Prepared::default(), Vec::new());
+                codes.prepare(&query, &mut prepared);
+                codes.keys(&mut prepared, &rows, &mut keys);
+                assert_ordered_alike(
+                    &keys,
+                    &exact(&query),
+                    &whole,
+                    &format!("{metric} {dim} query"),
+                );
+
+                keys.clear();
+                codes.prepare_row(one, &mut prepared);
+                codes.keys(&mut prepared, &rows, &mut keys);
+                assert_ordered_alike(
+                    &keys,
+                    &exact(row(one)),
+                    &whole,
+                    &format!("{metric} {dim} row"),
+                );
+                let largest = keys.iter().fold(1f32, |most, key| most.max(key.abs()));
+                for i in &rows {
+                    let key = keys[*i as usize];
+                    let slack = largest * 1e-5;
+                    assert!((key - codes.pair(one, *i)).abs() <= slack, "{metric} {dim}");
+                    assert!((key - codes.pair(*i, one)).abs() <= slack, "{metric} {dim}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The index file: a header, a table of sections, and the sections as they lie in memory.
+//!
+//! | bytes | what |
+//! | --- | --- |
+//! | 0..8 | magic `RKINDEX\n` |
+//! | 8..12 | format version |
+//! | 12..16 | CRC32C of the header and the table, this field as zero |
+//! | 16..20 | number of sections |
+//! | 20..24 | index type, metric, encoding, zero: one byte each |
+//! | 24..32 | rows |
+//! | 32..36 | dim |
+//! | 36..40 | M |
+//! | 40..44 | efConstruction |
+//! | 44..48 | scale of the codes, f32 |
+//! | 48..52 | number of upper levels |
+//! | 52..64 | zero |
+//! | 64.. | one entry of 32 bytes a section: kind u32, level u32, CRC32C u32, zero u32, offset u64, length u64 |
+//!
+//! All numbers are little-endian; every section starts on a multiple of 64 bytes, so a mapped file is
+//! used in place. Changing anything here means a new version; the older ones stay readable, and
+//! `tests/golden` keeps one file of each.
+
+use std::io::Write;
+
+use bytes::Bytes;
+use redkite_types::MetricType;
+
+use crate::buffer::aligned;
+use crate::error::{Error, Result};
+use crate::kernel::LINE_BYTES;
+use crate::params::IndexType;
+
+/// The version this build writes, and the newest it reads.
+pub(crate) const VERSION: u32 = 1;
+
+const MAGIC: &[u8; 8] = b"RKINDEX\n";
+const HEADER_BYTES: usize = 64;
+const ENTRY_BYTES: usize = 32;
+const CRC_FIELD: std::ops::Range<usize> = 12..16;
+/// More sections than any index has; keeps a damaged count from being believed.
+const MAX_SECTIONS: usize = 256;
+
+/// What a section holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Section {
+    /// `[rows]` f32, `1 / |row|`; cosine only.
+    InverseNorms = 1,
+    /// `[dim]` f32, means of the quantiser.
+    Mean = 2,
+    /// `[rows, stride]` codes.
+    Codes = 3,
+    /// `[rows]` f32, what each row adds to its key.
+    Add = 4,
+    /// `[nodes, link stride]` u32 of one level.
+    Links = 5,
+    /// `[nodes]` u32, row of each node of an upper level.
+    NodeRows = 6,
+    /// `[nodes]` u32, node of the level below.
+    NodeBelow = 7,
+}
+
+/// The fixed part of a file.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Header {
+    pub(crate) index_type: IndexType,
+    pub(crate) metric: MetricType,
+    /// Whether rows are 8-bit codes rather than f32.
+    pub(crate) is_sq8: bool,
+    pub(crate) rows: usize,
+    pub(crate) dim: usize,
+    pub(crate) m: usize,
+    pub(crate) ef_construction: usize,
+    pub(crate) scale: f32,
+    pub(crate) upper_levels: usize,
+}
+
+impl Header {
+    pub(crate) fn new(index_type: IndexType, metric: MetricType, dim: usize, rows: usize) -> Self {
+        Self {
+            index_type,
+            metric,
+            is_sq8: false,
+            rows,
+            dim,
+            m: 0,
+            ef_construction: 0,
+            scale: 0.0,
+            upper_levels: 0,
+        }
+    }
+
+    fn encode(&self, sections: usize) -> Vec<u8> {
+        let index_type = match self.index_type {
+            IndexType::Flat => 1,
+            IndexType::Hnsw => 2,
+            IndexType::AutoIndex => 3,
+        };
+        let metric = match self.metric {
+            MetricType::L2 => 1,
+            MetricType::Ip => 2,
+            MetricType::Cosine => 3,
+        };
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + sections * ENTRY_BYTES);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        bytes.extend_from_slice(&(sections as u32).to_le_bytes());
+        bytes.extend_from_slice(&[index_type, metric, u8::from(self.is_sq8), 0]);
+        bytes.extend_from_slice(&(self.rows as u64).to_le_bytes());
+        for number in [self.dim, self.m, self.ef_construction] {
+            bytes.extend_from_slice(&(number as u32).to_le_bytes());
+        }
+        bytes.extend_from_slice(&self.scale.to_le_bytes());
+        bytes.extend_from_slice(&(self.upper_levels as u32).to_le_bytes());
+        bytes.resize(HEADER_BYTES, 0);
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        let index_type = match bytes[20] {
+            1 => IndexType::Flat,
+            2 => IndexType::Hnsw,
+            3 => IndexType::AutoIndex,
+            other => return Err(Error::corrupt(format!("index type {other}"))),
+        };
+        let metric = match bytes[21] {
+            1 => MetricType::L2,
+            2 => MetricType::Ip,
+            3 => MetricType::Cosine,
+            other => return Err(Error::corrupt(format!("metric {other}"))),
+        };
+        let header = Self {
+            index_type,
+            metric,
+            is_sq8: bytes[22] != 0,
+            rows: u64_at(bytes, 24) as usize,
+            dim: u32_at(bytes, 32) as usize,
+            m: u32_at(bytes, 36) as usize,
+            ef_construction: u32_at(bytes, 40) as usize,
+            scale: f32::from_bits(u32_at(bytes, 44)),
+            upper_levels: u32_at(bytes, 48) as usize,
+        };
+        if header.dim == 0 || header.rows > u32::MAX as usize {
+            return Err(Error::corrupt("shape"));
+        }
+        Ok(header)
+    }
+}
+
+/// An opened file: verified, its sections not yet taken.
+pub(crate) struct Stored {
+    pub(crate) header: Header,
+    sections: Vec<(u32, u32, Bytes)>,
+}
+
+impl Stored {
+    /// Reads the header and the table and verifies every checksum.
+    pub(crate) fn open(bytes: Bytes) -> Result<Self> {
+        if bytes.len() < HEADER_BYTES || &bytes[..8] != MAGIC {
+            return Err(Error::corrupt("magic"));
+        }
+        let found = u32_at(&bytes, 8);
+        if found == 0 || found > VERSION {
+            return Err(Error::UnsupportedVersion {
+                found,
+                supported: VERSION,
+            });
+        }
+        let count = u32_at(&bytes, 16) as usize;
+        let table_end = HEADER_BYTES + count.min(MAX_SECTIONS) * ENTRY_BYTES;
+        if count > MAX_SECTIONS || bytes.len() < table_end {
+            return Err(Error::corrupt("section count"));
+        }
+        if header_crc(&bytes[..table_end]) != u32_at(&bytes, CRC_FIELD.start) {
+            return Err(Error::corrupt("header checksum"));
+        }
+        let header = Header::decode(&bytes)?;
+        let sections = bytes[HEADER_BYTES..table_end]
+            .chunks_exact(ENTRY_BYTES)
+            .map(|entry| read_section(&bytes, entry))
+            .collect::<Result<_>>()?;
+        Ok(Self { header, sections })
+    }
+
+    /// Takes a section that must have exactly `len` bytes.
+    pub(crate) fn take(&mut self, kind: Section, level: usize, len: usize) -> Result<Bytes> {
+        let at = self
+            .sections
+            .iter()
+            .position(|(k, l, _)| *k == kind as u32 && *l as usize == level)
+            .ok_or_else(|| Error::corrupt(format!("section {kind:?} {level} is missing")))?;
+        let (_, _, bytes) = self.sections.swap_remove(at);
+        if bytes.len() == len {
+            Ok(bytes)
+        } else {
+            Err(Error::corrupt(format!(
+                "length of section {kind:?} {level}"
+            )))
+        }
+    }
+
+    /// Length of a section that says how many nodes there are.
+    pub(crate) fn len_of(&self, kind: Section, level: usize) -> Result<usize> {
+        self.sections
+            .iter()
+            .find(|(k, l, _)| *k == kind as u32 && *l as usize == level)
+            .map(|(_, _, bytes)| bytes.len())
+            .ok_or_else(|| Error::corrupt(format!("section {kind:?} {level} is missing")))
+    }
+}
+
+fn read_section(file: &Bytes, entry: &[u8]) -> Result<(u32, u32, Bytes)> {
+    let (kind, level, crc) = (u32_at(entry, 0), u32_at(entry, 4), u32_at(entry, 8));
+    let (start, len) = (u64_at(entry, 16) as usize, u64_at(entry, 24) as usize);
+    let end = start
+        .checked_add(len)
+        .filter(|end| *end <= file.len())
+        .ok_or_else(|| Error::corrupt(format!("section {kind} {level} is cut short")))?;
+    let bytes = file.slice(start..end);
+    if crc32c::crc32c(&bytes) != crc {
+        return Err(Error::corrupt(format!(
+            "checksum of section {kind} {level}"
+        )));
+    }
+    Ok((kind, level, aligned(bytes)))
+}
+
+/// Writes a whole file.
+pub(crate) fn write(
+    header: &Header,
+    sections: &[(Section, usize, &[u8])],
+    out: &mut dyn Write,
+) -> Result<()> {
+    let mut head = header.encode(sections.len());
+    let mut offset = (HEADER_BYTES + sections.len() * ENTRY_BYTES).next_multiple_of(LINE_BYTES);
+    for (kind, level, bytes) in sections {
+        head.extend_from_slice(&(*kind as u32).to_le_bytes());
+        head.extend_from_slice(&(*level as u32).to_le_bytes());
+        head.extend_from_slice(&crc32c::crc32c(bytes).to_le_bytes());
+        head.extend_from_slice(&[0; 4]);
+        head.extend_from_slice(&(offset as u64).to_le_bytes());
+        head.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        offset = (offset + bytes.len()).next_multiple_of(LINE_BYTES);
+    }
+    let crc = header_crc(&head).to_le_bytes();
+    head[CRC_FIELD].copy_from_slice(&crc);
+    let mut put = |bytes: &[u8]| {
+        let padding = bytes.len().next_multiple_of(LINE_BYTES) - bytes.len();
+        out.write_all(bytes)
+            .and_then(|()| out.write_all(&[0; LINE_BYTES][..padding]))
+            .map_err(|source| Error::Io {
+                action: "cannot be written",
+                source,
+            })
+    };
+    put(&head)?;
+    sections.iter().try_for_each(|(_, _, bytes)| put(bytes))
+}
+
+/// Checksum of header and table, with the checksum's own field as zero.
+fn header_crc(head: &[u8]) -> u32 {
+    let before = crc32c::crc32c(&head[..CRC_FIELD.start]);
+    let zeroed = crc32c::crc32c_append(before, &[0; 4]);
+    crc32c::crc32c_append(zeroed, &head[CRC_FIELD.end..])
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}

@@ -1,0 +1,399 @@
+//! Building a graph, in parallel, on the codes.
+//!
+//! Levels are drawn before anything is inserted, so every array has its final size from the start
+//! and the top of the graph is inserted first. Threads read link lists without locks while others
+//! write them: a list is made of atomic numbers, each of which is always a node or "no link", so the
+//! worst a reader sees is a mixture of two versions of a list. Writers hold a lock of the list.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use super::graph::{LINE_LINKS, Layer, Level, NO_LINK, link_stride, max_links};
+use super::scratch::Walk;
+use super::walk::{beam, greedy};
+use crate::buffer::{AlignedBuffer, aligned_copy};
+use crate::codes::{Codes, Prepared};
+use crate::error::Result;
+use crate::index::{BuildOptions, StopFlag};
+use crate::kernel::LINE_BYTES;
+use crate::random::split_mix;
+
+/// Levels above which more would not help even 2^31 rows with M 2.
+const MAX_LEVEL: usize = 30;
+
+/// Locks of the lists of one level; a list uses the one of its number modulo this.
+const LOCKS: usize = 1024;
+
+/// Rows inserted before threads are started: in a graph of a few rows they would be in each
+/// other's way, and not see each other.
+const SERIAL_ROWS: usize = 1000;
+
+/// Rows that a thread takes at once.
+const CHUNK_ROWS: usize = 16;
+
+/// Draws the level of each row: geometric, a fraction `1 / m` of a level reaches the next.
+fn draw_levels(rows: usize, m: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed;
+    let draw = |_| {
+        let mut level = 0;
+        while level < MAX_LEVEL && split_mix(&mut state).is_multiple_of(m as u64) {
+            level += 1;
+        }
+        level as u8
+    };
+    (0..rows).map(draw).collect()
+}
+
+/// A cache line of links under construction.
+#[repr(C, align(64))]
+struct LinkLine([AtomicU32; LINE_LINKS]);
+
+/// One level under construction.
+struct BuildLevel {
+    lines: Vec<LinkLine>,
+    locks: Vec<Mutex<()>>,
+    stride: usize,
+    max_links: usize,
+    nodes: usize,
+    node_rows: Vec<u32>,
+    node_below: Vec<u32>,
+}
+
+impl BuildLevel {
+    fn new(nodes: usize, max_links: usize, node_rows: Vec<u32>, node_below: Vec<u32>) -> Self {
+        let stride = link_stride(max_links);
+        let empty = || LinkLine(std::array::from_fn(|_| AtomicU32::new(NO_LINK)));
+        Self {
+            lines: std::iter::repeat_with(empty)
+                .take(nodes * stride / LINE_LINKS)
+                .collect(),
+            locks: std::iter::repeat_with(|| Mutex::new(()))
+                .take(LOCKS)
+                .collect(),
+            stride,
+            max_links,
+            nodes,
+            node_rows,
+            node_below,
+        }
+    }
+
+    fn row_of(&self, node: u32) -> u32 {
+        self.node_rows.get(node as usize).copied().unwrap_or(node)
+    }
+
+    fn slots(&self, node: u32) -> impl Iterator<Item = &AtomicU32> {
+        let lines = self.stride / LINE_LINKS;
+        self.lines[node as usize * lines..][..lines]
+            .iter()
+            .flat_map(|line| line.0.iter())
+            .take(self.max_links)
+    }
+
+    /// Replaces a node's list.
+    fn store(&self, node: u32, links: impl Iterator<Item = u32>) {
+        let links = links.chain(std::iter::repeat(NO_LINK));
+        for (slot, link) in self.slots(node).zip(links) {
+            slot.store(link, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds one link to a list that is not full; whether that was so.
+    fn append(&self, node: u32, link: u32) -> bool {
+        let free = self
+            .slots(node)
+            .find(|slot| slot.load(Ordering::Relaxed) == NO_LINK);
+        if let Some(slot) = free {
+            slot.store(link, Ordering::Relaxed);
+        }
+        free.is_some()
+    }
+
+    fn freeze(self) -> Level {
+        let mut links = AlignedBuffer::zeroed(self.lines.len() * LINE_BYTES);
+        let numbers: &mut [[u32; LINE_LINKS]] = bytemuck::cast_slice_mut(links.as_mut());
+        for (line, built) in numbers.iter_mut().zip(self.lines) {
+            *line = built.0.map(AtomicU32::into_inner);
+        }
+        Level {
+            links: links.into_bytes(),
+            node_rows: aligned_copy(&self.node_rows),
+            node_below: aligned_copy(&self.node_below),
+            stride: self.stride,
+        }
+    }
+}
+
+impl Layer for BuildLevel {
+    fn nodes(&self) -> usize {
+        self.nodes
+    }
+
+    fn neighbours(&self, node: u32, out: &mut Vec<u32>) {
+        out.clear();
+        let links = self.slots(node).map(|slot| slot.load(Ordering::Relaxed));
+        out.extend(links.take_while(|link| *link != NO_LINK));
+    }
+
+    fn rows(&self, nodes: &[u32], out: &mut Vec<u32>) {
+        out.clear();
+        out.extend(nodes.iter().map(|node| self.row_of(*node)));
+    }
+
+    fn prefetch(&self, node: u32) {
+        let lines = self.stride / LINE_LINKS;
+        crate::kernel::prefetch(&self.lines[node as usize * lines..][..lines]);
+    }
+}
+
+/// A candidate for a link.
+#[derive(Clone, Copy)]
+struct Candidate {
+    key: f32,
+    node: u32,
+}
+
+/// Buffers of one building thread.
+#[derive(Default)]
+struct Worker {
+    walk: Walk,
+    prepared: Prepared,
+    /// The chosen neighbours of the row being inserted, for each of its levels.
+    chosen: Vec<Vec<Candidate>>,
+    crowd: Vec<Candidate>,
+    kept: Vec<Candidate>,
+}
+
+struct Builder<'a> {
+    codes: &'a Codes,
+    levels: Vec<BuildLevel>,
+    row_levels: Vec<u8>,
+    m: usize,
+    ef_construction: usize,
+    stop: &'a StopFlag,
+}
+
+/// Builds the levels of a graph over all rows of `codes`, lowest first.
+///
+/// # Errors
+/// `Cancelled`.
+pub(super) fn build_levels(
+    codes: &Codes,
+    m: usize,
+    ef_construction: usize,
+    options: &BuildOptions<'_>,
+) -> Result<Vec<Level>> {
+    let row_levels = draw_levels(codes.rows, m, options.seed);
+    let builder = Builder {
+        codes,
+        levels: lay_out(&row_levels, m),
+        row_levels,
+        m,
+        ef_construction,
+        stop: options.stop,
+    };
+    builder.run(options)?;
+    Ok(builder.levels.into_iter().map(BuildLevel::freeze).collect())
+}
+
+/// Numbers the nodes of every level; row order on each, so the first node of the top is the entry.
+fn lay_out(row_levels: &[u8], m: usize) -> Vec<BuildLevel> {
+    let top = row_levels.iter().copied().max().unwrap_or(0) as usize;
+    let mut levels = Vec::with_capacity(top + 1);
+    let mut below: Vec<u32> = (0..row_levels.len() as u32).collect();
+    levels.push(BuildLevel::new(
+        below.len(),
+        max_links(m, 0),
+        Vec::new(),
+        Vec::new(),
+    ));
+    for level in 1..=top {
+        let (mut rows, mut numbers) = (Vec::new(), Vec::new());
+        for (number, row) in below.iter().enumerate() {
+            if row_levels[*row as usize] as usize >= level {
+                rows.push(*row);
+                numbers.push(number as u32);
+            }
+        }
+        below = rows.clone();
+        levels.push(BuildLevel::new(
+            rows.len(),
+            max_links(m, level),
+            rows,
+            numbers,
+        ));
+    }
+    levels
+}
+
+impl Builder<'_> {
+    fn run(&self, options: &BuildOptions<'_>) -> Result<()> {
+        let rows = self.codes.rows;
+        let next = AtomicUsize::new(0);
+        let count = |done: usize| {
+            if let Some(progress) = options.progress {
+                progress.fetch_add(done, Ordering::Relaxed);
+            }
+        };
+        let insert_until = |limit: usize, chunk: usize| -> Result<()> {
+            let mut worker = Worker::default();
+            loop {
+                let start = next.fetch_add(chunk, Ordering::Relaxed);
+                if start >= limit {
+                    return Ok(());
+                }
+                let end = (start + chunk).min(limit);
+                for row in start..end {
+                    self.insert(row as u32, &mut worker)?;
+                }
+                count(end - start);
+            }
+        };
+        let serial = if options.threads <= 1 {
+            rows
+        } else {
+            rows.min(SERIAL_ROWS)
+        };
+        insert_until(serial, 1)?;
+        next.store(serial, Ordering::Relaxed);
+        if serial == rows {
+            return Ok(());
+        }
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..options.threads)
+                .map(|_| scope.spawn(|| insert_until(rows, CHUNK_ROWS)))
+                .collect();
+            let mine = insert_until(rows, CHUNK_ROWS);
+            others.into_iter().fold(mine, |result, other| {
+                let theirs = other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                result.and(theirs)
+            })
+        })
+    }
+
+    /// Finds the neighbours of a row on all its levels, then links it from the lowest up: so
+    /// whoever meets it on a level finds its way on below.
+    fn insert(&self, row: u32, worker: &mut Worker) -> Result<()> {
+        let top = self.levels.len() - 1;
+        let mut entry = 0u32;
+        if self.levels[top].row_of(entry) == row {
+            return Ok(());
+        }
+        let row_level = self.row_levels[row as usize] as usize;
+        worker.chosen.resize_with(self.levels.len(), Vec::new);
+        self.codes.prepare_row(row, &mut worker.prepared);
+        for level in (0..=top).rev() {
+            let layer = &self.levels[level];
+            let Worker {
+                walk,
+                prepared,
+                chosen,
+                ..
+            } = worker;
+            if level > row_level {
+                entry = greedy(layer, self.codes, prepared, walk, entry);
+            } else {
+                let pool_size = self.ef_construction.max(self.m);
+                beam(
+                    layer, self.codes, prepared, walk, entry, pool_size, self.stop,
+                )?;
+                let found = walk.pool.iter().map(|(key, node)| Candidate { key, node });
+                self.select(layer, found, self.m, &mut chosen[level]);
+                entry = walk.pool.iter().next().map_or(entry, |(_, node)| node);
+            }
+            if level > 0 {
+                entry = layer.node_below[entry as usize];
+            }
+        }
+        for level in 0..=row_level {
+            let mut chosen = std::mem::take(&mut worker.chosen[level]);
+            self.link(level, row, &chosen, worker);
+            chosen.clear();
+            worker.chosen[level] = chosen;
+        }
+        Ok(())
+    }
+
+    /// Keeps up to `limit` candidates, nearest first, each nearer to the row than to any kept one, so
+    /// that links lead in different directions.
+    ///
+    /// Of candidates equal to the row only a quarter of the links are taken: copies of one vector
+    /// must not use up each other's links and drift away from the rest.
+    ///
+    /// # Source
+    /// Malkov & Yashunin 2016, Algorithm 4 without its extensions.
+    fn select(
+        &self,
+        layer: &BuildLevel,
+        found: impl Iterator<Item = Candidate>,
+        limit: usize,
+        kept: &mut Vec<Candidate>,
+    ) {
+        kept.clear();
+        let mut copies = 0;
+        for candidate in found {
+            if kept.len() == limit {
+                break;
+            }
+            let row = layer.row_of(candidate.node);
+            let is_apart = kept
+                .iter()
+                .all(|other| self.codes.pair(row, layer.row_of(other.node)) >= candidate.key);
+            let is_copy = candidate.key == 0.0;
+            if is_apart && !(is_copy && copies >= limit.div_ceil(4)) {
+                copies += usize::from(is_copy);
+                kept.push(candidate);
+            }
+        }
+    }
+
+    /// Sets a row's own links on a level and adds the links back.
+    fn link(&self, level: usize, row: u32, chosen: &[Candidate], worker: &mut Worker) {
+        let layer = &self.levels[level];
+        let node = match level {
+            0 => row,
+            // Nodes are numbered in row order.
+            _ => layer.node_rows.partition_point(|other| *other < row) as u32,
+        };
+        {
+            let _lock = layer.locks[node as usize % LOCKS].lock();
+            layer.store(node, chosen.iter().map(|candidate| candidate.node));
+        }
+        for candidate in chosen {
+            self.link_back(
+                layer,
+                candidate.node,
+                Candidate {
+                    key: candidate.key,
+                    node,
+                },
+                worker,
+            );
+        }
+    }
+
+    /// Adds a link to a node; a full list is chosen anew.
+    fn link_back(&self, layer: &BuildLevel, node: u32, link: Candidate, worker: &mut Worker) {
+        let _lock = layer.locks[node as usize % LOCKS].lock();
+        if layer.append(node, link.node) {
+            return;
+        }
+        let row = layer.row_of(node);
+        let Worker {
+            walk, crowd, kept, ..
+        } = worker;
+        layer.neighbours(node, &mut walk.nodes);
+        crowd.clear();
+        crowd.push(link);
+        crowd.extend(walk.nodes.iter().map(|other| Candidate {
+            key: self.codes.pair(row, layer.row_of(*other)),
+            node: *other,
+        }));
+        crowd.sort_unstable_by(|a, b| a.key.total_cmp(&b.key).then(a.node.cmp(&b.node)));
+        self.select(layer, crowd.iter().copied(), layer.max_links, kept);
+        layer.store(node, kept.iter().map(|candidate| candidate.node));
+    }
+}

@@ -1,0 +1,134 @@
+//! The links of a finished graph, level by level, in flat arrays.
+//!
+//! On level 0 a node is its row. An upper level numbers its nodes on its own, in row order, so that
+//! its arrays are as small as it is; each node knows its row and its number on the level below.
+
+use bytes::Bytes;
+
+use crate::buffer::view;
+use crate::error::{Error, Result};
+use crate::kernel::{LINE_BYTES, prefetch};
+
+/// Ends a list of links that is not full.
+pub(super) const NO_LINK: u32 = u32::MAX;
+
+/// Links in one cache line.
+pub(super) const LINE_LINKS: usize = LINE_BYTES / 4;
+
+/// A level of a graph that can be walked.
+pub(super) trait Layer {
+    /// Number of nodes.
+    fn nodes(&self) -> usize;
+    /// Replaces `out` by the neighbours of a node.
+    fn neighbours(&self, node: u32, out: &mut Vec<u32>);
+    /// Replaces `out` by the rows of some nodes.
+    fn rows(&self, nodes: &[u32], out: &mut Vec<u32>);
+    /// Asks for the cache lines of a node's links.
+    fn prefetch(&self, node: u32);
+}
+
+/// Space of one list: whole cache lines, so that a list starts on one.
+pub(super) fn link_stride(max_links: usize) -> usize {
+    max_links.next_multiple_of(LINE_LINKS)
+}
+
+/// Links a node of a level may have: twice as many on level 0, as the paper advises.
+pub(super) fn max_links(m: usize, level: usize) -> usize {
+    if level == 0 { 2 * m } else { m }
+}
+
+/// One level of a finished graph.
+pub(super) struct Level {
+    /// `[nodes, stride]` u32.
+    pub(super) links: Bytes,
+    /// `[nodes]` u32, empty on level 0.
+    pub(super) node_rows: Bytes,
+    /// `[nodes]` u32, empty on level 0.
+    pub(super) node_below: Bytes,
+    pub(super) stride: usize,
+}
+
+impl Level {
+    /// What a walk uses, with the byte sections read as numbers.
+    pub(super) fn view(&self) -> LevelView<'_> {
+        LevelView {
+            links: view(&self.links),
+            node_rows: view(&self.node_rows),
+            node_below: view(&self.node_below),
+            stride: self.stride,
+        }
+    }
+
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.links.len() + self.node_rows.len() + self.node_below.len()
+    }
+
+    /// Checks that every number points to something, so that no walk can leave the arrays.
+    pub(super) fn check(&self, rows: usize, nodes_below: usize) -> Result<()> {
+        let level = self.view();
+        let nodes = level.nodes();
+        let within = |numbers: &[u32], limit: usize| numbers.iter().all(|n| (*n as usize) < limit);
+        let links_fit = level
+            .links
+            .iter()
+            .all(|node| (*node as usize) < nodes || *node == NO_LINK);
+        if links_fit && within(level.node_rows, rows) && within(level.node_below, nodes_below) {
+            Ok(())
+        } else {
+            Err(Error::corrupt("a link points nowhere"))
+        }
+    }
+}
+
+/// A level, ready to be walked.
+#[derive(Clone, Copy)]
+pub(super) struct LevelView<'a> {
+    links: &'a [u32],
+    node_rows: &'a [u32],
+    node_below: &'a [u32],
+    stride: usize,
+}
+
+impl LevelView<'_> {
+    /// The same row on the level below.
+    pub(super) fn below(&self, node: u32) -> u32 {
+        self.node_below[node as usize]
+    }
+
+    #[inline]
+    fn list(&self, node: u32) -> &[u32] {
+        &self.links[node as usize * self.stride..][..self.stride]
+    }
+}
+
+impl Layer for LevelView<'_> {
+    fn nodes(&self) -> usize {
+        self.links.len() / self.stride
+    }
+
+    #[inline]
+    fn neighbours(&self, node: u32, out: &mut Vec<u32>) {
+        out.clear();
+        out.extend(
+            self.list(node)
+                .iter()
+                .copied()
+                .take_while(|link| *link != NO_LINK),
+        );
+    }
+
+    #[inline]
+    fn rows(&self, nodes: &[u32], out: &mut Vec<u32>) {
+        out.clear();
+        if self.node_rows.is_empty() {
+            out.extend_from_slice(nodes);
+        } else {
+            out.extend(nodes.iter().map(|node| self.node_rows[*node as usize]));
+        }
+    }
+
+    #[inline]
+    fn prefetch(&self, node: u32) {
+        prefetch(self.list(node));
+    }
+}

@@ -1,0 +1,266 @@
+//! Hierarchical navigable small-world graph, walked on 8-bit codes, answered in exact scores.
+//!
+//! # Source
+//! Malkov & Yashunin 2016.
+
+mod build;
+mod graph;
+mod scratch;
+mod search;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::io::Write;
+
+use bytes::Bytes;
+use redkite_types::{BitSet, MetricType};
+
+use self::graph::{Level, LevelView, link_stride, max_links};
+use self::scratch::{MAX_NODES, with_scratch};
+use self::search::Allowed;
+use crate::buffer::{aligned_copy, view};
+use crate::codes::{Codes, Encoding, stride};
+use crate::error::{Error, Result};
+use crate::file::{Header, Section, Stored};
+use crate::flat::{inverse_norms, norm_section};
+use crate::index::{BuildOptions, Hit, StopFlag, VectorIndex, check_matrix, check_raw};
+use crate::params::{IndexParams, IndexType, SearchParams};
+use crate::raw::{RawVectors, check_query};
+use crate::sq8::Quantizer;
+
+/// A graph over the codes of one segment's vectors.
+pub struct HnswIndex {
+    index_type: IndexType,
+    codes: Codes,
+    /// `[rows]` f32 for cosine, else empty.
+    inverse_norms: Bytes,
+    /// Lowest first. The walk starts at node 0 of the last.
+    levels: Vec<Level>,
+    m: usize,
+    ef_construction: usize,
+}
+
+impl HnswIndex {
+    /// Builds the graph of row-major `[rows, dim]` vectors.
+    ///
+    /// # Errors
+    /// As [`crate::build`].
+    pub fn build(
+        params: &IndexParams,
+        rows: &[f32],
+        dim: usize,
+        options: &BuildOptions<'_>,
+    ) -> Result<Self> {
+        params.validate()?;
+        check_matrix(rows, dim, MAX_NODES)?;
+        options.stop.check()?;
+        let mut codes = Codes::encode(params.metric, dim, rows);
+        let levels = build::build_levels(&codes, params.m, params.ef_construction, options)?;
+        codes.finish();
+        Ok(Self {
+            index_type: params.index_type,
+            inverse_norms: inverse_norms(params.metric, rows, dim),
+            codes,
+            levels,
+            m: params.m,
+            ef_construction: params.ef_construction,
+        })
+    }
+
+    pub(crate) fn from_stored(mut stored: Stored) -> Result<Self> {
+        let header = stored.header.clone();
+        if !(2..=2048).contains(&header.m) || header.rows > MAX_NODES || header.upper_levels > 64 {
+            return Err(Error::corrupt("graph shape"));
+        }
+        let inverse_norms = norm_section(&mut stored)?;
+        let codes = stored_codes(&header, &mut stored)?;
+        let levels = stored_levels(&header, &mut stored)?;
+        Ok(Self {
+            index_type: header.index_type,
+            codes,
+            inverse_norms,
+            levels,
+            m: header.m,
+            ef_construction: header.ef_construction,
+        })
+    }
+
+    fn view(&self, level: usize) -> LevelView<'_> {
+        self.levels[level].view()
+    }
+
+    fn allowed<'a>(&self, set: Option<&'a BitSet>) -> Allowed<'a> {
+        let rows = self.codes.rows;
+        let count = match set {
+            None => rows,
+            Some(set) if set.len() <= rows => set.count_ones(),
+            Some(set) => {
+                let whole = set.words().iter().take(rows / 64);
+                let last = set.words().get(rows / 64).copied().unwrap_or(0);
+                let tail = last & ((1u64 << (rows % 64)) - 1);
+                whole.map(|word| word.count_ones() as usize).sum::<usize>()
+                    + tail.count_ones() as usize
+            }
+        };
+        Allowed { set, count }
+    }
+
+    fn check(&self, query: &[f32], raw: &dyn RawVectors, stop: &StopFlag) -> Result<()> {
+        check_query(query, self.codes.dim)?;
+        check_raw(raw, self.codes.rows, self.codes.dim)?;
+        stop.check()
+    }
+}
+
+/// Reads the rows out of a file.
+fn stored_codes(header: &Header, stored: &mut Stored) -> Result<Codes> {
+    let Header {
+        rows, dim, metric, ..
+    } = *header;
+    let encoding = if header.is_sq8 {
+        let mean = stored.take(Section::Mean, 0, dim * 4)?;
+        if !(header.scale > 0.0 && header.scale.is_finite()) {
+            return Err(Error::corrupt("scale"));
+        }
+        Encoding::Sq8(Quantizer {
+            mean: view(&mean).to_vec(),
+            scale: header.scale,
+        })
+    } else {
+        Encoding::F32
+    };
+    if !header.is_sq8 && dim > crate::codes::F32_DIM_MAX {
+        return Err(Error::corrupt("encoding"));
+    }
+    let data = stored.take(Section::Codes, 0, rows * stride(&encoding, dim))?;
+    let adds = if header.is_sq8 && metric != MetricType::Ip {
+        rows
+    } else {
+        0
+    };
+    let add = stored.take(Section::Add, 0, adds * 4)?;
+    Ok(Codes::from_parts(metric, dim, rows, encoding, data, add))
+}
+
+/// Reads the levels out of a file and checks every link.
+fn stored_levels(header: &Header, stored: &mut Stored) -> Result<Vec<Level>> {
+    let mut levels = Vec::with_capacity(header.upper_levels + 1);
+    let mut nodes_below = header.rows;
+    for number in 0..=header.upper_levels {
+        let link_stride = link_stride(max_links(header.m, number));
+        let nodes = match number {
+            0 => header.rows,
+            _ => stored.len_of(Section::NodeRows, number)? / 4,
+        };
+        let numbers = if number == 0 { 0 } else { nodes * 4 };
+        let level = Level {
+            links: stored.take(Section::Links, number, nodes * link_stride * 4)?,
+            node_rows: stored.take(Section::NodeRows, number, numbers)?,
+            node_below: stored.take(Section::NodeBelow, number, numbers)?,
+            stride: link_stride,
+        };
+        if nodes == 0 && number > 0 {
+            return Err(Error::corrupt("empty level"));
+        }
+        level.check(header.rows, nodes_below)?;
+        nodes_below = nodes;
+        levels.push(level);
+    }
+    Ok(levels)
+}
+
+impl VectorIndex for HnswIndex {
+    fn search(
+        &self,
+        query: &[f32],
+        raw: &dyn RawVectors,
+        params: &SearchParams,
+        allow: Option<&BitSet>,
+        k: usize,
+        stop: &StopFlag,
+        out: &mut Vec<Hit>,
+    ) -> Result<()> {
+        self.check(query, raw, stop)?;
+        params.pool_size(k)?;
+        let allowed = self.allowed(allow);
+        if k == 0 || allowed.count == 0 {
+            return Ok(());
+        }
+        with_scratch(|scratch| self.nearest(query, raw, params, allowed, k, stop, scratch, out))
+    }
+
+    fn range_search(
+        &self,
+        query: &[f32],
+        raw: &dyn RawVectors,
+        params: &SearchParams,
+        allow: Option<&BitSet>,
+        limit: usize,
+        stop: &StopFlag,
+        out: &mut Vec<Hit>,
+    ) -> Result<()> {
+        let range = params.required_range(self.codes.metric)?;
+        self.check(query, raw, stop)?;
+        let allowed = self.allowed(allow);
+        if limit == 0 || allowed.count == 0 {
+            return Ok(());
+        }
+        with_scratch(|scratch| {
+            self.within(
+                query, raw, params, range, allowed, limit, stop, scratch, out,
+            )
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.codes.rows
+    }
+
+    fn dim(&self) -> usize {
+        self.codes.dim
+    }
+
+    fn metric(&self) -> MetricType {
+        self.codes.metric
+    }
+
+    fn index_type(&self) -> IndexType {
+        self.index_type
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let links: usize = self.levels.iter().map(Level::memory_bytes).sum();
+        self.codes.memory_bytes() + self.inverse_norms.len() + links
+    }
+
+    fn write(&self, out: &mut dyn Write) -> Result<()> {
+        let mut header = Header::new(
+            self.index_type,
+            self.codes.metric,
+            self.codes.dim,
+            self.codes.rows,
+        );
+        header.m = self.m;
+        header.ef_construction = self.ef_construction;
+        header.upper_levels = self.levels.len() - 1;
+        let mut mean = Bytes::new();
+        if let Encoding::Sq8(quantizer) = &self.codes.encoding {
+            header.is_sq8 = true;
+            header.scale = quantizer.scale;
+            mean = aligned_copy(&quantizer.mean);
+        }
+        let mut sections = vec![(Section::InverseNorms, 0, &self.inverse_norms[..])];
+        if header.is_sq8 {
+            sections.push((Section::Mean, 0, &mean));
+        }
+        sections.push((Section::Codes, 0, &self.codes.data));
+        sections.push((Section::Add, 0, &self.codes.add));
+        for (number, level) in self.levels.iter().enumerate() {
+            sections.push((Section::Links, number, &level.links));
+            sections.push((Section::NodeRows, number, &level.node_rows));
+            sections.push((Section::NodeBelow, number, &level.node_below));
+        }
+        crate::file::write(&header, &sections, out)
+    }
+}

@@ -1,0 +1,202 @@
+//! What a walk needs besides the graph, kept per thread so that a search allocates nothing.
+
+use std::cell::RefCell;
+
+use crate::codes::Prepared;
+use crate::topk::TopK;
+
+/// Marks of visited nodes as epoch numbers: forgetting all of them is one increment.
+#[derive(Default)]
+pub(super) struct Visited {
+    marks: Vec<u8>,
+    epoch: u8,
+}
+
+impl Visited {
+    /// Forgets all marks and makes room for `nodes`.
+    pub(super) fn reset(&mut self, nodes: usize) {
+        if self.epoch == u8::MAX {
+            self.marks.fill(0);
+            self.epoch = 0;
+        }
+        self.epoch += 1;
+        if self.marks.len() < nodes {
+            self.marks.resize(nodes, 0);
+        }
+    }
+
+    /// Marks a node; whether it was not marked before.
+    #[inline]
+    pub(super) fn insert(&mut self, node: u32) -> bool {
+        let mark = &mut self.marks[node as usize];
+        let is_new = *mark != self.epoch;
+        *mark = self.epoch;
+        is_new
+    }
+
+    #[inline]
+    pub(super) fn contains(&self, node: u32) -> bool {
+        self.marks[node as usize] == self.epoch
+    }
+}
+
+/// One node of a pool.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    key: f32,
+    /// The highest bit says that its neighbours have been looked at.
+    node: u32,
+}
+
+const EXPANDED: u32 = 1 << 31;
+
+/// Nodes a graph can have: the highest bit of a node is a flag, and one number marks "no link".
+pub(super) const MAX_NODES: usize = (EXPANDED - 1) as usize;
+
+/// The best nodes found so far, sorted, with a cursor at the first that was not expanded.
+///
+/// It takes the part of both heaps of the paper's Algorithm 2: a walk ends when the cursor passes
+/// the end.
+#[derive(Default)]
+pub(super) struct Pool {
+    entries: Vec<Entry>,
+    capacity: usize,
+    cursor: usize,
+}
+
+impl Pool {
+    /// Empties the pool; it will keep the `capacity` best.
+    pub(super) fn reset(&mut self, capacity: usize) {
+        self.entries.clear();
+        self.capacity = capacity;
+        self.cursor = 0;
+    }
+
+    /// Offers a node; one that is no better than the worst of a full pool is dropped.
+    #[inline]
+    pub(super) fn insert(&mut self, key: f32, node: u32) {
+        if self.entries.len() == self.capacity {
+            match self.entries.last() {
+                Some(worst) if key < worst.key => self.entries.pop(),
+                _ => return,
+            };
+        }
+        let at = self.entries.partition_point(|entry| entry.key <= key);
+        self.entries.insert(at, Entry { key, node });
+        self.cursor = self.cursor.min(at);
+    }
+
+    /// Takes the best node that was not expanded yet.
+    #[inline]
+    pub(super) fn next(&mut self) -> Option<u32> {
+        self.skip_expanded();
+        let entry = self.entries.get_mut(self.cursor)?;
+        let node = entry.node;
+        entry.node |= EXPANDED;
+        self.cursor += 1;
+        Some(node)
+    }
+
+    /// The node that [`Pool::next`] would take now.
+    #[inline]
+    pub(super) fn peek(&mut self) -> Option<u32> {
+        self.skip_expanded();
+        self.entries.get(self.cursor).map(|entry| entry.node)
+    }
+
+    fn skip_expanded(&mut self) {
+        while let Some(entry) = self.entries.get(self.cursor) {
+            if entry.node & EXPANDED == 0 {
+                break;
+            }
+            self.cursor += 1;
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Keys and nodes, best first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (f32, u32)> + '_ {
+        self.entries
+            .iter()
+            .map(|entry| (entry.key, entry.node & !EXPANDED))
+    }
+}
+
+/// Buffers of one walk.
+#[derive(Default)]
+pub(super) struct Walk {
+    pub(super) visited: Visited,
+    pub(super) pool: Pool,
+    /// Neighbours of the node being expanded.
+    pub(super) nodes: Vec<u32>,
+    /// Those of them that are new.
+    pub(super) fresh: Vec<u32>,
+    /// Their rows.
+    pub(super) rows: Vec<u32>,
+    /// Their keys.
+    pub(super) keys: Vec<f32>,
+    /// Those that a filter excludes but whose neighbours may pass.
+    pub(super) blocked: Vec<u32>,
+}
+
+/// All buffers of one search.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) walk: Walk,
+    pub(super) prepared: Prepared,
+    pub(super) topk: TopK,
+    /// Rows to score exactly, best first by code.
+    pub(super) candidates: Vec<u32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Runs `search` with this thread's buffers.
+pub(super) fn with_scratch<T>(search: impl FnOnce(&mut Scratch) -> T) -> T {
+    SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
+        Ok(mut scratch) => search(&mut scratch),
+        // Only if raw vectors themselves search on this thread: correct, if slower.
+        Err(_) => search(&mut Scratch::default()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pool_keeps_the_best_and_expands_each_once() {
+        let mut pool = Pool::default();
+        pool.reset(3);
+        for (key, node) in [(5.0, 5), (1.0, 1), (3.0, 3), (4.0, 4)] {
+            pool.insert(key, node);
+        }
+        assert_eq!(pool.next(), Some(1));
+        pool.insert(0.5, 7);
+        assert_eq!(pool.peek(), Some(7));
+        assert_eq!(
+            [pool.next(), pool.next(), pool.next()],
+            [Some(7), Some(3), None]
+        );
+        let kept: Vec<u32> = pool.iter().map(|(_, node)| node).collect();
+        assert_eq!(kept, [7, 1, 3]);
+        pool.insert(9.0, 9);
+        assert_eq!(pool.len(), 3);
+    }
+
+    #[test]
+    fn marks_are_forgotten_at_each_reset_even_when_epochs_wrap() {
+        let mut visited = Visited::default();
+        for round in 0..600 {
+            visited.reset(4 + round % 3);
+            assert!(visited.insert(3), "round {round}");
+            assert!(!visited.insert(3));
+            assert!(visited.contains(3) && !visited.contains(2));
+        }
+    }
+}

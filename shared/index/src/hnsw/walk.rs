@@ -1,0 +1,193 @@
+//! Walking one level of a graph.
+
+use redkite_types::BitSet;
+
+use super::graph::Layer;
+use super::scratch::Walk;
+use crate::codes::{Codes, Prepared};
+use crate::error::Result;
+use crate::index::StopFlag;
+
+/// Moves to the nearest neighbour until none is nearer.
+///
+/// # Source
+/// Malkov & Yashunin 2016, Algorithm 2 with ef = 1.
+pub(super) fn greedy(
+    layer: &impl Layer,
+    codes: &Codes,
+    prepared: &mut Prepared,
+    walk: &mut Walk,
+    entry: u32,
+) -> u32 {
+    let mut best = entry;
+    walk.keys.clear();
+    layer.rows(&[entry], &mut walk.rows);
+    codes.keys(prepared, &walk.rows, &mut walk.keys);
+    let mut best_key = walk.keys[0];
+    loop {
+        let from = best;
+        layer.neighbours(from, &mut walk.nodes);
+        layer.rows(&walk.nodes, &mut walk.rows);
+        walk.rows.iter().for_each(|row| codes.prefetch(*row));
+        walk.keys.clear();
+        codes.keys(prepared, &walk.rows, &mut walk.keys);
+        for (node, key) in walk.nodes.iter().zip(&walk.keys) {
+            if *key < best_key {
+                (best, best_key) = (*node, *key);
+            }
+        }
+        if best == from {
+            return best;
+        }
+    }
+}
+
+/// Fills the walk's pool with the `pool_size` nearest nodes it can find from `entry`.
+///
+/// # Errors
+/// `Cancelled`.
+///
+/// # Source
+/// Malkov & Yashunin 2016, Algorithm 2, with one sorted pool instead of two heaps.
+pub(super) fn beam(
+    layer: &impl Layer,
+    codes: &Codes,
+    prepared: &mut Prepared,
+    walk: &mut Walk,
+    entry: u32,
+    pool_size: usize,
+    stop: &StopFlag,
+) -> Result<()> {
+    walk.visited.reset(layer.nodes());
+    walk.pool.reset(pool_size);
+    walk.visited.insert(entry);
+    walk.fresh.clear();
+    walk.fresh.push(entry);
+    score_fresh(layer, codes, prepared, walk);
+    while let Some(node) = walk.pool.next() {
+        stop.check()?;
+        layer.neighbours(node, &mut walk.nodes);
+        walk.fresh.clear();
+        for neighbour in &walk.nodes {
+            if walk.visited.insert(*neighbour) {
+                walk.fresh.push(*neighbour);
+            }
+        }
+        score_fresh(layer, codes, prepared, walk);
+        if let Some(next) = walk.pool.peek() {
+            layer.prefetch(next);
+        }
+    }
+    Ok(())
+}
+
+/// Offers the fresh nodes to the pool.
+#[inline]
+fn score_fresh(layer: &impl Layer, codes: &Codes, prepared: &mut Prepared, walk: &mut Walk) {
+    layer.rows(&walk.fresh, &mut walk.rows);
+    walk.rows.iter().for_each(|row| codes.prefetch(*row));
+    walk.keys.clear();
+    codes.keys(prepared, &walk.rows, &mut walk.keys);
+    for (node, key) in walk.fresh.iter().zip(&walk.keys) {
+        walk.pool.insert(*key, *node);
+    }
+}
+
+/// Nodes of the unfiltered walk that leads a filtered one to the query's surroundings.
+const SCOUT_POOL: usize = 12;
+
+/// Like [`beam`] on level 0, but only allowed rows enter the pool: a walk on the graph that the
+/// allowed rows would form, each linked to the allowed neighbours of its neighbours.
+///
+/// Gives up, and answers `false`, after touching more than `budget` nodes: then a scan is cheaper.
+///
+/// # Source
+/// ACORN-1 (Patel et al. 2024): two hops through neighbours that do not pass.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the graph, the query, the filter and the limits of one walk"
+)]
+pub(super) fn filtered_beam(
+    layer: &impl Layer,
+    codes: &Codes,
+    prepared: &mut Prepared,
+    walk: &mut Walk,
+    entry: u32,
+    allow: &BitSet,
+    pool_size: usize,
+    degree: usize,
+    budget: usize,
+    stop: &StopFlag,
+) -> Result<bool> {
+    beam(layer, codes, prepared, walk, entry, SCOUT_POOL, stop)?;
+    let scouts: [u32; SCOUT_POOL] = {
+        let mut nodes = walk.pool.iter().map(|(_, node)| node);
+        std::array::from_fn(|_| nodes.next().unwrap_or(entry))
+    };
+    walk.visited.reset(layer.nodes());
+    walk.pool.reset(pool_size);
+    walk.fresh.clear();
+    for scout in scouts {
+        if allow.get(scout as usize) && walk.visited.insert(scout) {
+            walk.fresh.push(scout);
+        }
+    }
+    score_fresh(layer, codes, prepared, walk);
+    let mut touched = 0;
+    for scout in scouts {
+        touched += expand_filtered(layer, walk, scout, allow, degree);
+        score_fresh(layer, codes, prepared, walk);
+    }
+    while let Some(node) = walk.pool.next() {
+        stop.check()?;
+        if touched > budget {
+            return Ok(false);
+        }
+        touched += expand_filtered(layer, walk, node, allow, degree);
+        score_fresh(layer, codes, prepared, walk);
+        if let Some(next) = walk.pool.peek() {
+            layer.prefetch(next);
+        }
+    }
+    Ok(true)
+}
+
+/// Collects the allowed nodes within two hops that are new, about `degree` of them, into `fresh`;
+/// answers how many nodes it touched.
+fn expand_filtered(
+    layer: &impl Layer,
+    walk: &mut Walk,
+    node: u32,
+    allow: &BitSet,
+    degree: usize,
+) -> usize {
+    layer.neighbours(node, &mut walk.nodes);
+    walk.fresh.clear();
+    walk.blocked.clear();
+    for neighbour in &walk.nodes {
+        if allow.get(*neighbour as usize) {
+            if walk.visited.insert(*neighbour) {
+                walk.fresh.push(*neighbour);
+            }
+        } else if !walk.visited.contains(*neighbour) {
+            layer.prefetch(*neighbour);
+            walk.blocked.push(*neighbour);
+        }
+    }
+    let mut hops = 0;
+    for between in &walk.blocked {
+        if walk.fresh.len() >= degree {
+            break;
+        }
+        // Marked only now: one that was not looked through may still be, from elsewhere.
+        walk.visited.insert(*between);
+        hops += 1;
+        layer.neighbours(*between, &mut walk.nodes);
+        for neighbour in &walk.nodes {
+            if allow.get(*neighbour as usize) && walk.visited.insert(*neighbour) {
+                walk.fresh.push(*neighbour);
+            }
+        }
+    }
+    hops + walk.fresh.len()
+}

@@ -1,0 +1,250 @@
+//! What the segment crate sees: one trait, and how to build and open what implements it.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use redkite_types::{BitSet, MetricType};
+
+use crate::buffer::AlignedBuffer;
+use crate::error::{Error, Result};
+use crate::file::Stored;
+use crate::flat::FlatIndex;
+use crate::hnsw::HnswIndex;
+use crate::params::{IndexParams, IndexType, SearchParams};
+use crate::raw::RawVectors;
+
+/// One result.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Hit {
+    /// Row number in the segment.
+    pub row: u32,
+    /// Exact score as Milvus reports it: squared L2 distance, inner product or cosine.
+    pub score: f32,
+}
+
+/// Lets a caller stop a running search or build from another thread; clones share the flag.
+#[derive(Clone, Debug, Default)]
+pub struct StopFlag(Arc<AtomicBool>);
+
+impl StopFlag {
+    /// A flag that is not raised.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Raises the flag for good.
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was raised.
+    pub fn is_stopped(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Fails once the flag is raised.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub fn check(&self) -> Result<()> {
+        if self.is_stopped() {
+            Err(Error::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// An index over the vectors of one sealed segment.
+///
+/// # Shapes
+/// Queries are one row of `dim` values; `raw` is the `[rows, dim]` matrix the index was built from;
+/// `allow` spans its rows (rows past its end are not allowed).
+///
+/// # Correctness
+/// An implementation returns exactly `min(k, allowed rows)` hits, each row once, best first, equal
+/// scores by row, and every score is exact.
+///
+/// # Errors
+/// Every search may answer `DimMismatch`, `NotFinite`, `InvalidParameter` (the caller's fault, never
+/// retry), `RawMismatch` (a bug of the caller) and `Cancelled`. `out` is then unspecified.
+pub trait VectorIndex: Send + Sync {
+    /// Appends the `k` nearest allowed rows to `out`. A range in `params` is not looked at.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is borrowed from a different owner on the hot path"
+    )]
+    fn search(
+        &self,
+        query: &[f32],
+        raw: &dyn RawVectors,
+        params: &SearchParams,
+        allow: Option<&BitSet>,
+        k: usize,
+        stop: &StopFlag,
+        out: &mut Vec<Hit>,
+    ) -> Result<()>;
+
+    /// Appends the best `limit` allowed rows whose score lies in `params.range` to `out`.
+    ///
+    /// # Errors
+    /// Also `InvalidParameter` when `params` has no range, or an empty one.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is borrowed from a different owner on the hot path"
+    )]
+    fn range_search(
+        &self,
+        query: &[f32],
+        raw: &dyn RawVectors,
+        params: &SearchParams,
+        allow: Option<&BitSet>,
+        limit: usize,
+        stop: &StopFlag,
+        out: &mut Vec<Hit>,
+    ) -> Result<()>;
+
+    /// Number of rows.
+    fn len(&self) -> usize;
+
+    /// Whether there are no rows.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Values in a row.
+    fn dim(&self) -> usize;
+
+    /// How distance is measured.
+    fn metric(&self) -> MetricType;
+
+    /// The type under which it was built.
+    fn index_type(&self) -> IndexType;
+
+    /// Bytes the index holds, mapped ones included, the raw vectors not.
+    fn memory_bytes(&self) -> usize;
+
+    /// Writes the index file; [`open`] reads it.
+    ///
+    /// # Errors
+    /// `Io` when the writer fails.
+    fn write(&self, out: &mut dyn Write) -> Result<()>;
+}
+
+/// How to build.
+#[derive(Clone, Copy, Debug)]
+pub struct BuildOptions<'a> {
+    /// Threads to use, the calling one included; 0 counts as 1. With 1 the result depends on rows,
+    /// parameters and seed only.
+    pub threads: usize,
+    /// Seed of the levels.
+    pub seed: u64,
+    /// Counts finished rows, for progress reports.
+    pub progress: Option<&'a AtomicUsize>,
+    /// Stops the build when raised.
+    pub stop: &'a StopFlag,
+}
+
+/// Builds an index of row-major `[rows, dim]` vectors.
+///
+/// # Errors
+/// `DimMismatch`, `NotFinite` (names the row), `InvalidParameter`, `TooManyRows`: the caller's fault;
+/// `Cancelled` once the flag is raised.
+pub fn build(
+    params: &IndexParams,
+    rows: &[f32],
+    dim: usize,
+    options: &BuildOptions<'_>,
+) -> Result<Box<dyn VectorIndex>> {
+    Ok(match params.index_type {
+        IndexType::Flat => Box::new(FlatIndex::build(params.metric, rows, dim)?),
+        IndexType::Hnsw | IndexType::AutoIndex => {
+            Box::new(HnswIndex::build(params, rows, dim, options)?)
+        }
+    })
+}
+
+/// Opens an index file that is in memory, or mapped; nothing is decoded, and nothing is copied if
+/// the bytes start on a multiple of 64. All checksums are verified.
+///
+/// # Errors
+/// `Corrupt` (fetch the file again) · `UnsupportedVersion`.
+pub fn open(bytes: Bytes) -> Result<Box<dyn VectorIndex>> {
+    let stored = Stored::open(bytes)?;
+    Ok(match stored.header.index_type {
+        IndexType::Flat => Box::new(FlatIndex::from_stored(stored)?),
+        IndexType::Hnsw | IndexType::AutoIndex => Box::new(HnswIndex::from_stored(stored)?),
+    })
+}
+
+/// Reads a whole index file into memory, in huge pages where the system has them, and opens it.
+///
+/// A walk over a large index in memory is faster than over a mapped file, by a third and more.
+///
+/// # Errors
+/// As [`open`]; `Io` when the file cannot be read.
+pub fn load(mut file: impl Read + Seek) -> Result<Box<dyn VectorIndex>> {
+    let failed = |source| Error::Io {
+        action: "cannot be read",
+        source,
+    };
+    let len = file.seek(SeekFrom::End(0)).map_err(failed)?;
+    file.rewind().map_err(failed)?;
+    let mut buffer = AlignedBuffer::zeroed(len as usize);
+    file.read_exact(buffer.as_mut()).map_err(failed)?;
+    open(buffer.into_bytes())
+}
+
+/// Maps an index file and opens it: nothing is read but to verify checksums, and the system may
+/// drop pages that are not used.
+///
+/// The file must never be changed or truncated afterwards; it may be unlinked.
+///
+/// # Errors
+/// As [`open`]; `Io` when the file cannot be mapped.
+pub fn open_file(path: &Path) -> Result<Box<dyn VectorIndex>> {
+    let bytes = File::open(path)
+        .and_then(|file| crate::kernel::map_file(&file))
+        .map_err(|source| Error::Io {
+            action: "cannot be mapped",
+            source,
+        })?;
+    open(bytes)
+}
+
+/// Checks a `[rows, dim]` matrix before building: whole rows, all finite, not too many.
+pub(crate) fn check_matrix(rows: &[f32], dim: usize, limit: usize) -> Result<usize> {
+    if dim == 0 || !rows.len().is_multiple_of(dim) {
+        return Err(Error::DimMismatch {
+            expected: dim,
+            actual: rows.len(),
+        });
+    }
+    let count = rows.len() / dim;
+    if count > limit {
+        return Err(Error::TooManyRows { rows: count, limit });
+    }
+    match rows.iter().position(|value| !value.is_finite()) {
+        None => Ok(count),
+        Some(at) => Err(Error::NotFinite {
+            what: format!("row {}", at / dim),
+        }),
+    }
+}
+
+/// Checks that the lent vectors are those of the index.
+pub(crate) fn check_raw(raw: &dyn RawVectors, rows: usize, dim: usize) -> Result<()> {
+    if raw.dim() == dim && raw.rows() >= rows {
+        return Ok(());
+    }
+    Err(Error::RawMismatch {
+        raw_rows: raw.rows(),
+        raw_dim: raw.dim(),
+        rows,
+        dim,
+    })
+}

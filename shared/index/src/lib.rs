@@ -1,0 +1,50 @@
+//! The vector engine of Redkite: distance kernels, quantised codes, exact and graph indexes.
+//!
+//! Owns how vectors are compared, found and kept in index files. Pure and synchronous: it knows
+//! nothing of collections, timestamps, networks or async runtimes, starts no thread but those of a
+//! build, and holds no copy of the raw vectors (a segment lends them through [`RawVectors`]).
+//!
+//! | module | idea |
+//! | --- | --- |
+//! | `kernel` | distances for each instruction set, chosen at run time; all `unsafe` code lives there |
+//! | `sq8` | mean-centred scalar quantisation to one byte a dimension |
+//! | `codes` | the rows a graph walks on: padded, aligned, compared with a prepared query |
+//! | `raw` | borrowed raw vectors and exact scores as Milvus reports them |
+//! | `topk` | the best k of a stream of hits |
+//! | `flat` | exact search, and the brute force used for growing data |
+//! | `hnsw` | the graph: build, search, filters, range search |
+//! | `params` | Milvus's names, ranges and error texts of index and search parameters |
+//! | `buffer`, `random` | aligned bytes; the seeded generator of the levels |
+//! | `file` | the versioned, checksummed file format, opened without decoding |
+//! | `index` | the trait the segment crate uses, `build` and `open` |
+
+#[cfg(target_endian = "big")]
+compile_error!("index files are little-endian and read in place");
+
+mod buffer;
+mod codes;
+mod error;
+mod file;
+mod flat;
+mod hnsw;
+mod index;
+mod kernel;
+mod params;
+mod random;
+mod raw;
+mod sq8;
+#[cfg(test)]
+mod testing;
+mod topk;
+
+pub use error::{Error, Result};
+pub use flat::{FlatIndex, scan_range, scan_topk};
+pub use hnsw::HnswIndex;
+pub use index::{BuildOptions, Hit, StopFlag, VectorIndex, build, load, open, open_file};
+pub use params::{IndexParams, IndexType, RangeBounds, SearchParams};
+pub use raw::{RawSlice, RawVectors};
+
+/// Name of the kernels in use on this processor, for logs and benchmarks.
+pub fn kernel_name() -> &'static str {
+    kernel::kernels().name
+}

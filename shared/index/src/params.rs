@@ -1,0 +1,560 @@
+//! Milvus's names, ranges and error texts of index and search parameters.
+//!
+//! Every parameter is honoured or refused, none is ignored; with one exception, said at
+//! [`SearchParams::parse`].
+
+use redkite_types::MetricType;
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// Largest value of an integer parameter without a range of its own.
+const INT_MAX: i64 = i32::MAX as i64;
+
+/// The index types this engine builds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IndexType {
+    /// Exact search over the raw vectors; the index itself is almost nothing.
+    Flat,
+    /// A navigable small-world graph on 8-bit codes, its best candidates scored exactly.
+    Hnsw,
+    /// [`IndexType::Hnsw`] with parameters of our choice: `M` 16, `efConstruction` 128.
+    AutoIndex,
+}
+
+impl IndexType {
+    /// Parses Milvus's name, in any case; an empty one is AUTOINDEX, as clients mean it.
+    ///
+    /// # Errors
+    /// `InvalidIndexType`, the caller's fault.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name.to_ascii_uppercase().as_str() {
+            "FLAT" => Ok(Self::Flat),
+            "HNSW" => Ok(Self::Hnsw),
+            "AUTOINDEX" | "" => Ok(Self::AutoIndex),
+            _ => Err(Error::InvalidIndexType {
+                index_type: name.to_owned(),
+            }),
+        }
+    }
+
+    /// Milvus's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Flat => "FLAT",
+            Self::Hnsw => "HNSW",
+            Self::AutoIndex => "AUTOINDEX",
+        }
+    }
+}
+
+/// What to build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexParams {
+    /// The kind of index.
+    pub index_type: IndexType,
+    /// How distance is measured.
+    pub metric: MetricType,
+    /// Links a row keeps on each upper level; twice as many on the lowest. 2 to 2048, 30 if not said.
+    pub m: usize,
+    /// Candidates considered for a new row's links. At least 1, 360 if not said.
+    pub ef_construction: usize,
+}
+
+impl IndexParams {
+    /// What FLAT needs.
+    pub fn flat(metric: MetricType) -> Self {
+        Self {
+            index_type: IndexType::Flat,
+            metric,
+            m: 0,
+            ef_construction: 0,
+        }
+    }
+
+    /// HNSW with the given links and candidates; the ranges are checked when it is built.
+    pub fn hnsw(metric: MetricType, m: usize, ef_construction: usize) -> Self {
+        Self {
+            index_type: IndexType::Hnsw,
+            metric,
+            m,
+            ef_construction,
+        }
+    }
+
+    /// Our own choice.
+    ///
+    /// `M` 16 and `efConstruction` 128 reach recall@10 of 0.99 on 100,000 × 384 sentence embeddings
+    /// with a pool of 96, and 0.95 with fewer than 32; a larger `M` costs memory and build time and
+    /// only pays above that.
+    pub fn auto(metric: MetricType) -> Self {
+        Self {
+            index_type: IndexType::AutoIndex,
+            ..Self::hnsw(metric, 16, 128)
+        }
+    }
+
+    /// Parses what a client sends: the type, the metric, and the rest as a JSON object whose values
+    /// may be numbers or strings. The keys `index_type` and `metric_type` may be repeated in it.
+    ///
+    /// # Errors
+    /// `InvalidIndexType` · `InvalidParameter` for a parameter that is unknown, of the wrong type or
+    /// out of range, with Milvus's text. All the caller's fault.
+    pub fn parse(index_type: &str, metric: &str, params: &Map<String, Value>) -> Result<Self> {
+        let index_type = IndexType::parse(index_type)?;
+        let metric = parse_metric(metric)?;
+        let mut parsed = match index_type {
+            IndexType::Flat => Self::flat(metric),
+            IndexType::Hnsw => Self::hnsw(metric, 30, 360),
+            IndexType::AutoIndex => Self::auto(metric),
+        };
+        for (key, value) in params {
+            match (index_type, key.as_str()) {
+                (_, "index_type" | "metric_type") => {}
+                (IndexType::Hnsw, "M") => {
+                    parsed.m = build_integer(key, value, 2, 2048)?.unwrap_or(parsed.m);
+                }
+                (IndexType::Hnsw, "efConstruction") => {
+                    parsed.ef_construction =
+                        build_integer(key, value, 1, INT_MAX)?.unwrap_or(parsed.ef_construction);
+                }
+                (IndexType::AutoIndex, _) => {
+                    return Err(Error::invalid(format!(
+                        "only metric type can be passed when use AutoIndex, not '{key}'"
+                    )));
+                }
+                (IndexType::Flat | IndexType::Hnsw, _) => {
+                    return Err(unknown(key, index_type));
+                }
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// Like [`IndexParams::parse`], from the key-value pairs of the wire. `index_type` and
+    /// `metric_type` are taken from the pairs, or from a JSON object under `params`.
+    ///
+    /// # Errors
+    /// As [`IndexParams::parse`]; also when `params` is not a JSON object.
+    pub fn from_pairs(pairs: &[(String, String)]) -> Result<Self> {
+        let mut merged = Map::new();
+        for (key, value) in pairs {
+            if key == "params" {
+                let nested: Map<String, Value> = serde_json::from_str(value).map_err(|_| {
+                    Error::invalid(format!("invalid index params, not a JSON object: {value}"))
+                })?;
+                merged.extend(nested);
+            } else {
+                merged.insert(key.clone(), Value::String(value.clone()));
+            }
+        }
+        let text = |key: &str| merged.get(key).and_then(Value::as_str).unwrap_or_default();
+        let (index_type, metric) = (
+            text("index_type").to_owned(),
+            text("metric_type").to_owned(),
+        );
+        Self::parse(&index_type, &metric, &merged)
+    }
+
+    /// Checks the ranges of parameters that were set directly.
+    pub(crate) fn validate(&self) -> Result<()> {
+        if self.index_type == IndexType::Flat {
+            return Ok(());
+        }
+        in_range("M", self.m as i64, 2, 2048)?;
+        in_range("efConstruction", self.ef_construction as i64, 1, INT_MAX)
+    }
+}
+
+/// How much effort a search makes, and its range if it is a range search.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SearchParams {
+    /// Length of the candidate pool of HNSW; at least `k`.
+    pub ef: Option<usize>,
+    /// Effort of AUTOINDEX, 1 (fast) to 10 (thorough).
+    pub level: Option<u8>,
+    /// The range, if one was asked for.
+    pub range: Option<RangeBounds>,
+}
+
+/// The scores that a range search returns.
+///
+/// # Units
+/// As Milvus reports the metric. L2: `range_filter <= score < radius`. IP and COSINE:
+/// `radius < score <= range_filter`. Without `range_filter` the near side is open.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RangeBounds {
+    /// The far side, not included.
+    pub radius: f32,
+    /// The near side, included.
+    pub range_filter: Option<f32>,
+}
+
+impl RangeBounds {
+    /// Whether a reported score lies in the range.
+    pub fn contains(&self, metric: MetricType, score: f32) -> bool {
+        let near_enough = if metric.larger_is_nearer() {
+            score > self.radius
+        } else {
+            score < self.radius
+        };
+        near_enough && self.far_enough(metric, score)
+    }
+
+    /// Whether a reported score is not nearer than the near side.
+    pub(crate) fn far_enough(&self, metric: MetricType, score: f32) -> bool {
+        match self.range_filter {
+            None => true,
+            Some(near) if metric.larger_is_nearer() => score <= near,
+            Some(near) => score >= near,
+        }
+    }
+
+    /// Checks that the two sides leave room for a score, and that both are numbers.
+    ///
+    /// # Errors
+    /// `InvalidParameter` with Milvus's text; the caller's fault.
+    pub fn validate(&self, metric: MetricType) -> Result<()> {
+        let radius = self.radius;
+        let near = self.range_filter.unwrap_or(0.0);
+        if radius.is_nan() || near.is_nan() {
+            return Err(Error::invalid("radius and range_filter must be numbers"));
+        }
+        match self.range_filter {
+            Some(near) if metric.larger_is_nearer() && radius >= near => {
+                Err(Error::invalid(format!(
+                    "range_filter must be greater than radius for IP/COSINE, \
+                     range_filter:{near:.6}, radius:{radius:.6}"
+                )))
+            }
+            Some(near) if !metric.larger_is_nearer() && radius <= near => {
+                Err(Error::invalid(format!(
+                    "range_filter must be less than radius for L2/HAMMING/JACCARD, \
+                     range_filter:{near:.6}, radius:{radius:.6}"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Effort of AUTOINDEX when no level is given, and of HNSW when no `ef` is.
+const DEFAULT_LEVEL: u8 = 3;
+
+impl SearchParams {
+    /// A search with a pool of `ef` candidates.
+    pub fn with_ef(ef: usize) -> Self {
+        Self {
+            ef: Some(ef),
+            ..Self::default()
+        }
+    }
+
+    /// Parses what a client sends as search parameters of an index of this type.
+    ///
+    /// HNSW takes `ef`; AUTOINDEX takes `level` and `ef`; all take `radius` and `range_filter`. FLAT
+    /// and AUTOINDEX also accept the effort parameters of other index types (`nprobe`,
+    /// `search_list`, ...): they ask for at least so much effort of an index that is not there, and
+    /// an exact or self-chosen search gives it.
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a parameter that is unknown, of the wrong type or out of range, with
+    /// Milvus's text; the caller's fault.
+    pub fn parse(index_type: IndexType, params: &Map<String, Value>) -> Result<Self> {
+        let mut parsed = Self::default();
+        let (mut radius, mut range_filter) = (None, None);
+        for (key, value) in params {
+            match (key.as_str(), index_type) {
+                ("metric_type" | "index_type", _) => {}
+                ("radius", _) => radius = Some(search_float(key, value)?),
+                ("range_filter", _) => range_filter = Some(search_float(key, value)?),
+                ("ef", IndexType::Flat) => {
+                    search_integer(key, value, 1, INT_MAX)?;
+                }
+                ("ef", IndexType::Hnsw | IndexType::AutoIndex) => {
+                    parsed.ef = Some(search_integer(key, value, 1, INT_MAX)? as usize);
+                }
+                ("level", IndexType::AutoIndex) => {
+                    parsed.level = Some(search_integer(key, value, 1, 10)? as u8);
+                }
+                (
+                    "nprobe" | "search_list" | "reorder_k",
+                    IndexType::Flat | IndexType::AutoIndex,
+                ) => {
+                    search_integer(key, value, 1, INT_MAX)?;
+                }
+                _ => return Err(unknown(key, index_type)),
+            }
+        }
+        parsed.range = match (radius, range_filter) {
+            (Some(radius), range_filter) => Some(RangeBounds {
+                radius,
+                range_filter,
+            }),
+            (None, None) => None,
+            (None, Some(_)) => return Err(Error::invalid("range_filter needs a radius")),
+        };
+        Ok(parsed)
+    }
+
+    /// The range of a range search.
+    pub(crate) fn required_range(&self, metric: MetricType) -> Result<RangeBounds> {
+        let range = self
+            .range
+            .ok_or_else(|| Error::invalid("range search needs a radius"))?;
+        range.validate(metric)?;
+        Ok(range)
+    }
+
+    /// Candidates to keep for `k` results.
+    ///
+    /// A level doubles the effort about every second step: level 1 keeps 20 candidates, 3 keeps 40,
+    /// 10 keeps 453, and never fewer than 1.5 `k`.
+    ///
+    /// # Errors
+    /// `InvalidParameter` when an explicit `ef` is smaller than `k`.
+    pub(crate) fn pool_size(&self, k: usize) -> Result<usize> {
+        match self.ef {
+            Some(ef) if ef < k => Err(Error::invalid(format!(
+                "out of range in json: ef({ef}) should be larger than k({k})"
+            ))),
+            Some(ef) => Ok(ef),
+            None => {
+                let level = f64::from(self.level.unwrap_or(DEFAULT_LEVEL));
+                let effort = 20.0 * 2f64.powf((level - 1.0) / 2.0);
+                Ok((effort as usize).max(k + k / 2))
+            }
+        }
+    }
+}
+
+fn parse_metric(metric: &str) -> Result<MetricType> {
+    if metric.is_empty() {
+        return Ok(MetricType::Cosine);
+    }
+    MetricType::parse(metric).map_err(|_| {
+        Error::invalid(format!(
+            "metric type {metric} not found or not supported, supported: [L2 IP COSINE]"
+        ))
+    })
+}
+
+fn unknown(key: &str, index_type: IndexType) -> Error {
+    Error::invalid(format!(
+        "unknown parameter '{key}' of index type {}",
+        index_type.name()
+    ))
+}
+
+fn in_range(key: &str, number: i64, low: i64, high: i64) -> Result<()> {
+    if (low..=high).contains(&number) {
+        Ok(())
+    } else {
+        Err(Error::invalid(format!(
+            "Out of range in json: param '{key}' ({number}) should be in range [{low}, {high}]"
+        )))
+    }
+}
+
+/// A build parameter: an integer or its decimal text; null means the default.
+fn build_integer(key: &str, value: &Value, low: i64, high: i64) -> Result<Option<usize>> {
+    let wrong = |text: &str| {
+        let problem = if text.parse::<f64>().is_ok() {
+            format!("wrong data type in json, key: '{key}', value: '{text}'")
+        } else {
+            format!("invalid integer value, key: '{key}', value: '{text}'")
+        };
+        Error::invalid(problem)
+    };
+    let number = match value {
+        Value::Null => return Ok(None),
+        Value::String(text) if text == "None" || text == "null" => return Ok(None),
+        Value::String(text) => text.trim().parse::<i64>().map_err(|_| wrong(text))?,
+        other => other.as_i64().ok_or_else(|| wrong(&other.to_string()))?,
+    };
+    in_range(key, number, low, high)?;
+    Ok(Some(number as usize))
+}
+
+/// A search parameter: an integer or its decimal text.
+fn search_integer(key: &str, value: &Value, low: i64, high: i64) -> Result<i64> {
+    let number = match value {
+        Value::String(text) => text.trim().parse::<i64>().ok(),
+        other => other.as_i64(),
+    };
+    let Some(number) = number else {
+        return Err(Error::invalid(format!(
+            "Type conflict in json: param '{key}' ({value}) should be integer"
+        )));
+    };
+    in_range(key, number, low, high)?;
+    Ok(number)
+}
+
+/// A search parameter: a number or its text.
+fn search_float(key: &str, value: &Value) -> Result<f32> {
+    let number = match value {
+        Value::String(text) => text.trim().parse::<f64>().ok(),
+        other => other.as_f64(),
+    };
+    match number {
+        Some(number) if !number.is_nan() => Ok(number as f32),
+        _ => Err(Error::invalid(format!(
+            "Type conflict in json: param '{key}' ({value}) should be a number"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redkite_types::{Coded, ErrorCode};
+    use serde_json::json;
+
+    use super::*;
+
+    fn map(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    fn build_error(index_type: &str, params: Value) -> String {
+        let error = IndexParams::parse(index_type, "L2", &map(params)).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidParameter);
+        error.to_string()
+    }
+
+    fn search_error(index_type: IndexType, params: Value) -> String {
+        let error = SearchParams::parse(index_type, &map(params)).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::InvalidParameter);
+        error.to_string()
+    }
+
+    #[test]
+    fn build_parameters_are_honoured_or_refused_with_milvus_texts() {
+        let given = map(json!({"M": "8", "efConstruction": 64, "metric_type": "L2"}));
+        let parsed = IndexParams::parse("hnsw", "l2", &given).unwrap();
+        assert_eq!(parsed, IndexParams::hnsw(MetricType::L2, 8, 64));
+        for (params, text) in [
+            (
+                json!({"M": -1}),
+                "Out of range in json: param 'M' (-1) should be in range [2, 2048]",
+            ),
+            (
+                json!({"M": 2049}),
+                "param 'M' (2049) should be in range [2, 2048]",
+            ),
+            (json!({"M": 16.0}), "wrong data type in json"),
+            (
+                json!({"M": "True"}),
+                "invalid integer value, key: 'M', value: 'True': invalid parameter",
+            ),
+            (
+                json!({"M": [16]}),
+                "invalid integer value, key: 'M', value: '[16]': invalid parameter",
+            ),
+            (
+                json!({"efConstruction": 0}),
+                "param 'efConstruction' (0) should be in range [1, 2147483647]",
+            ),
+            (
+                json!({"nlist": 128}),
+                "unknown parameter 'nlist' of index type HNSW",
+            ),
+        ] {
+            let message = build_error("HNSW", params);
+            assert!(message.contains(text), "{message}");
+        }
+        assert_eq!(
+            build_error("IVF_FOO", json!({})),
+            "invalid parameter[expected=valid index][actual=invalid index type: IVF_FOO]"
+        );
+        assert!(
+            build_error("AUTOINDEX", json!({"M": 4})).contains("only metric type can be passed")
+        );
+        assert!(build_error("FLAT", json!({"M": 4})).contains("'M'"));
+    }
+
+    #[test]
+    fn defaults_apply_when_nothing_is_said() {
+        let none = Map::new();
+        let hnsw = IndexParams::parse("HNSW", "IP", &none).unwrap();
+        assert_eq!((hnsw.m, hnsw.ef_construction), (30, 360));
+        let nulls = map(json!({"M": null, "efConstruction": "None"}));
+        assert_eq!(IndexParams::parse("HNSW", "IP", &nulls).unwrap(), hnsw);
+        assert_eq!(
+            IndexParams::from_pairs(&[]).unwrap(),
+            IndexParams::auto(MetricType::Cosine)
+        );
+    }
+
+    #[test]
+    fn pairs_of_the_wire_are_merged_with_nested_params() {
+        let pairs = [
+            ("index_type", "HNSW"),
+            ("metric_type", "IP"),
+            ("params", r#"{"M": 12, "efConstruction": "99"}"#),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let parsed = IndexParams::from_pairs(&pairs).unwrap();
+        assert_eq!(parsed, IndexParams::hnsw(MetricType::Ip, 12, 99));
+    }
+
+    #[test]
+    fn search_parameters_are_honoured_or_refused_with_milvus_texts() {
+        let hnsw = IndexType::Hnsw;
+        let parsed = SearchParams::parse(hnsw, &map(json!({"ef": "32", "radius": 1}))).unwrap();
+        assert_eq!(parsed.ef, Some(32));
+        assert_eq!(parsed.range.unwrap().radius, 1.0);
+        for (params, text) in [
+            (
+                json!({"ef": -1}),
+                "param 'ef' (-1) should be in range [1, 2147483647]",
+            ),
+            (
+                json!({"ef": 32.0}),
+                "Type conflict in json: param 'ef' (32.0) should be integer",
+            ),
+            (
+                json!({"ef": true}),
+                "Type conflict in json: param 'ef' (true) should be integer",
+            ),
+            (
+                json!({"ef": null}),
+                "Type conflict in json: param 'ef' (null) should be integer",
+            ),
+            (json!({"ef": [32]}), "param 'ef' ([32]) should be integer"),
+            (
+                json!({"nprobe": 8}),
+                "unknown parameter 'nprobe' of index type HNSW",
+            ),
+            (json!({"range_filter": 8}), "radius"),
+        ] {
+            let message = search_error(hnsw, params);
+            assert!(message.contains(text), "{message}");
+        }
+        assert!(SearchParams::parse(IndexType::AutoIndex, &map(json!({"nprobe": 8}))).is_ok());
+        assert!(search_error(IndexType::AutoIndex, json!({"level": 11})).contains("[1, 10]"));
+        let error = SearchParams::with_ef(10).pool_size(11).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("ef(10) should be larger than k(11)")
+        );
+    }
+
+    #[test]
+    fn ranges_follow_the_metric() {
+        let range = RangeBounds {
+            radius: 2.0,
+            range_filter: Some(1.0),
+        };
+        assert!(range.validate(MetricType::L2).is_ok());
+        assert!(range.validate(MetricType::Ip).is_err());
+        assert!(range.contains(MetricType::L2, 1.0) && !range.contains(MetricType::L2, 2.0));
+        let range = RangeBounds {
+            radius: 1.0,
+            range_filter: Some(2.0),
+        };
+        assert!(range.validate(MetricType::L2).is_err());
+        assert!(range.contains(MetricType::Ip, 2.0) && !range.contains(MetricType::Ip, 1.0));
+    }
+}

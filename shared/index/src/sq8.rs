@@ -1,0 +1,152 @@
+//! Mean-centred uniform scalar quantisation to one byte a dimension.
+//!
+//! A value becomes `round((x − mean) / scale)`, clamped to ±127, and is stored plus 128 as an unsigned
+//! byte. One scale serves all dimensions, so that distances of codes are integer sums: the 99.95th
+//! percentile of `|x − mean|` maps to 127, and the few values beyond it are clamped. Padding up to a
+//! whole cache line is 128, a zero.
+//!
+//! # Source
+//! One global scale as in LVQ's mean-centring (Aguerrebere et al. 2023, §3), without its per-vector
+//! bounds.
+
+/// Values sampled for the percentile: enough for five figures of it, small beside any segment.
+const SAMPLE_VALUES: usize = 4_000_000;
+
+/// Largest magnitude of a code.
+const CODE_MAX: f32 = 127.0;
+
+/// The stored form of zero.
+pub(crate) const ZERO: u8 = 128;
+
+/// Turns rows into codes.
+#[derive(Clone, Debug)]
+pub(crate) struct Quantizer {
+    /// Mean of each dimension.
+    pub(crate) mean: Vec<f32>,
+    /// Width of one step of a code.
+    pub(crate) scale: f32,
+}
+
+impl Quantizer {
+    /// Learns mean and scale from rows; `row(i, out)` writes row `i` of `rows` into `out`.
+    pub(crate) fn train(dim: usize, rows: usize, row: impl Fn(usize, &mut [f32])) -> Self {
+        let mut values = vec![0f32; dim];
+        let mut sums = vec![0f64; dim];
+        for i in 0..rows {
+            row(i, &mut values);
+            for (sum, value) in sums.iter_mut().zip(&values) {
+                *sum += f64::from(*value);
+            }
+        }
+        let count = rows.max(1) as f64;
+        let mean: Vec<f32> = sums.iter().map(|sum| (sum / count) as f32).collect();
+
+        let sampled = rows.min((SAMPLE_VALUES / dim).max(1));
+        let mut spread = Vec::with_capacity(sampled * dim);
+        for i in 0..sampled {
+            row(i * rows / sampled, &mut values);
+            spread.extend(values.iter().zip(&mean).map(|(x, m)| (x - m).abs()));
+        }
+        let scale = percentile(&mut spread) / CODE_MAX;
+        Self { mean, scale }
+    }
+
+    /// Writes the codes of one row; `out` is as long as the stride and its padding is left alone.
+    pub(crate) fn encode(&self, row: &[f32], out: &mut [u8]) {
+        let step = 1.0 / self.scale;
+        for ((value, mean), code) in row.iter().zip(&self.mean).zip(out) {
+            let level = ((value - mean) * step).round().clamp(-CODE_MAX, CODE_MAX);
+            *code = (level as i32 + i32::from(ZERO)) as u8;
+        }
+    }
+}
+
+/// The 99.95th percentile, or the largest value if that is zero; never zero.
+fn percentile(spread: &mut [f32]) -> f32 {
+    if spread.is_empty() {
+        return 1.0;
+    }
+    let rank = ((spread.len() as f64 * 0.9995) as usize).min(spread.len() - 1);
+    let (_, value, _) = spread.select_nth_unstable_by(rank, f32::total_cmp);
+    if *value > f32::MIN_POSITIVE * CODE_MAX {
+        return *value;
+    }
+    let largest = spread.iter().copied().fold(0.0, f32::max);
+    // The floor keeps `1 / scale` finite; rows this close to each other are told apart by rerank.
+    if largest > f32::MIN_POSITIVE * CODE_MAX {
+        largest
+    } else {
+        1.0
+    }
+}
+
+/// A query as signed codes with a scale of its own, so that one far from the data is not clamped.
+///
+/// Writes to `out` (padded with zeros) and returns the scale.
+pub(crate) fn encode_query(values: impl Iterator<Item = f32> + Clone, out: &mut [i8]) -> f32 {
+    let largest = values
+        .clone()
+        .fold(0f32, |most, value| most.max(value.abs()));
+    out.fill(0);
+    if largest <= f32::MIN_POSITIVE * CODE_MAX {
+        return 0.0;
+    }
+    let scale = largest / CODE_MAX;
+    let step = CODE_MAX / largest;
+    for (value, code) in values.zip(out) {
+        *code = (value * step).round().clamp(-CODE_MAX, CODE_MAX) as i8;
+    }
+    scale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Rng;
+
+    #[test]
+    fn codes_are_within_half_a_step_of_what_they_stand_for() {
+        let mut rng = Rng::from_env();
+        let (dim, rows) = (33, 500);
+        let data: Vec<f32> = (0..dim * rows)
+            .map(|i| (i % dim) as f32 + rng.gaussian())
+            .collect();
+        let quantizer = Quantizer::train(dim, rows, |i, out| {
+            out.copy_from_slice(&data[i * dim..][..dim]);
+        });
+        let mut codes = vec![ZERO; 64];
+        let mut clamped = 0;
+        for row in data.chunks(dim) {
+            quantizer.encode(row, &mut codes);
+            for ((value, mean), code) in row.iter().zip(&quantizer.mean).zip(&codes) {
+                let level = i32::from(*code) - i32::from(ZERO);
+                if level.abs() == 127 {
+                    clamped += 1;
+                } else {
+                    let error = (mean + level as f32 * quantizer.scale - value).abs();
+                    assert!(error <= quantizer.scale * 0.501, "{error}");
+                }
+            }
+            assert!(codes[dim..].iter().all(|code| *code == ZERO));
+        }
+        assert!(clamped <= dim * rows / 500, "{clamped} clamped");
+    }
+
+    #[test]
+    fn equal_rows_and_no_rows_give_a_usable_scale() {
+        let same = Quantizer::train(3, 4, |_, out| out.fill(7.0));
+        assert!(same.scale > 0.0 && same.mean == [7.0; 3]);
+        let none = Quantizer::train(3, 0, |_, _| {});
+        assert!(none.scale > 0.0);
+        let mut out = [1; 4];
+        assert_eq!(encode_query([0.0; 3].into_iter(), &mut out), 0.0);
+        assert_eq!(out, [0; 4]);
+    }
+
+    #[test]
+    fn one_outlier_among_equals_is_kept() {
+        let quantizer =
+            Quantizer::train(1, 10_000, |i, out| out[0] = if i == 0 { 1.0 } else { 0.0 });
+        assert!(quantizer.scale > 0.0 && quantizer.scale.is_finite());
+    }
+}

@@ -1,0 +1,98 @@
+//! The file format is a promise: a file of each version stays readable and is written back unchanged.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails should panic")]
+
+use std::io::Cursor;
+
+use redkite_index::{
+    BuildOptions, IndexParams, IndexType, RawSlice, SearchParams, StopFlag, VectorIndex, build,
+    load, open, open_file,
+};
+use redkite_types::MetricType;
+
+const DIM: usize = 20;
+const ROWS: usize = 300;
+
+/// Small integers, so that every processor computes the same bits.
+fn rows() -> Vec<f32> {
+    let mix = |i: usize| {
+        let first = (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        (first ^ (first >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9) >> 40
+    };
+    let value = |i: usize| (mix(i) % 41) as f32 - 20.0;
+    (0..ROWS * DIM).map(value).collect()
+}
+
+fn bytes_of(index: &dyn VectorIndex) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    index.write(&mut bytes).unwrap();
+    bytes
+}
+
+fn check(index: &dyn VectorIndex) {
+    assert_eq!((index.len(), index.dim()), (ROWS, DIM));
+    assert_eq!(
+        (index.metric(), index.index_type()),
+        (MetricType::L2, IndexType::Hnsw)
+    );
+    let values = rows();
+    let raw = RawSlice::new(&values, DIM).unwrap();
+    for row in [0, 7, 299] {
+        let (params, stop, mut hits) = (SearchParams::default(), StopFlag::new(), Vec::new());
+        let query = &values[row * DIM..][..DIM];
+        index
+            .search(query, &raw, &params, None, 3, &stop, &mut hits)
+            .unwrap();
+        assert_eq!((hits[0].row, hits[0].score), (row as u32, 0.0));
+    }
+}
+
+/// Writes the file of the current version, for the day a new version is made:
+/// `cargo nextest run -p redkite-index --run-ignored only`.
+#[test]
+#[ignore = "changes the golden file"]
+fn write_the_golden_file() {
+    let stop = StopFlag::new();
+    let options = BuildOptions {
+        threads: 1,
+        seed: 1,
+        progress: None,
+        stop: &stop,
+    };
+    let params = IndexParams::hnsw(MetricType::L2, 4, 20);
+    let index = build(&params, &rows(), DIM, &options).unwrap();
+    std::fs::write("tests/golden/hnsw_v1.rkindex", bytes_of(index.as_ref())).unwrap();
+}
+
+#[test]
+fn version_1_is_read_and_written_back_unchanged() {
+    let golden = include_bytes!("golden/hnsw_v1.rkindex");
+    let index = open(golden.to_vec().into()).unwrap();
+    check(index.as_ref());
+    check(load(Cursor::new(golden)).unwrap().as_ref());
+    assert!(
+        bytes_of(index.as_ref()) == golden,
+        "the format changed without a new version"
+    );
+}
+
+#[test]
+fn a_mapped_file_answers_after_it_was_unlinked() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("index");
+    std::fs::write(&path, include_bytes!("golden/hnsw_v1.rkindex")).unwrap();
+    let index = open_file(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    check(index.as_ref());
+    assert!(open_file(&path).is_err());
+    std::fs::write(&path, b"").unwrap();
+    assert!(open_file(&path).is_err());
+}
+
+#[test]
+fn a_newer_version_is_refused_by_name() {
+    let mut newer = include_bytes!("golden/hnsw_v1.rkindex").to_vec();
+    newer[8] = 2;
+    let message = open(newer.into()).err().unwrap().to_string();
+    assert!(message.contains("version 2"), "{message}");
+}

@@ -1,0 +1,32 @@
+//! The replicated store: everything that knows openraft or sled.
+//!
+//! - [`node`]: [`MetaNode`], one replica
+//! - [`options`]: its settings
+//! - `proposer`: concurrent writes share log entries
+//! - `leader`: what only the leader does: ending leases, telling who leads
+//! - `types`: openraft's type parameters and the encoding of its types
+//! - [`disk`]: the trait of log engines; [`disk_sled`]: sled, made durable
+//! - `mark`: how far sled's log must reach
+//! - `sync`: the thread that syncs the log
+//! - `log_store`, `state_machine`, `snapshot`: openraft's storage
+//! - `network`: raft's messages over gRPC, both ends
+
+pub mod disk;
+pub mod disk_sled;
+mod leader;
+mod log_store;
+mod mark;
+mod network;
+pub mod node;
+pub mod options;
+mod proposer;
+mod snapshot;
+mod state_machine;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod types;
+
+pub use leader::Leadership;
+pub use node::{MetaNode, NodeStatus};
+pub use options::MetaNodeOptions;

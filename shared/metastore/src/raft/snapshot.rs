@@ -1,0 +1,116 @@
+//! The snapshot file: the state as of a log entry, replaced as a whole.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::codec::corrupt;
+use crate::error::Result;
+use crate::raft::disk_sled::sync_dir;
+use crate::raft::types::{SnapshotMeta, frame, storage, unframe};
+
+/// Magic number and version of the file.
+const MAGIC: [u8; 5] = *b"RKSF\x01";
+const NAME: &str = "snapshot";
+const TEMPORARY: &str = "snapshot.tmp";
+
+/// The directory with the node's one snapshot; clones share it.
+#[derive(Clone)]
+pub(super) struct SnapshotDir {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dir: PathBuf,
+    /// Held while the file is replaced.
+    current: Mutex<Option<SnapshotMeta>>,
+}
+
+impl SnapshotDir {
+    /// Opens the directory, making it if need be; the snapshot in it comes along.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`], [`crate::Error::Storage`].
+    pub(super) fn open(dir: &Path) -> Result<(Self, Option<(SnapshotMeta, Bytes)>)> {
+        let failed = |source| storage(format!("open {}", dir.display()), source);
+        fs::create_dir_all(dir).map_err(failed)?;
+        match fs::remove_file(dir.join(TEMPORARY)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+        let current = Mutex::default();
+        let opened = Self {
+            inner: Arc::new(Inner {
+                dir: dir.to_owned(),
+                current,
+            }),
+        };
+        let snapshot = opened.load()?;
+        *opened.inner.current.lock() = snapshot.as_ref().map(|(meta, _)| meta.clone());
+        Ok((opened, snapshot))
+    }
+
+    /// Reads the snapshot; blocks.
+    ///
+    /// # Errors
+    /// [`crate::Error::Corrupt`], [`crate::Error::Storage`].
+    pub(super) fn load(&self) -> Result<Option<(SnapshotMeta, Bytes)>> {
+        let path = self.inner.dir.join(NAME);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => Bytes::from(bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(storage(format!("read {}", path.display()), error)),
+        };
+        let damaged = || corrupt(format!("{} is not a snapshot", path.display()));
+        let rest = bytes.strip_prefix(&MAGIC).ok_or_else(damaged)?;
+        let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| damaged())?;
+        let meta = rest.get(..length).ok_or_else(damaged)?;
+        let meta = unframe(&format!("the head of {}", path.display()), meta)?;
+        Ok(Some((meta, bytes.slice(MAGIC.len() + 4 + length..))))
+    }
+
+    /// Replaces the snapshot, durably, unless the one there is newer; blocks.
+    ///
+    /// # Errors
+    /// [`crate::Error::Storage`].
+    pub(super) fn save(&self, meta: &SnapshotMeta, state: &[u8]) -> Result<()> {
+        let mut current = self.inner.current.lock();
+        // A build that was overtaken by the leader's snapshot must not bring the older one back.
+        if current
+            .as_ref()
+            .is_some_and(|current| current.last_log_id > meta.last_log_id)
+        {
+            return Ok(());
+        }
+        let dir = &self.inner.dir;
+        let head = frame(meta)?;
+        let replaced = (|| {
+            let mut file = File::create(dir.join(TEMPORARY))?;
+            file.write_all(&MAGIC)?;
+            let length = u32::try_from(head.len()).map_err(std::io::Error::other)?;
+            file.write_all(&length.to_le_bytes())?;
+            file.write_all(&head)?;
+            file.write_all(state)?;
+            file.sync_all()?;
+            drop(file);
+            fs::rename(dir.join(TEMPORARY), dir.join(NAME))?;
+            sync_dir(dir)
+        })();
+        replaced
+            .map_err(|error| storage(format!("write a snapshot in {}", dir.display()), error))?;
+        *current = Some(meta.clone());
+        Ok(())
+    }
+
+    /// What the snapshot is of.
+    pub(super) fn current(&self) -> Option<SnapshotMeta> {
+        self.inner.current.lock().clone()
+    }
+}

@@ -1,0 +1,134 @@
+//! One call with its deadline and its trace.
+
+use std::future::Future;
+use std::time::Duration;
+
+use redkite_runtime::Deadline;
+use redkite_types::Outcome;
+use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
+use tonic::{Request, Response, Status};
+use tracing::Span;
+
+use crate::status::{RpcError, from_status};
+
+/// gRPC's own header for the time that a call has.
+const TIMEOUT_HEADER: &str = "grpc-timeout";
+
+/// A longer time is not sent: nobody waits that long, and the header has eight digits.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Makes one call: sends what is left of the deadline and the current trace along, waits no longer
+/// than the deadline, and answers with our own error.
+///
+/// `send` is a method of a service: `call(deadline, request, |request| node.search(request))`.
+///
+/// # Errors
+/// The service's own [`RpcError`]; a timeout, whose outcome is `NotApplied` only if nothing was
+/// sent; `ServiceUnavailable` when the service is not there.
+pub async fn call<Q, A, F, S>(deadline: Deadline, message: Q, send: F) -> Result<A, RpcError>
+where
+    F: FnOnce(Request<Q>) -> S,
+    S: Future<Output = Result<Response<A>, Status>>,
+{
+    let left = deadline.left();
+    if left.is_zero() {
+        return Err(RpcError::timeout(
+            "no time was left for the call",
+            Outcome::NotApplied,
+        ));
+    }
+    let mut request = Request::new(message);
+    if left < LONGEST_TIMEOUT {
+        request.set_timeout(left);
+    }
+    inject_trace(request.metadata_mut());
+    match tokio::time::timeout_at(deadline.instant(), send(request)).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(from_status(&status)),
+        Err(_) => Err(RpcError::timeout(
+            "the call was not answered in time",
+            Outcome::Unknown,
+        )),
+    }
+}
+
+fn inject_trace(metadata: &mut MetadataMap) {
+    redkite_telemetry::trace::inject_trace(&Span::current(), |key, value| {
+        let key = key.parse::<AsciiMetadataKey>();
+        let value = value.parse::<AsciiMetadataValue>();
+        if let (Ok(key), Ok(value)) = (key, value) {
+            metadata.insert(key, value);
+        }
+    });
+}
+
+/// The deadline that came with a request, or `default` from now.
+pub fn deadline_of<T>(request: &Request<T>, default: Duration) -> Deadline {
+    Deadline::after(timeout_of(request.metadata()).unwrap_or(default))
+}
+
+/// The time that a call has, as its header says.
+pub(crate) fn timeout_of(metadata: &MetadataMap) -> Option<Duration> {
+    let text = metadata.get(TIMEOUT_HEADER)?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_in_every_unit() {
+        let cases = [
+            ("5S", Some(Duration::from_secs(5))),
+            ("2M", Some(Duration::from_secs(120))),
+            ("1H", Some(Duration::from_secs(3600))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("10u", Some(Duration::from_micros(10))),
+            ("7n", Some(Duration::from_nanos(7))),
+            ("123456789S", None),
+            ("S", None),
+            ("", None),
+            ("5", None),
+            ("-5S", None),
+        ];
+        for (text, expected) in cases {
+            let mut metadata = MetadataMap::new();
+            metadata.insert(TIMEOUT_HEADER, text.parse().unwrap());
+            assert_eq!(timeout_of(&metadata), expected, "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_goes_along_and_nobody_waits_longer() {
+        let deadline = Deadline::after(Duration::from_secs(8));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        let error = call(deadline, (), |request: Request<()>| {
+            assert_eq!(timeout_of(request.metadata()), Some(Duration::from_secs(5)));
+            std::future::pending::<Result<Response<()>, Status>>()
+        })
+        .await
+        .unwrap_err();
+        assert_eq!(error.outcome, Some(Outcome::Unknown));
+
+        let error = call(deadline, (), |_request: Request<()>| async {
+            Ok(Response::new(()))
+        })
+        .await
+        .unwrap_err();
+        assert!(error.not_applied(), "{error}");
+    }
+}

@@ -1,0 +1,259 @@
+//! A service by its address, in this process or in another one.
+//!
+//! A caller holds `Arc<dyn QueryNode>`, the generated trait of the server itself, and cannot tell
+//! where the service runs: in the same process a call is a call, otherwise it goes through a
+//! channel of the pool.
+
+use std::any::{Any, TypeId};
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use parking_lot::RwLock;
+use redkite_proto::redkite::{datacoord, datanode, proxy, querycoord, querynode, rootcoord};
+use redkite_types::{Error as UserError, ErrorCode, Outcome};
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use crate::call::timeout_of;
+use crate::channel::ChannelPool;
+use crate::error::Result;
+use crate::layer::panicked;
+use crate::options::RpcOptions;
+use crate::status::{RpcError, check_size, to_status};
+
+/// How addresses of services in the same process begin.
+const LOCAL: &str = "local://";
+
+/// Finds services by address. Clones are the same connector.
+///
+/// What it gives out stays valid when a service is registered again under its address, as after a
+/// restart in a test.
+#[derive(Clone, Debug)]
+pub struct Connector(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    pool: ChannelPool,
+    local: RwLock<HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>>,
+    isolated: RwLock<HashSet<String>>,
+}
+
+impl Connector {
+    /// A connector that knows no service in this process yet.
+    pub fn new(options: RpcOptions) -> Self {
+        Self(Arc::new(Inner {
+            pool: ChannelPool::new(options),
+            local: RwLock::default(),
+            isolated: RwLock::default(),
+        }))
+    }
+
+    /// The channels to other processes.
+    pub fn pool(&self) -> &ChannelPool {
+        &self.0.pool
+    }
+
+    /// Takes away every local service at an address; calls to it fail as to a process that is
+    /// gone.
+    pub fn unregister_local(&self, address: &str) {
+        self.0
+            .local
+            .write()
+            .retain(|(_, registered), _| registered != address);
+    }
+
+    /// Cuts the way to an address, or heals it; for tests.
+    pub fn isolate(&self, address: &str, isolated: bool) {
+        let mut addresses = self.0.isolated.write();
+        if isolated {
+            addresses.insert(address.to_owned());
+        } else {
+            addresses.remove(address);
+        }
+    }
+
+    fn register<S: ?Sized + Send + Sync + 'static>(&self, address: &str, service: Arc<S>) {
+        let key = (TypeId::of::<S>(), address.to_owned());
+        self.0.local.write().insert(key, Box::new(service));
+    }
+
+    /// Refuses at once what is no address at all.
+    fn check(&self, address: &str) -> Result<()> {
+        if !address.starts_with(LOCAL) {
+            self.0.pool.get(address)?;
+        }
+        Ok(())
+    }
+
+    fn route<S: ?Sized + Send + Sync + 'static>(&self, address: &str) -> Result<Way<S>, Status> {
+        if self.0.isolated.read().contains(address) {
+            return Err(gone(address));
+        }
+        let key = (TypeId::of::<S>(), address.to_owned());
+        let local = self.0.local.read();
+        if let Some(service) = local.get(&key).and_then(|any| any.downcast_ref::<Arc<S>>()) {
+            return Ok(Way::Here(Arc::clone(service)));
+        }
+        drop(local);
+        if address.starts_with(LOCAL) {
+            return Err(gone(address));
+        }
+        let channel = self.0.pool.get(address);
+        channel
+            .map(Way::There)
+            .map_err(|error| to_status(&RpcError::new(error.into())))
+    }
+}
+
+/// How to reach a service.
+enum Way<S: ?Sized> {
+    Here(Arc<S>),
+    There(Channel),
+}
+
+fn gone(address: &str) -> Status {
+    let error = UserError::new(
+        ErrorCode::ServiceUnavailable,
+        format!("service unavailable: nobody answers at {address}"),
+    );
+    to_status(&RpcError::new(error).with_outcome(Outcome::NotApplied))
+}
+
+/// Calls a handler in this process as a server would: within the caller's time, panics caught.
+async fn here<A>(
+    method: &str,
+    metadata: &MetadataMap,
+    handler: impl Future<Output = Result<Response<A>, Status>> + Send,
+) -> Result<Response<A>, Status> {
+    let timeout = timeout_of(metadata);
+    let caught = AssertUnwindSafe(handler).catch_unwind();
+    let outcome = match timeout {
+        Some(timeout) => tokio::time::timeout(timeout, caught).await,
+        None => Ok(caught.await),
+    };
+    match outcome {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(panic)) => Err(to_status(&panicked(method, &*panic))),
+        Err(_) => Err(to_status(&RpcError::timeout(
+            &format!("{method} was not answered in time"),
+            Outcome::Unknown,
+        ))),
+    }
+}
+
+/// One service: how to register it, how to find it, and what stands in its place at the caller.
+macro_rules! service {
+    (
+        $package:ident, $server:ident, $client_module:ident, $service:ident, $client:ident,
+        $standin:ident, $register:ident, $find:ident;
+        $($method:ident: $request:ident => $response:ident),* $(,)?
+    ) => {
+        impl Connector {
+            /// Makes a service of this process reachable under an address such as
+            /// `local://querynode/3`; replaces an earlier one.
+            pub fn $register(
+                &self,
+                address: &str,
+                service: Arc<dyn $package::$server::$service>,
+            ) {
+                self.register::<dyn $package::$server::$service>(address, service);
+            }
+
+            /// The service at an address. Whether anybody is there, its first call tells.
+            ///
+            /// # Errors
+            /// [`crate::Error::Address`].
+            pub fn $find(&self, address: &str) -> Result<Arc<dyn $package::$server::$service>> {
+                self.check(address)?;
+                Ok(Arc::new($standin { connector: self.clone(), address: address.to_owned() }))
+            }
+        }
+
+        struct $standin {
+            connector: Connector,
+            address: String,
+        }
+
+        #[tonic::async_trait]
+        impl $package::$server::$service for $standin {
+            $(
+                async fn $method(
+                    &self,
+                    request: Request<$package::$request>,
+                ) -> Result<Response<$package::$response>, Status> {
+                    let way = self.connector.route::<dyn $package::$server::$service>(
+                        &self.address,
+                    )?;
+                    match way {
+                        Way::Here(service) => {
+                            let metadata = request.metadata().clone();
+                            let handler = service.$method(request);
+                            here(stringify!($method), &metadata, handler).await
+                        }
+                        Way::There(channel) => {
+                            let limit = self.connector.0.pool.max_message_size();
+                            check_size(request.get_ref(), limit)?;
+                            $package::$client_module::$client::new(channel)
+                                .max_decoding_message_size(limit)
+                                .max_encoding_message_size(limit)
+                                .$method(request)
+                                .await
+                        }
+                    }
+                }
+            )*
+        }
+    };
+}
+
+service! {
+    rootcoord, root_coord_server, root_coord_client, RootCoord, RootCoordClient,
+    RootCoordStandin, register_local_root_coord, root_coord;
+    submit: DdlRequest => DdlResponse,
+    alloc_timestamp: AllocRequest => AllocResponse,
+    alloc_id: AllocRequest => AllocResponse,
+}
+
+service! {
+    datacoord, data_coord_server, data_coord_client, DataCoord, DataCoordClient,
+    DataCoordStandin, register_local_data_coord, data_coord;
+    commit_flush: CommitFlushRequest => CommitFlushResponse,
+    sync: SyncRequest => SyncResponse,
+    drop_data: DropDataRequest => DropDataResponse,
+    describe_indexes: DescribeIndexesRequest => DescribeIndexesResponse,
+}
+
+service! {
+    querycoord, query_coord_server, query_coord_client, QueryCoord, QueryCoordClient,
+    QueryCoordStandin, register_local_query_coord, query_coord;
+    sync: SyncRequest => SyncResponse,
+    load_progress: LoadProgressRequest => LoadProgressResponse,
+}
+
+service! {
+    querynode, query_node_server, query_node_client, QueryNode, QueryNodeClient,
+    QueryNodeStandin, register_local_query_node, query_node;
+    sync_channel: SyncChannelRequest => SyncChannelResponse,
+    release_channel: ReleaseChannelRequest => ReleaseChannelResponse,
+    write: WriteRequest => WriteResponse,
+    search: SearchRequest => SearchResponse,
+    query: QueryRequest => QueryResponse,
+    flush: FlushRequest => FlushResponse,
+    channel_stats: ChannelStatsRequest => ChannelStatsResponse,
+}
+
+service! {
+    datanode, data_node_server, data_node_client, DataNode, DataNodeClient,
+    DataNodeStandin, register_local_data_node, data_node;
+    build_index: BuildIndexRequest => BuildIndexResponse,
+}
+
+service! {
+    proxy, proxy_server, proxy_client, Proxy, ProxyClient,
+    ProxyStandin, register_local_proxy, proxy;
+    sync: SyncRequest => SyncResponse,
+}

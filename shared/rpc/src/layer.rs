@@ -1,0 +1,164 @@
+//! What happens around every handler: a span, metrics, caught panics, clear errors.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http::{HeaderMap, Request, Response};
+use http_body::Frame;
+use redkite_runtime::error::panic_message;
+use redkite_types::{Error, Outcome};
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span, error, info_span};
+
+use crate::status::{RpcError, is_too_large, to_status, too_large};
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AroundHandlers;
+
+impl<S> Layer<S> for AroundHandlers {
+    type Service = Around<S>;
+
+    fn layer(&self, inner: S) -> Around<S> {
+        Around { inner }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Around<S> {
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Around<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // The clone is not ready, the one that was polled is.
+        let clone = self.inner.clone();
+        let mut ready = std::mem::replace(&mut self.inner, clone);
+        let method = request.uri().path().to_owned();
+        let span = span_of(&request, &method);
+        let handled = async move {
+            let started = Instant::now();
+            let handler = AssertUnwindSafe(async move { ready.call(request).await });
+            let mut response = match handler.catch_unwind().await {
+                Ok(answered) => answered?,
+                Err(panic) => to_status(&panicked(&method, &*panic)).into_http(),
+            };
+            clarify(response.headers_mut());
+            record(&method, response.headers(), started);
+            Ok(response.map(|body| Body::new(ClearTrailers(body))))
+        };
+        Box::pin(handled.instrument(span))
+    }
+}
+
+fn span_of(request: &Request<Body>, method: &str) -> Span {
+    let header = |name: &str| {
+        request
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+    };
+    let span = info_span!(
+        "rpc",
+        otel.name = method,
+        otel.kind = "server",
+        rpc.method = method,
+        client_request_id = header("client-request-id"),
+        rpc.code = Empty,
+    );
+    redkite_telemetry::trace::continue_trace(&span, header("traceparent"), header("tracestate"));
+    span
+}
+
+/// The error of a handler that panicked; also logs it.
+pub(crate) fn panicked(method: &str, panic: &(dyn std::any::Any + Send)) -> RpcError {
+    let message = panic_message(panic);
+    error!(method, error = %message, "handler panicked");
+    metrics::counter!("redkite_rpc_panics_total").increment(1);
+    RpcError::new(Error::internal(format!("handler panicked: {message}")))
+        .with_outcome(Outcome::Unknown)
+}
+
+fn record(method: &str, headers: &HeaderMap, started: Instant) {
+    // Without the header the status follows the body, which here means that all went well.
+    let code = headers
+        .get(Status::GRPC_STATUS)
+        .map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()));
+    let number = code as i32;
+    Span::current().record("rpc.code", number);
+    // Anybody can call any path, and every new label costs memory for good.
+    let method = if code == Code::Unimplemented {
+        "unknown"
+    } else {
+        method
+    };
+    metrics::counter!(
+        "redkite_rpc_requests_total",
+        "method" => method.to_owned(),
+        "code" => number.to_string()
+    )
+    .increment(1);
+    metrics::histogram!("redkite_rpc_request_seconds", "method" => method.to_owned())
+        .record(started.elapsed().as_secs_f64());
+}
+
+/// Turns tonic's `OutOfRange` about a message beyond the limit into what gRPC means for it:
+/// `ResourceExhausted`, which clients do not retry for minutes.
+fn clarify(headers: &mut HeaderMap) {
+    let Some(status) = Status::from_header_map(headers).filter(is_too_large) else {
+        return;
+    };
+    let clear = to_status(&too_large(status.message()));
+    headers.remove(Status::GRPC_MESSAGE);
+    if clear.add_header(headers).is_err() {
+        error!("the status of a message that is too large has no form as headers");
+    }
+}
+
+/// A body whose trailers went through [`clarify`]: there stands the error of an answer beyond the
+/// limit.
+struct ClearTrailers(Body);
+
+impl http_body::Body for ClearTrailers {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
+        let frame = Pin::new(&mut self.0).poll_frame(context);
+        frame.map_ok(|mut frame| {
+            if let Some(trailers) = frame.trailers_mut() {
+                clarify(trailers);
+            }
+            frame
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.0.size_hint()
+    }
+}

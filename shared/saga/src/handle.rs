@@ -1,0 +1,102 @@
+//! Waiting for a saga's answer.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use redkite_types::{Revision, SagaId};
+use tokio::sync::watch;
+
+use crate::definition::AnyArc;
+use crate::error::{Error, Result};
+
+/// How far a saga has come, for those who wait.
+#[derive(Clone)]
+pub(crate) enum Progress {
+    Running,
+    Committed(Revision),
+    Ended(Result<(AnyArc, Revision)>),
+}
+
+/// A finished saga's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completed<T> {
+    /// What the caller asked for.
+    pub output: T,
+    /// The metastore's revision with which all of it is there: a cache that has reached it shows
+    /// it. Zero when nothing had to be done.
+    pub revision: Revision,
+}
+
+/// Waits for one saga. Dropping it does not stop the saga.
+pub struct SagaHandle<T> {
+    id: SagaId,
+    progress: watch::Receiver<Progress>,
+    output: PhantomData<fn() -> T>,
+}
+
+impl<T: Clone + Send + Sync + 'static> SagaHandle<T> {
+    pub(crate) fn new(id: SagaId, progress: watch::Receiver<Progress>) -> Self {
+        Self {
+            id,
+            progress,
+            output: PhantomData,
+        }
+    }
+
+    /// The saga.
+    pub fn id(&self) -> SagaId {
+        self.id
+    }
+
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// [`Error::Failed`]: it ended without effect, for the reason inside. [`Error::Stopped`],
+    /// [`Error::Fenced`]: the next executor continues it; ask there with the same request id.
+    /// [`Error::Stuck`]: a human must look at it. [`Error::Store`]: it was not recorded.
+    ///
+    /// # Cancel safety
+    /// The saga goes on; ask again with the same request id for its answer.
+    pub async fn wait(mut self) -> Result<Completed<T>> {
+        let ended = self
+            .progress
+            .wait_for(|progress| matches!(progress, Progress::Ended(_)))
+            .await;
+        let ended = match ended.as_deref() {
+            Ok(Progress::Ended(ended)) => ended.clone(),
+            // The executor is gone without a word, as in a crash.
+            Ok(Progress::Running | Progress::Committed(_)) | Err(_) => Err(Error::Stopped),
+        };
+        let (output, revision) = ended?;
+        let output = output.downcast_ref::<T>().ok_or_else(|| Error::Internal {
+            what: format!("saga {} has an answer of another type", self.id),
+        })?;
+        Ok(Completed {
+            output: output.clone(),
+            revision,
+        })
+    }
+
+    /// Waits until the saga is past its pivot: it will be completed, whatever happens. The revision
+    /// is that of the pivot.
+    ///
+    /// # Errors
+    /// As [`SagaHandle::wait`].
+    pub async fn committed(&mut self) -> Result<Revision> {
+        let reached = self
+            .progress
+            .wait_for(|progress| !matches!(progress, Progress::Running));
+        match reached.await.as_deref() {
+            Ok(Progress::Committed(revision)) => Ok(*revision),
+            Ok(Progress::Ended(Ok((_, revision)))) => Ok(*revision),
+            Ok(Progress::Ended(Err(error))) => Err(error.clone()),
+            Ok(Progress::Running) | Err(_) => Err(Error::Stopped),
+        }
+    }
+}
+
+impl<T> fmt::Debug for SagaHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SagaHandle").field("id", &self.id).finish()
+    }
+}

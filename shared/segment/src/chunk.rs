@@ -1,0 +1,262 @@
+//! Immutable rows: the unit that a writer publishes and readers share.
+
+use std::{cmp::Ordering, ops::Range, sync::OnceLock};
+
+use redkite_expr::ColumnSource;
+use redkite_types::{Column, ColumnData, FieldId, PrimaryKey, RowBatch, RowId, Timestamp};
+
+/// Rows with their hidden columns, never changed once made.
+#[derive(Debug)]
+pub struct Chunk {
+    batch: RowBatch,
+    row_ids: Vec<RowId>,
+    timestamps: Vec<Timestamp>,
+    /// Position of the primary key among the columns.
+    key_column: usize,
+    /// Earliest and latest timestamp; of no rows, an empty range.
+    times: (Timestamp, Timestamp),
+    /// Rows by primary key, made when first asked for.
+    order: OnceLock<Vec<u32>>,
+}
+
+/// Primary keys of a chunk, compared without being copied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum KeysRef<'a> {
+    Int(&'a [i64]),
+    Str(&'a [String]),
+}
+
+impl KeysRef<'_> {
+    pub(crate) fn get(&self, row: usize) -> PrimaryKey {
+        match self {
+            Self::Int(keys) => PrimaryKey::Int(keys[row]),
+            Self::Str(keys) => PrimaryKey::Str(keys[row].clone()),
+        }
+    }
+
+    pub(crate) fn compare(&self, a: usize, b: usize) -> Ordering {
+        match self {
+            Self::Int(keys) => keys[a].cmp(&keys[b]),
+            Self::Str(keys) => keys[a].cmp(&keys[b]),
+        }
+    }
+
+    /// Orders a row's key against another key; one of the other type is never met.
+    pub(crate) fn compare_to(&self, row: usize, key: &PrimaryKey) -> Ordering {
+        match (self, key) {
+            (Self::Int(keys), PrimaryKey::Int(key)) => keys[row].cmp(key),
+            (Self::Str(keys), PrimaryKey::Str(key)) => keys[row].as_str().cmp(key),
+            (Self::Int(_), PrimaryKey::Str(_)) => Ordering::Less,
+            (Self::Str(_), PrimaryKey::Int(_)) => Ordering::Greater,
+        }
+    }
+}
+
+impl Chunk {
+    /// Puts rows and their hidden columns together.
+    ///
+    /// # Errors
+    /// What does not fit, as text: lengths differ, there is no such key column, a key is not an
+    /// int64 or a VarChar, or there are more rows than a row number counts.
+    pub fn new(
+        key_field: FieldId,
+        batch: RowBatch,
+        row_ids: Vec<RowId>,
+        timestamps: Vec<Timestamp>,
+    ) -> Result<Self, String> {
+        let rows = batch.len();
+        if row_ids.len() != rows || timestamps.len() != rows {
+            return Err(format!(
+                "{rows} rows have {} row ids and {} timestamps",
+                row_ids.len(),
+                timestamps.len()
+            ));
+        }
+        if u32::try_from(rows).is_err() {
+            return Err(format!("{rows} rows are too many"));
+        }
+        let key_column = batch
+            .columns()
+            .iter()
+            .position(|column| column.field == key_field)
+            .ok_or_else(|| format!("there is no primary key column {key_field}"))?;
+        let key_data = &batch.columns()[key_column].data;
+        if !matches!(key_data, ColumnData::Int64(_) | ColumnData::VarChar(_)) {
+            return Err(format!("a primary key cannot be {}", key_data.data_type()));
+        }
+        let (mut first, mut last) = (Timestamp::MAX, Timestamp::ZERO);
+        for ts in &timestamps {
+            first = first.min(*ts);
+            last = last.max(*ts);
+        }
+        Ok(Self {
+            batch,
+            row_ids,
+            timestamps,
+            key_column,
+            times: (first, last),
+            order: OnceLock::new(),
+        })
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.batch.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.batch.is_empty()
+    }
+
+    /// The user's columns.
+    pub fn batch(&self) -> &RowBatch {
+        &self.batch
+    }
+
+    /// The row ids.
+    pub fn row_ids(&self) -> &[RowId] {
+        &self.row_ids
+    }
+
+    /// When each row was written.
+    pub fn timestamps(&self) -> &[Timestamp] {
+        &self.timestamps
+    }
+
+    /// Earliest and latest timestamp; `(MAX, ZERO)` of no rows.
+    pub fn times(&self) -> (Timestamp, Timestamp) {
+        self.times
+    }
+
+    /// A row's primary key.
+    ///
+    /// # Panics
+    /// When the row is past the end.
+    pub fn key(&self, row: usize) -> PrimaryKey {
+        self.keys().get(row)
+    }
+
+    pub(crate) fn keys(&self) -> KeysRef<'_> {
+        match &self.batch.columns()[self.key_column].data {
+            ColumnData::Int64(keys) => KeysRef::Int(keys),
+            ColumnData::VarChar(keys) => KeysRef::Str(keys),
+            // `new` takes no other type.
+            _ => KeysRef::Int(&[]),
+        }
+    }
+
+    /// Row numbers by primary key; of one key, older before newer (by timestamp, then row id).
+    pub fn key_order(&self) -> &[u32] {
+        self.order.get_or_init(|| {
+            let keys = self.keys();
+            // `new` checked that row numbers fit.
+            let mut order: Vec<u32> = (0..self.len() as u32).collect();
+            order.sort_unstable_by(|&a, &b| {
+                let (a, b) = (a as usize, b as usize);
+                keys.compare(a, b)
+                    .then_with(|| self.age(a).cmp(&self.age(b)))
+            });
+            order
+        })
+    }
+
+    fn age(&self, row: usize) -> (Timestamp, RowId, usize) {
+        (self.timestamps[row], self.row_ids[row], row)
+    }
+
+    /// The rows of one key, older before newer.
+    pub fn rows_of(&self, key: &PrimaryKey) -> &[u32] {
+        let (order, keys) = (self.key_order(), self.keys());
+        let start = order.partition_point(|&row| keys.compare_to(row as usize, key).is_lt());
+        let length =
+            order[start..].partition_point(|&row| keys.compare_to(row as usize, key).is_eq());
+        &order[start..start + length]
+    }
+
+    /// Whether the key lies between the smallest and the largest one.
+    pub(crate) fn may_hold(&self, key: &PrimaryKey) -> bool {
+        let (order, keys) = (self.key_order(), self.keys());
+        match (order.first(), order.last()) {
+            (Some(&first), Some(&last)) => {
+                keys.compare_to(first as usize, key).is_le()
+                    && keys.compare_to(last as usize, key).is_ge()
+            }
+            _ => false,
+        }
+    }
+
+    /// The rows of several chunks in one, in order. Copies them.
+    pub(crate) fn concat<'a>(chunks: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
+        let mut chunks = chunks.into_iter();
+        let first = chunks.next()?;
+        let rest: Vec<&Self> = chunks.collect();
+        let rows = first.len() + rest.iter().map(|chunk| chunk.len()).sum::<usize>();
+        let columns = first
+            .batch
+            .columns()
+            .iter()
+            .enumerate()
+            .map(|(index, column)| {
+                let dim = vector_dim(&column.data);
+                let mut whole = Column::new(
+                    column.field,
+                    ColumnData::with_capacity(column.data.data_type(), dim, rows),
+                );
+                whole.extend(column);
+                for chunk in &rest {
+                    whole.extend(&chunk.batch.columns()[index]);
+                }
+                whole
+            })
+            .collect();
+        let mut merged = Self {
+            batch: RowBatch::new(rows, columns)?,
+            row_ids: Vec::with_capacity(rows),
+            timestamps: Vec::with_capacity(rows),
+            key_column: first.key_column,
+            times: first.times,
+            order: OnceLock::new(),
+        };
+        for chunk in std::iter::once(first).chain(rest) {
+            merged.row_ids.extend_from_slice(&chunk.row_ids);
+            merged.timestamps.extend_from_slice(&chunk.timestamps);
+            merged.times.0 = merged.times.0.min(chunk.times.0);
+            merged.times.1 = merged.times.1.max(chunk.times.1);
+        }
+        Some(merged)
+    }
+
+    /// Memory taken, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        let order = self.order.get().map_or(0, |order| order.len() * 4);
+        self.batch.memory_bytes() + self.len() * 16 + order
+    }
+
+    /// The row numbers that this chunk's rows have in a segment in which it begins at `start`.
+    pub(crate) fn span(&self, start: usize) -> Range<usize> {
+        start..start + self.len()
+    }
+}
+
+impl ColumnSource for Chunk {
+    fn column(&self, field: FieldId) -> Option<&Column> {
+        self.batch.column(field)
+    }
+}
+
+/// Dimensions of a vector column; zero for others.
+pub(crate) fn vector_dim(data: &ColumnData) -> usize {
+    match data {
+        ColumnData::FloatVector { dim, .. } => *dim,
+        ColumnData::Bool(_)
+        | ColumnData::Int8(_)
+        | ColumnData::Int16(_)
+        | ColumnData::Int32(_)
+        | ColumnData::Int64(_)
+        | ColumnData::Float(_)
+        | ColumnData::Double(_)
+        | ColumnData::VarChar(_)
+        | ColumnData::Json(_) => 0,
+    }
+}

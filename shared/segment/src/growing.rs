@@ -1,0 +1,342 @@
+//! A segment that grows: one writer, any number of readers that never wait for it.
+//!
+//! Each append publishes a new list of chunks. Small chunks are merged with their neighbours like
+//! the digits of a binary counter, so that n single-row inserts make about log n chunks and copy a
+//! row about log n times; chunks of `MERGED_ROWS` rows are left alone.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use redkite_types::{PrimaryKey, RowBatch, RowId, Timestamp};
+
+use crate::{
+    chunk::Chunk,
+    delete::{DeleteBatch, Entry, SegmentDeletes},
+    error::{Error, Result},
+    segment::SegmentMeta,
+};
+
+/// A merged chunk has at most so many rows.
+const MERGED_ROWS: usize = 8_192;
+
+/// The writer's side. Its methods take `&self`, but there must be only one writer, whose writes
+/// come in the order of their timestamps.
+#[derive(Debug)]
+pub struct GrowingSegment {
+    published: ArcSwap<GrowingSnapshot>,
+    keys: Mutex<NewestRows>,
+}
+
+/// The rows of a growing segment as of some moment.
+#[derive(Debug)]
+pub struct GrowingSnapshot {
+    meta: Arc<SegmentMeta>,
+    chunks: Vec<Arc<Chunk>>,
+    rows: usize,
+    deletes: Arc<SegmentDeletes>,
+}
+
+/// The newest row of each key that was not deleted since: only it can be hit by a delete.
+#[derive(Debug)]
+enum NewestRows {
+    Int(HashMap<i64, Newest>),
+    Str(HashMap<String, Newest>),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Newest {
+    row: u32,
+    ts: Timestamp,
+}
+
+impl NewestRows {
+    /// Makes `newest` the newest row of a key; answers the one that was.
+    fn insert(&mut self, key: PrimaryKey, newest: Newest) -> Option<Newest> {
+        match (self, key) {
+            (Self::Int(rows), PrimaryKey::Int(key)) => rows.insert(key, newest),
+            (Self::Str(rows), PrimaryKey::Str(key)) => rows.insert(key, newest),
+            (Self::Int(_), PrimaryKey::Str(_)) | (Self::Str(_), PrimaryKey::Int(_)) => None,
+        }
+    }
+
+    /// Takes out the newest row of a key if it was written before `ts`.
+    fn delete(&mut self, key: &PrimaryKey, ts: Timestamp) -> Option<Newest> {
+        match (self, key) {
+            (Self::Int(rows), PrimaryKey::Int(key)) => match rows.get(key) {
+                Some(newest) if newest.ts < ts => rows.remove(key),
+                _ => None,
+            },
+            (Self::Str(rows), PrimaryKey::Str(key)) => match rows.get(key) {
+                Some(newest) if newest.ts < ts => rows.remove(key),
+                _ => None,
+            },
+            (Self::Int(_), PrimaryKey::Str(_)) | (Self::Str(_), PrimaryKey::Int(_)) => None,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Int(rows) => rows.len(),
+            Self::Str(rows) => rows.len(),
+        }
+    }
+}
+
+impl GrowingSegment {
+    /// A segment without rows.
+    ///
+    /// # Panics
+    /// When the schema has no primary key, see
+    /// [`redkite_types::CollectionSchema::primary_key`].
+    pub fn new(meta: SegmentMeta) -> Self {
+        let keys = match meta.schema.primary_key().data_type {
+            redkite_types::DataType::VarChar => NewestRows::Str(HashMap::new()),
+            _ => NewestRows::Int(HashMap::new()),
+        };
+        let empty = GrowingSnapshot {
+            meta: Arc::new(meta),
+            chunks: Vec::new(),
+            rows: 0,
+            deletes: Arc::new(SegmentDeletes::new()),
+        };
+        Self {
+            published: ArcSwap::from_pointee(empty),
+            keys: Mutex::new(keys),
+        }
+    }
+
+    /// Which segment it is.
+    pub fn meta(&self) -> Arc<SegmentMeta> {
+        self.published.load().meta.clone()
+    }
+
+    /// The rows as they are now; later writes do not show in it, except deletes.
+    pub fn snapshot(&self) -> Arc<GrowingSnapshot> {
+        self.published.load_full()
+    }
+
+    /// Appends rows. A row hides older ones of its key, those of the same batch included.
+    ///
+    /// # Shapes
+    /// `batch` has every field of the schema in its order; `row_ids` and `timestamps` one value a
+    /// row, timestamps not before those of earlier writes.
+    ///
+    /// # Errors
+    /// `BadRows` (a bug; nothing was appended) · `Full` (seal the segment and begin another)
+    pub fn append(
+        &self,
+        batch: RowBatch,
+        row_ids: Vec<RowId>,
+        timestamps: Vec<Timestamp>,
+    ) -> Result<()> {
+        let mut keys = self.keys.lock();
+        let before = self.published.load_full();
+        let meta = &before.meta;
+        check_columns(meta, &batch)?;
+        if u32::try_from(before.rows + batch.len()).is_err() {
+            return Err(Error::Full {
+                segment: meta.segment,
+            });
+        }
+        let key_field = meta.schema.primary_key().id;
+        let chunk = Chunk::new(key_field, batch, row_ids, timestamps)
+            .map_err(|reason| meta.bad_rows(reason))?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        let mut superseded = Vec::new();
+        for row in 0..chunk.len() {
+            let newest = Newest {
+                row: (before.rows + row) as u32,
+                ts: chunk.timestamps()[row],
+            };
+            if let Some(older) = keys.insert(chunk.key(row), newest) {
+                superseded.push(Entry {
+                    since: newest.ts,
+                    row: older.row,
+                });
+            }
+        }
+        let rows = before.rows + chunk.len();
+        let mut chunks = before.chunks.clone();
+        push_chunk(&mut chunks, chunk);
+        before.deletes.record(&superseded);
+        self.published.store(Arc::new(GrowingSnapshot {
+            meta: meta.clone(),
+            chunks,
+            rows,
+            deletes: before.deletes.clone(),
+        }));
+        Ok(())
+    }
+
+    /// Deletes the keys of a batch that concern this segment's partition; answers how many rows
+    /// were hit.
+    pub fn delete(&self, batch: &DeleteBatch) -> usize {
+        let mut keys = self.keys.lock();
+        let published = self.published.load();
+        let mut entries = Vec::new();
+        for index in batch.concerning(published.meta.partition) {
+            let since = batch.timestamps[index];
+            if let Some(hit) = keys.delete(&batch.keys.get(index), since) {
+                entries.push(Entry {
+                    since,
+                    row: hit.row,
+                });
+            }
+        }
+        published.deletes.record(&entries);
+        entries.len()
+    }
+
+    /// Memory taken, in bytes, the writer's key map included.
+    pub fn memory_bytes(&self) -> usize {
+        const MAP_ENTRY_BYTES: usize = 48;
+        self.snapshot().memory_bytes() + self.keys.lock().len() * MAP_ENTRY_BYTES
+    }
+}
+
+/// Checks that a batch has the schema's columns.
+pub(crate) fn check_columns(meta: &SegmentMeta, batch: &RowBatch) -> Result<()> {
+    let fields = &meta.schema.fields;
+    if batch.columns().len() != fields.len() {
+        return Err(meta.bad_rows(format!(
+            "{} columns for {} fields",
+            batch.columns().len(),
+            fields.len()
+        )));
+    }
+    for (field, column) in fields.iter().zip(batch.columns()) {
+        let dim = crate::chunk::vector_dim(&column.data);
+        let fits = column.field == field.id
+            && column.data.data_type() == field.data_type
+            && (!field.data_type.is_vector() || dim == field.dim);
+        if !fits {
+            return Err(meta.bad_rows(format!(
+                "column {} is {} with dim {dim} where field {} is {} with dim {}",
+                column.field,
+                column.data.data_type(),
+                field.id,
+                field.data_type,
+                field.dim
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Appends a chunk and merges the small ones at the end.
+fn push_chunk(chunks: &mut Vec<Arc<Chunk>>, chunk: Chunk) {
+    let mut rows = chunk.len();
+    let mut from = chunks.len();
+    while from > 0 {
+        let neighbour = chunks[from - 1].len();
+        if neighbour >= rows * 2 || neighbour + rows > MERGED_ROWS {
+            break;
+        }
+        rows += neighbour;
+        from -= 1;
+    }
+    let small = chunks.split_off(from);
+    let merged = if small.is_empty() {
+        None
+    } else {
+        Chunk::concat(small.iter().map(Arc::as_ref).chain([&chunk]))
+    };
+    chunks.push(Arc::new(merged.unwrap_or(chunk)));
+}
+
+impl GrowingSnapshot {
+    /// Which segment it is.
+    pub fn meta(&self) -> &SegmentMeta {
+        &self.meta
+    }
+
+    pub(crate) fn shared_meta(&self) -> &Arc<SegmentMeta> {
+        &self.meta
+    }
+
+    /// The rows, in order.
+    pub fn chunks(&self) -> &[Arc<Chunk>] {
+        &self.chunks
+    }
+
+    /// Number of rows, deleted ones included.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Earliest and latest timestamp of its rows; `None` of no rows.
+    pub fn times(&self) -> Option<(Timestamp, Timestamp)> {
+        let times = self.chunks.iter().map(|chunk| chunk.times());
+        times.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+    }
+
+    /// The segment's deletes, which go on growing.
+    pub fn deletes(&self) -> &Arc<SegmentDeletes> {
+        &self.deletes
+    }
+
+    /// Memory taken, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        let rows: usize = self.chunks.iter().map(|chunk| chunk.memory_bytes()).sum();
+        rows + self.deletes.memory_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Rows, meta};
+
+    #[test]
+    fn single_rows_make_few_chunks_and_keep_their_order() {
+        let segment = GrowingSegment::new(meta());
+        for key in 0..3_000 {
+            let rows = Rows::new().row(key, 1 + key as u64);
+            segment
+                .append(rows.batch(), rows.row_ids(), rows.timestamps())
+                .unwrap();
+            let chunks = segment.snapshot().chunks().len();
+            assert!(chunks <= 16, "{chunks} chunks after {key} rows");
+        }
+        let snapshot = segment.snapshot();
+        assert_eq!(snapshot.rows(), 3_000);
+        let keys: Vec<PrimaryKey> = snapshot
+            .chunks()
+            .iter()
+            .flat_map(|chunk| (0..chunk.len()).map(|row| chunk.key(row)))
+            .collect();
+        assert_eq!(keys, (0..3_000).map(PrimaryKey::Int).collect::<Vec<_>>());
+        assert_eq!(snapshot.times(), Some((Timestamp(1), Timestamp(3_000))));
+    }
+
+    #[test]
+    fn a_snapshot_does_not_see_later_rows() {
+        let segment = GrowingSegment::new(meta());
+        let first = Rows::new().row(1, 10);
+        segment
+            .append(first.batch(), first.row_ids(), first.timestamps())
+            .unwrap();
+        let snapshot = segment.snapshot();
+        let second = Rows::new().row(2, 11);
+        segment
+            .append(second.batch(), second.row_ids(), second.timestamps())
+            .unwrap();
+        assert_eq!(snapshot.rows(), 1);
+        assert_eq!(segment.snapshot().rows(), 2);
+    }
+
+    #[test]
+    fn rows_of_another_shape_are_refused_as_a_whole() {
+        let segment = GrowingSegment::new(meta());
+        let rows = Rows::new().row(1, 10).row(2, 10);
+        let fewer = RowBatch::new(2, rows.batch().into_columns()[..1].to_vec()).unwrap();
+        let refused = segment.append(fewer, rows.row_ids(), rows.timestamps());
+        assert!(matches!(refused, Err(Error::BadRows { .. })), "{refused:?}");
+        let refused = segment.append(rows.batch(), vec![RowId(1)], rows.timestamps());
+        assert!(matches!(refused, Err(Error::BadRows { .. })), "{refused:?}");
+        assert_eq!(segment.snapshot().rows(), 0);
+    }
+}

@@ -1,0 +1,47 @@
+//! Segments: the rows of one partition of one channel, growing in memory or sealed for good.
+//!
+//! Owns how rows, deletes and time make up what a read sees, the files of a sealed segment, and
+//! how one segment is searched and many answers become one. Everything that computes is synchronous
+//! and takes a [`StopFlag`]; only [`mod@file`] and [`delta`] do IO, through the object store. It knows
+//! no WAL, no metastore and no network.
+//!
+//! - [`chunk`]: immutable rows, the unit that readers share
+//! - [`growing`]: one writer, many readers, chunks merged as they come
+//! - [`sealed`]: one chunk, its vector indexes
+//! - [`delete`]: which rows are deleted, and since when
+//! - [`segment`]: either kind, and what of it a read at a timestamp sees
+//! - [`search`], [`retrieve`]: nearest rows, rows by filter or key
+//! - [`reduce`]: many answers become one
+//! - [`mod@fetch`]: output columns for the winners
+//! - [`mod@file`], [`delta`], [`bloom`]: Parquet files, their manifest and their checksums
+//! - [`error`]: what can go wrong
+
+pub mod bloom;
+pub mod chunk;
+pub mod delete;
+pub mod delta;
+pub mod error;
+pub mod fetch;
+pub mod file;
+pub mod growing;
+pub mod reduce;
+pub mod retrieve;
+pub mod sealed;
+pub mod search;
+pub mod segment;
+
+#[cfg(test)]
+mod testing;
+
+pub use chunk::Chunk;
+pub use delete::{ALL_PARTITIONS, DeleteBatch, SegmentDeletes};
+pub use error::{Error, Result};
+pub use fetch::{fetch, gather};
+pub use file::{FileEntry, FileKind, SegmentManifest};
+pub use growing::{GrowingSegment, GrowingSnapshot};
+pub use redkite_index::StopFlag;
+pub use reduce::{Hit, Keyed, RowAt, TopK, merge_hits, merge_keyed, merge_topk};
+pub use retrieve::SegmentRetriever;
+pub use sealed::SealedSegment;
+pub use search::SegmentSearcher;
+pub use segment::{ReadView, Segment, SegmentMeta};

@@ -1,0 +1,183 @@
+//! A segment whose rows never change: one chunk, and the indexes over its vectors.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use redkite_index::VectorIndex;
+use redkite_types::{FieldId, PrimaryKey, Timestamp};
+
+use crate::{
+    chunk::Chunk,
+    delete::{DeleteBatch, Entry, SegmentDeletes},
+    error::Result,
+    growing::{GrowingSnapshot, check_columns},
+    segment::SegmentMeta,
+};
+
+/// Rows that never change. Deletes still arrive, and are shared by all versions of the segment.
+#[derive(Clone)]
+pub struct SealedSegment {
+    meta: Arc<SegmentMeta>,
+    chunk: [Arc<Chunk>; 1],
+    deletes: Arc<SegmentDeletes>,
+    indexes: BTreeMap<FieldId, Arc<dyn VectorIndex>>,
+}
+
+impl std::fmt::Debug for SealedSegment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SealedSegment")
+            .field("segment", &self.meta.segment)
+            .field("rows", &self.rows())
+            .field("deletes", &self.deletes.count())
+            .field("indexes", &self.indexes.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl SealedSegment {
+    /// Takes rows as they come from a file. Computes the order of the keys and hides rows that have
+    /// a newer one of the same key.
+    ///
+    /// # Errors
+    /// `BadRows` when they do not have the schema's columns.
+    pub fn new(meta: SegmentMeta, chunk: Chunk) -> Result<Self> {
+        check_columns(&meta, chunk.batch())?;
+        let deletes = Arc::new(SegmentDeletes::new());
+        deletes.record(&superseded(&chunk));
+        Ok(Self::with_parts(Arc::new(meta), chunk, deletes))
+    }
+
+    /// Takes over the rows of a growing segment, with its row numbers and its deletes: a delete
+    /// that reaches either of the two from now on is seen in both. Copies the rows.
+    ///
+    /// # Errors
+    /// `BadRows` when there are none.
+    pub fn from_growing(snapshot: &GrowingSnapshot) -> Result<Self> {
+        let chunk = Chunk::concat(snapshot.chunks().iter().map(Arc::as_ref))
+            .ok_or_else(|| snapshot.meta().bad_rows("there are none"))?;
+        let meta = snapshot.shared_meta().clone();
+        Ok(Self::with_parts(meta, chunk, snapshot.deletes().clone()))
+    }
+
+    fn with_parts(meta: Arc<SegmentMeta>, chunk: Chunk, deletes: Arc<SegmentDeletes>) -> Self {
+        // Made here, off the path of searches and deletes.
+        chunk.key_order();
+        Self {
+            meta,
+            chunk: [Arc::new(chunk)],
+            deletes,
+            indexes: BTreeMap::new(),
+        }
+    }
+
+    /// The same segment with an index over a field, sharing everything else.
+    ///
+    /// # Errors
+    /// `BadRows` when the index does not have the rows or the dimension of the column.
+    pub fn with_index(&self, field: FieldId, index: Arc<dyn VectorIndex>) -> Result<Arc<Self>> {
+        let column = self.chunk[0].batch().column(field);
+        let dim = column.map_or(0, |column| crate::chunk::vector_dim(&column.data));
+        if index.len() != self.rows() || index.dim() != dim {
+            return Err(self.meta.bad_rows(format!(
+                "the index of field {field} is [{}, {}], its column [{}, {dim}]",
+                index.len(),
+                index.dim(),
+                self.rows()
+            )));
+        }
+        let mut with = self.clone();
+        with.indexes.insert(field, index);
+        Ok(Arc::new(with))
+    }
+
+    /// The same segment without the index over a field.
+    #[must_use]
+    pub fn without_index(&self, field: FieldId) -> Arc<Self> {
+        let mut without = self.clone();
+        without.indexes.remove(&field);
+        Arc::new(without)
+    }
+
+    /// Which segment it is.
+    pub fn meta(&self) -> &SegmentMeta {
+        &self.meta
+    }
+
+    /// Its rows; always one chunk.
+    pub fn chunks(&self) -> &[Arc<Chunk>] {
+        &self.chunk
+    }
+
+    /// Number of rows, deleted ones included.
+    pub fn rows(&self) -> usize {
+        self.chunk[0].len()
+    }
+
+    /// Earliest and latest timestamp of its rows.
+    pub fn times(&self) -> (Timestamp, Timestamp) {
+        self.chunk[0].times()
+    }
+
+    /// Smallest and largest primary key; `None` of no rows.
+    pub fn key_range(&self) -> Option<(PrimaryKey, PrimaryKey)> {
+        let chunk = &self.chunk[0];
+        let order = chunk.key_order();
+        let (first, last) = (order.first()?, order.last()?);
+        Some((chunk.key(*first as usize), chunk.key(*last as usize)))
+    }
+
+    /// The index over a vector field, if there is one.
+    pub fn index(&self, field: FieldId) -> Option<&Arc<dyn VectorIndex>> {
+        self.indexes.get(&field)
+    }
+
+    /// The fields that have an index.
+    pub fn indexed_fields(&self) -> impl Iterator<Item = FieldId> + '_ {
+        self.indexes.keys().copied()
+    }
+
+    /// The segment's deletes, which go on growing.
+    pub fn deletes(&self) -> &Arc<SegmentDeletes> {
+        &self.deletes
+    }
+
+    /// Deletes the keys of a batch that concern this segment's partition; answers how many rows
+    /// were hit, those included that had been deleted before. May be called from several threads,
+    /// in any order of time, and again with the same deletes.
+    pub fn delete(&self, batch: &DeleteBatch) -> usize {
+        let chunk = &self.chunk[0];
+        let mut entries = Vec::new();
+        for index in batch.concerning(self.meta.partition) {
+            let (key, since) = (batch.keys.get(index), batch.timestamps[index]);
+            if !chunk.may_hold(&key) {
+                continue;
+            }
+            let older = |row: &&u32| chunk.timestamps()[**row as usize] < since;
+            let hit = chunk.rows_of(&key).iter().filter(older);
+            entries.extend(hit.map(|&row| Entry { since, row }));
+        }
+        self.deletes.record(&entries);
+        entries.len()
+    }
+
+    /// Memory taken, in bytes: columns, key order, deletes and indexes.
+    pub fn memory_bytes(&self) -> usize {
+        let indexes: usize = self
+            .indexes
+            .values()
+            .map(|index| index.memory_bytes())
+            .sum();
+        self.chunk[0].memory_bytes() + self.deletes.memory_bytes() + indexes
+    }
+}
+
+/// Each row that has a newer one of the same key, hidden from the newer one's time on.
+fn superseded(chunk: &Chunk) -> Vec<Entry> {
+    let (keys, times) = (chunk.keys(), chunk.timestamps());
+    let pairs = chunk.key_order().windows(2);
+    let same = pairs.filter(|pair| keys.compare(pair[0] as usize, pair[1] as usize).is_eq());
+    same.map(|pair| Entry {
+        since: times[pair[1] as usize],
+        row: pair[0],
+    })
+    .collect()
+}

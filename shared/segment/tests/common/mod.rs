@@ -1,0 +1,124 @@
+//! A schema with every type, random rows, and the seed of a random test.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rand::{RngExt, rngs::StdRng};
+use redkite_segment::SegmentMeta;
+use redkite_types::{
+    BitSet, CollectionId, CollectionSchema, Column, ColumnData, DataType, FieldId, FieldSchema,
+    PartitionId, RowBatch, SegmentId, Value,
+};
+
+pub(crate) const DIM: usize = 4;
+pub(crate) const PARTITION: PartitionId = PartitionId(20);
+
+pub(crate) fn seed() -> u64 {
+    let seed = match std::env::var("REDKITE_TEST_SEED") {
+        Ok(text) => text.parse().unwrap(),
+        Err(_) => rand::random(),
+    };
+    println!("seed={seed}");
+    seed
+}
+
+pub(crate) fn schema(key: DataType) -> Arc<CollectionSchema> {
+    let plain = |name: &str, kind| FieldSchema {
+        nullable: true,
+        ..FieldSchema::new(name, kind)
+    };
+    let text = |name: &str| FieldSchema {
+        max_length: 100,
+        ..FieldSchema::new(name, DataType::VarChar)
+    };
+    let key_field = match key {
+        DataType::VarChar => text("pk"),
+        other => FieldSchema::new("pk", other),
+    };
+    let schema = CollectionSchema {
+        fields: vec![
+            FieldSchema {
+                is_primary_key: true,
+                ..key_field
+            },
+            FieldSchema {
+                dim: DIM,
+                ..FieldSchema::new("vector", DataType::FloatVector)
+            },
+            plain("number", DataType::Int32),
+            FieldSchema {
+                nullable: true,
+                ..text("text")
+            },
+            plain("flag", DataType::Bool),
+            plain("tiny", DataType::Int8),
+            plain("small", DataType::Int16),
+            plain("long", DataType::Int64),
+            plain("float", DataType::Float),
+            plain("double", DataType::Double),
+            plain("doc", DataType::Json),
+        ],
+        enable_dynamic_field: true,
+        ..CollectionSchema::default()
+    };
+    Arc::new(schema.prepare().unwrap())
+}
+
+pub(crate) fn meta(schema: &Arc<CollectionSchema>, segment: i64) -> SegmentMeta {
+    SegmentMeta {
+        collection: CollectionId(10),
+        partition: PARTITION,
+        segment: SegmentId(segment),
+        schema: schema.clone(),
+    }
+}
+
+pub(crate) fn field(schema: &CollectionSchema, name: &str) -> FieldId {
+    schema.field(name).unwrap().id
+}
+
+/// Rows with these keys and otherwise random values. Vectors have small integers, so that scores
+/// are exact and often equal.
+pub(crate) fn random_rows(schema: &CollectionSchema, keys: &[i64], rng: &mut StdRng) -> RowBatch {
+    let rows = keys.len();
+    let columns = schema.fields.iter().map(|field| {
+        let mut data = ColumnData::with_capacity(field.data_type, field.dim, rows);
+        let valid = field
+            .nullable
+            .then(|| BitSet::from_fn(rows, |_| rng.random_bool(0.8)));
+        for (row, key) in keys.iter().enumerate() {
+            if valid.as_ref().is_some_and(|valid| !valid.get(row)) {
+                data.push_placeholder();
+                continue;
+            }
+            let number = rng.random_range(-100..100i64);
+            match &mut data {
+                ColumnData::Bool(values) => values.push(number > 0),
+                ColumnData::VarChar(values) if field.is_primary_key => {
+                    values.push(format!("key {key:06}"));
+                }
+                ColumnData::Int64(values) if field.is_primary_key => values.push(*key),
+                ColumnData::VarChar(values) => values.push(format!("text {number} é")),
+                ColumnData::Json(values) => {
+                    values.push(Bytes::from(format!("{{\"a\": {number}}}")));
+                }
+                ColumnData::FloatVector { values, .. } => {
+                    values.extend((0..DIM).map(|_| rng.random_range(-3..4i32) as f32));
+                }
+                ColumnData::Float(_) | ColumnData::Double(_) => {
+                    assert!(data.push_value(&Value::Double(number as f64 / 4.0)));
+                }
+                _ => assert!(data.push_value(&Value::Int(number))),
+            }
+        }
+        Column {
+            field: field.id,
+            data,
+            valid,
+        }
+    });
+    let columns = columns.collect();
+    RowBatch::new(rows, columns).unwrap()
+}

@@ -1,0 +1,272 @@
+//! Files of sealed segments.
+
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod common;
+
+use std::{process::Command, sync::Arc};
+
+use bytes::Bytes;
+use common::{field, meta, random_rows, schema, seed};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use redkite_segment::{
+    ALL_PARTITIONS, Chunk, DeleteBatch, Error, FileKind, GrowingSegment, SegmentManifest, delta,
+    file,
+};
+use redkite_storage::{ObjectStore, open};
+use redkite_types::{
+    Coded, CollectionSchema, DataType, ErrorCode, FieldSchema, PartitionId, PrimaryKey,
+    PrimaryKeys, RowId, Timestamp, Value,
+};
+
+fn memory() -> Arc<dyn ObjectStore> {
+    open("memory://").unwrap()
+}
+
+fn grown(schema: &Arc<CollectionSchema>, rng: &mut StdRng) -> GrowingSegment {
+    let segment = GrowingSegment::new(meta(schema, 7));
+    let mut next = 0;
+    for round in 1..=5 {
+        let rows = rng.random_range(1..200);
+        let keys: Vec<i64> = (next..next + rows).map(|key| (key * 7) % 1_000).collect();
+        next += rows;
+        let ids = (next - rows..next).map(RowId).collect();
+        let times = keys.iter().map(|_| Timestamp(round << 40)).collect();
+        segment
+            .append(random_rows(schema, &keys, rng), ids, times)
+            .unwrap();
+    }
+    segment
+}
+
+async fn written(
+    store: &dyn ObjectStore,
+    schema: &Arc<CollectionSchema>,
+    rng: &mut StdRng,
+) -> (Chunk, SegmentManifest) {
+    let snapshot = grown(schema, rng).snapshot();
+    let chunks = snapshot.chunks().to_vec();
+    let mut whole = snapshot.chunks()[0].batch().clone();
+    let mut ids = snapshot.chunks()[0].row_ids().to_vec();
+    let mut times = snapshot.chunks()[0].timestamps().to_vec();
+    for chunk in &chunks[1..] {
+        whole.extend(chunk.batch());
+        ids.extend_from_slice(chunk.row_ids());
+        times.extend_from_slice(chunk.timestamps());
+    }
+    let manifest = file::write_segment(store, meta(schema, 7), chunks)
+        .await
+        .unwrap();
+    let key = schema.primary_key().id;
+    (Chunk::new(key, whole, ids, times).unwrap(), manifest)
+}
+
+#[tokio::test]
+async fn every_type_comes_back_as_it_was() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    for key in [DataType::Int64, DataType::VarChar] {
+        let schema = schema(key);
+        let store = memory();
+        let (rows, manifest) = written(&*store, &schema, &mut rng).await;
+        let read = file::read_segment(&*store, &manifest, schema.clone())
+            .await
+            .unwrap();
+        for (written, read) in rows.batch().columns().iter().zip(read.batch().columns()) {
+            for row in 0..written.len() {
+                assert_eq!(written.is_valid(row), read.is_valid(row));
+                assert_eq!(written.value(row), read.value(row));
+            }
+            assert_eq!(written.data, read.data, "field {}", written.field);
+        }
+        assert_eq!(rows.row_ids(), read.row_ids());
+        assert_eq!(rows.timestamps(), read.timestamps());
+        assert_eq!((manifest.min_ts, manifest.max_ts), rows.times());
+        assert_eq!(manifest.rows as usize, rows.len());
+        let order = rows.key_order();
+        let (first, last) = (order[0] as usize, order[order.len() - 1] as usize);
+        assert_eq!(manifest.min_key, Some(rows.key(first)));
+        assert_eq!(manifest.max_key, Some(rows.key(last)));
+        let filter = file::read_key_filter(&*store, &manifest).await.unwrap();
+        let filter = filter.unwrap();
+        assert!((0..rows.len()).all(|row| filter.may_contain(&rows.key(row))));
+        let text = serde_json::to_string(&manifest).unwrap();
+        assert_eq!(
+            serde_json::from_str::<SegmentManifest>(&text).unwrap(),
+            manifest
+        );
+    }
+}
+
+#[tokio::test]
+async fn any_damage_to_any_file_is_an_error_that_names_it() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let schema = schema(DataType::Int64);
+    let store = memory();
+    let (_, manifest) = written(&*store, &schema, &mut rng).await;
+    for entry in &manifest.files {
+        let whole = store.get(&entry.path).await.unwrap();
+        for round in 0..60 {
+            let mut damaged = whole.to_vec();
+            if round % 10 == 0 {
+                damaged.truncate(rng.random_range(0..whole.len()));
+            } else {
+                let bit = rng.random_range(0..whole.len() * 8);
+                damaged[bit / 8] ^= 1 << (bit % 8);
+            }
+            store.put(&entry.path, Bytes::from(damaged)).await.unwrap();
+            let error = match entry.kind {
+                FileKind::Data => file::read_segment(&*store, &manifest, schema.clone())
+                    .await
+                    .map(drop),
+                _ => file::read_key_filter(&*store, &manifest).await.map(drop),
+            };
+            let error = error.unwrap_err();
+            assert_eq!(error.code(), ErrorCode::DataIntegrity);
+            assert!(error.to_string().contains(&entry.path), "{error}");
+        }
+        store.put(&entry.path, whole).await.unwrap();
+    }
+    store.delete(&manifest.files[0].path).await.unwrap();
+    let gone = file::read_segment(&*store, &manifest, schema.clone()).await;
+    assert_eq!(gone.unwrap_err().code(), ErrorCode::IoKeyNotFound);
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_such_file_never_panic() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let schema = schema(DataType::Int64);
+    let store = memory();
+    let (_, manifest) = written(&*store, &schema, &mut rng).await;
+    let entry = &manifest.files[0];
+    let whole = store.get(&entry.path).await.unwrap();
+    for _ in 0..300 {
+        // Damaged before the checksum was taken: only the decoder can notice, or not.
+        let mut damaged = whole.to_vec();
+        for _ in 0..rng.random_range(1..4) {
+            let at = rng.random_range(0..whole.len());
+            damaged[at] = rng.random();
+        }
+        let mut manifest = manifest.clone();
+        let path = entry.path.clone();
+        manifest.files[0] = redkite_segment::FileEntry::of(FileKind::Data, path, &damaged);
+        store.put(&entry.path, Bytes::from(damaged)).await.unwrap();
+        let _ = file::read_segment(&*store, &manifest, schema.clone()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_older_than_a_field_reads_its_default_or_null() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let old = schema(DataType::Int64);
+    let store = memory();
+    let (rows, manifest) = written(&*store, &old, &mut rng).await;
+    let mut new = CollectionSchema::clone(&old);
+    let added = |id: i64, default_value| FieldSchema {
+        id: redkite_types::FieldId(id),
+        nullable: true,
+        default_value,
+        ..FieldSchema::new(format!("added {id}"), DataType::Int32)
+    };
+    new.fields.push(added(200, None));
+    new.fields.push(added(201, Some(Value::Int(42))));
+    let read = file::read_segment(&*store, &manifest, Arc::new(new))
+        .await
+        .unwrap();
+    let column = |id| read.batch().column(redkite_types::FieldId(id)).unwrap();
+    for row in 0..rows.len() {
+        assert_eq!(column(200).value(row), Value::Null);
+        assert_eq!(column(201).value(row), Value::Int(42));
+    }
+}
+
+#[tokio::test]
+async fn newer_formats_are_refused_by_name() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let schema = schema(DataType::Int64);
+    let store = memory();
+    let (_, mut manifest) = written(&*store, &schema, &mut rng).await;
+    manifest.format_version = 99;
+    let refused = file::read_segment(&*store, &manifest, schema.clone()).await;
+    assert!(matches!(
+        refused,
+        Err(Error::UnsupportedVersion { found: 99, .. })
+    ));
+}
+
+#[tokio::test]
+async fn deletes_come_back_as_they_were() {
+    let store = memory();
+    let texts = ["a", "b"].map(str::to_owned).to_vec();
+    for keys in [PrimaryKeys::Int(vec![5, -1]), PrimaryKeys::Str(texts)] {
+        let batch = DeleteBatch {
+            keys,
+            timestamps: vec![Timestamp(9), Timestamp(7)],
+            partitions: vec![ALL_PARTITIONS, PartitionId(3)],
+        };
+        let entry = delta::write_delta(&*store, "ch", 4, batch.clone())
+            .await
+            .unwrap();
+        assert_eq!(entry.path, "deltas/ch/4.parquet");
+        assert_eq!(delta::read_delta(&*store, &entry).await.unwrap(), batch);
+        let empty = DeleteBatch::at(batch.keys.empty_like(), Timestamp(1), ALL_PARTITIONS);
+        let entry = delta::write_delta(&*store, "ch", 5, empty).await.unwrap();
+        assert!(delta::read_delta(&*store, &entry).await.unwrap().is_empty());
+    }
+}
+
+/// What another program sees. Skipped with a message where Python has no pyarrow.
+#[tokio::test]
+async fn pyarrow_reads_a_data_file_with_the_users_columns() {
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let has_pyarrow = Command::new(&python)
+        .args(["-c", "import pyarrow.parquet"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !has_pyarrow {
+        eprintln!("skipped: {python} has no pyarrow");
+        return;
+    }
+    let mut rng = StdRng::seed_from_u64(seed());
+    let schema = schema(DataType::VarChar);
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&format!("fs://{}", dir.path().display())).unwrap();
+    let (rows, manifest) = written(&*store, &schema, &mut rng).await;
+    let path = store.local_path(&manifest.files[0].path).unwrap();
+    let script = r#"
+import sys, pyarrow.parquet as pq
+table = pq.read_table(sys.argv[1])
+meta = pq.read_metadata(sys.argv[1]).metadata
+print("|".join(table.column_names))
+print(table.num_rows, table.schema.field("vector").type, meta[b"redkite.format_version"].decode())
+print(table.schema.field("number").metadata[b"PARQUET:field_id"].decode())
+print(table.column("pk")[0].as_py(), table.column("Timestamp")[0].as_py())
+row_group = pq.read_metadata(sys.argv[1]).row_group(0)
+columns = [row_group.column(i) for i in range(row_group.num_columns)]
+print([(c.path_in_schema, c.compression) for c in columns if "vector" in c.path_in_schema])
+"#;
+    let output = Command::new(&python)
+        .arg("-c")
+        .arg(script)
+        .arg(&path)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    let names: Vec<&str> = schema.fields.iter().map(|f| f.name.as_str()).collect();
+    assert_eq!(lines[0], format!("{}|RowID|Timestamp", names.join("|")));
+    assert_eq!(
+        lines[1],
+        format!(
+            "{} fixed_size_list<element: float not null>[4] 1",
+            rows.len()
+        )
+    );
+    assert_eq!(lines[2], field(&schema, "number").to_string());
+    let PrimaryKey::Str(key) = rows.key(0) else {
+        panic!("a text key");
+    };
+    assert_eq!(lines[3], format!("{key} {}", rows.timestamps()[0]));
+    assert_eq!(lines[4], "[('vector.list.element', 'UNCOMPRESSED')]");
+}

@@ -1,0 +1,36 @@
+//! Milvus's limits, as its documentation and error texts state them.
+
+/// Largest `topk`, `nq`, and `offset + limit` of one search or query.
+pub const MAX_RESULT_WINDOW: i64 = 16_384;
+/// Dimensions of a dense vector.
+pub const DIM_RANGE: std::ops::RangeInclusive<i64> = 2..=32_768;
+/// `max_length` of a VarChar field, in bytes.
+pub const VARCHAR_MAX_LENGTH: i64 = 65_535;
+/// Bytes of one JSON value.
+pub const JSON_MAX_BYTES: usize = 65_536;
+/// Fields of one collection, the hidden ones not counted.
+pub const MAX_FIELDS: usize = 64;
+/// Vector fields of one collection.
+pub const MAX_VECTOR_FIELDS: usize = 10;
+/// Shards of one collection.
+pub const MAX_SHARDS: i32 = 16;
+/// Bytes of a name.
+pub const MAX_NAME_LENGTH: usize = 255;
+/// Bytes of a collection's description.
+pub const MAX_DESCRIPTION_LENGTH: usize = 1_024;
+/// Collections of one deployment.
+pub const MAX_COLLECTIONS: usize = 65_536;
+/// Databases of one deployment.
+pub const MAX_DATABASES: usize = 64;
+/// Partitions of one collection unless configured otherwise.
+pub const DEFAULT_MAX_PARTITIONS: usize = 1_024;
+/// Partitions that a partition key hashes into unless the client says otherwise.
+pub const DEFAULT_PARTITION_KEY_PARTITIONS: i64 = 16;
+/// Bytes of an index's parameters.
+pub const MAX_INDEX_PARAMS_BYTES: usize = 100 * 1_024;
+/// Name of the partition that every collection has.
+pub const DEFAULT_PARTITION: &str = "_default";
+/// Name of the database that always exists.
+pub const DEFAULT_DATABASE: &str = "default";
+/// Name of the hidden JSON field that holds dynamic keys.
+pub const DYNAMIC_FIELD: &str = "$meta";

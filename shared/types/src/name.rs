@@ -1,0 +1,223 @@
+//! Names as Milvus checks them: first a letter or `_`, then letters, digits, `_` (and `$`).
+
+use crate::{
+    error::{Error, ErrorCode, Result},
+    limits::MAX_NAME_LENGTH,
+};
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$'
+}
+
+/// Why a name is refused, in Milvus's words with `{kind}` filled in.
+fn problem(kind: &str, name: &str) -> Option<String> {
+    let bytes = name.as_bytes();
+    let Some(&first) = bytes.first() else {
+        return Some(format!("{kind} should not be empty"));
+    };
+    if bytes.len() > MAX_NAME_LENGTH {
+        return Some(format!(
+            "the length of {} {kind} must be less than {MAX_NAME_LENGTH} characters",
+            if kind.starts_with(['a', 'i']) {
+                "an"
+            } else {
+                "a"
+            }
+        ));
+    }
+    if !(first.is_ascii_alphabetic() || first == b'_') {
+        return Some(format!(
+            "the first character of {} {kind} must be an underscore or letter",
+            if kind.starts_with(['a', 'i']) {
+                "an"
+            } else {
+                "a"
+            }
+        ));
+    }
+    if !bytes.iter().all(|&byte| is_name_byte(byte)) {
+        return Some(format!(
+            "{kind} can only contain numbers, letters and underscores"
+        ));
+    }
+    None
+}
+
+/// Checks a collection's name.
+///
+/// # Errors
+/// Code 1100 with Milvus's text; never worth a retry.
+pub fn check_collection(name: &str) -> Result<()> {
+    match problem("collection name", name) {
+        None => Ok(()),
+        Some(_) if name.is_empty() => Err(Error::invalid_parameter(
+            "collection name should not be empty",
+        )),
+        Some(why) => Err(Error::invalid_parameter(format!(
+            "Invalid collection name: {name}. {why}"
+        ))),
+    }
+}
+
+/// Checks an alias.
+///
+/// # Errors
+/// Code 1100 with Milvus's text; never worth a retry.
+pub fn check_alias(name: &str) -> Result<()> {
+    match problem("collection alias", name) {
+        None => Ok(()),
+        Some(_) if name.is_empty() => Err(Error::invalid_parameter(
+            "collection alias should not be empty",
+        )),
+        Some(why) => Err(Error::invalid_parameter(format!(
+            "Invalid collection alias: {name}. {why}"
+        ))),
+    }
+}
+
+/// Checks a database's name.
+///
+/// # Errors
+/// Code 802 with Milvus's text; never worth a retry.
+pub fn check_database(name: &str) -> Result<()> {
+    let invalid = |why: &str| {
+        Error::input(
+            ErrorCode::DatabaseInvalidName,
+            format!("{why}: invalid database name[database={name}]"),
+        )
+    };
+    match problem("database name", name) {
+        None => Ok(()),
+        Some(_) if name.is_empty() => Err(invalid("database name couldn't be empty")),
+        Some(why) => Err(invalid(&why)),
+    }
+}
+
+/// Checks a field's name.
+///
+/// # Errors
+/// Code 1701 with Milvus's text; never worth a retry.
+pub fn check_field(name: &str) -> Result<()> {
+    let invalid = |why: &str| {
+        Error::input(
+            ErrorCode::FieldInvalidName,
+            format!("Invalid field name: {name}. {why}: field name invalid[field={name}]"),
+        )
+    };
+    match problem("field name", name) {
+        None if is_reserved_word(name) => Err(invalid("it is a key word of the filter language")),
+        None => Ok(()),
+        Some(_) if name.is_empty() => Err(invalid("field name should not be empty")),
+        Some(why) => Err(invalid(&why)),
+    }
+}
+
+/// Words of the filter language that cannot name a field.
+fn is_reserved_word(name: &str) -> bool {
+    matches!(
+        name.to_ascii_lowercase().as_str(),
+        "and" | "or" | "not" | "in" | "like" | "true" | "false" | "is" | "null" | "exists"
+    )
+}
+
+/// Checks a partition's name; the first character may be a digit, and `-` is allowed inside.
+///
+/// # Errors
+/// Code 65535 with Milvus's text; never worth a retry.
+pub fn check_partition(name: &str) -> Result<()> {
+    let invalid = |why: &str| {
+        Error::input(
+            ErrorCode::Unexpected,
+            format!("Invalid partition name: {name}. {why}"),
+        )
+    };
+    let bytes = name.as_bytes();
+    let Some(&first) = bytes.first() else {
+        return Err(invalid("Partition name should not be empty."));
+    };
+    if bytes.len() > MAX_NAME_LENGTH {
+        return Err(invalid(&format!(
+            "The length of a partition name must be less than {MAX_NAME_LENGTH} characters."
+        )));
+    }
+    if !(first.is_ascii_alphanumeric() || first == b'_') {
+        return Err(invalid(
+            "The first character of a partition name must be an underscore or letter.",
+        ));
+    }
+    if !bytes.iter().all(|&byte| is_name_byte(byte) || byte == b'-') {
+        return Err(invalid(
+            "Partition name can only contain numbers, letters and underscores.",
+        ));
+    }
+    Ok(())
+}
+
+/// Checks an index's name.
+///
+/// # Errors
+/// Code 1100 with Milvus's text; never worth a retry.
+pub fn check_index(name: &str) -> Result<()> {
+    match problem("index name", name) {
+        None => Ok(()),
+        Some(why) => Err(Error::invalid_parameter(format!(
+            "Invalid index name: {name}. {why}"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_and_bad_names() {
+        for good in ["a", "_a", "A9_", "x$y", &"n".repeat(255)] {
+            check_collection(good).unwrap();
+            check_partition(good).unwrap();
+            check_database(good).unwrap();
+        }
+        for bad in ["", "9a", "-a", "a-b", "a b", "ü", "$a", &"n".repeat(256)] {
+            assert_eq!(
+                check_collection(bad).unwrap_err().code.number(),
+                1100,
+                "{bad}"
+            );
+            assert_eq!(check_database(bad).unwrap_err().code.number(), 802, "{bad}");
+        }
+        for good in ["2024-01", "9", "a-b"] {
+            check_partition(good).unwrap();
+        }
+        for bad in ["", "-a", "a b", "a.b", "$a"] {
+            assert_eq!(
+                check_partition(bad).unwrap_err().code.number(),
+                65_535,
+                "{bad}"
+            );
+        }
+        assert!(check_field("and").is_err());
+        check_field("android").unwrap();
+    }
+
+    #[test]
+    fn texts_are_the_ones_that_clients_match() {
+        let text = check_collection("1x").unwrap_err().message;
+        assert_eq!(
+            text,
+            "Invalid collection name: 1x. the first character of a collection name must be an \
+             underscore or letter: invalid parameter"
+        );
+        let text = check_collection(&"n".repeat(256)).unwrap_err().message;
+        assert!(text.contains("the length of a collection name must be less than 255 characters"));
+        let text = check_database("1x").unwrap_err().message;
+        assert!(text.contains(
+            "the first character of a database name must be an underscore or letter: invalid \
+             database name[database=1x]"
+        ));
+        let text = check_partition("").unwrap_err().message;
+        assert_eq!(
+            text,
+            "Invalid partition name: . Partition name should not be empty."
+        );
+    }
+}
