@@ -55,7 +55,10 @@ impl Job {
     }
 
     fn index_key(&self) -> String {
-        keys::index(CollectionId(self.index.collection_id), IndexId(self.index.id))
+        keys::index(
+            CollectionId(self.index.collection_id),
+            IndexId(self.index.id),
+        )
     }
 
     fn segment_key(&self) -> String {
@@ -117,8 +120,9 @@ impl Builder {
             revisions.mark_unchanged();
             let view = self.catalog.view();
             for entry in view.all_collections() {
-                let is_new =
-                    seen.get(&entry.id()).is_none_or(|before| !Arc::ptr_eq(before, entry));
+                let is_new = seen
+                    .get(&entry.id())
+                    .is_none_or(|before| !Arc::ptr_eq(before, entry));
                 if is_new && self.start_due(entry) {
                     seen.insert(entry.id(), entry.clone());
                 }
@@ -144,10 +148,16 @@ impl Builder {
         };
         for due in found {
             let (job, build, needs_files) = match due {
-                Due::Start { index, segment, needs_files } => {
-                    (Job { index, segment }, None, needs_files)
-                }
-                Due::Run { index, segment, build } => (Job { index, segment }, Some(build), true),
+                Due::Start {
+                    index,
+                    segment,
+                    needs_files,
+                } => (Job { index, segment }, None, needs_files),
+                Due::Run {
+                    index,
+                    segment,
+                    build,
+                } => (Job { index, segment }, Some(build), true),
             };
             let known = build.as_ref().map_or(0, |build| build.build_id);
             {
@@ -159,10 +169,11 @@ impl Builder {
             }
             let builder = self.clone();
             let name = format!("index {} of segment {}", job.index.id, job.segment.id);
-            self.tasks.spawn_cancellable(name, OnFailure::Log, async move {
-                builder.carry_out(&job, build, needs_files).await;
-                builder.running.lock().remove(&job.id());
-            });
+            self.tasks
+                .spawn_cancellable(name, OnFailure::Log, async move {
+                    builder.carry_out(&job, build, needs_files).await;
+                    builder.running.lock().remove(&job.id());
+                });
         }
         true
     }
@@ -214,8 +225,12 @@ impl Builder {
             }
             Err(error) => {
                 let failed = error.is_input_error || next.attempts >= MAX_ATTEMPTS;
-                next.state =
-                    if failed { IndexState::Failed } else { IndexState::Retry }.into();
+                next.state = if failed {
+                    IndexState::Failed
+                } else {
+                    IndexState::Retry
+                }
+                .into();
                 warn!(build = record.build_id, attempts = next.attempts, %error, "index build failed");
                 next.fail_reason = error.message;
             }
@@ -227,7 +242,9 @@ impl Builder {
         let _permit = self.permits.acquire().await;
         let nodes = self.peers.data_nodes();
         let count = nodes.len().max(1);
-        let Some((_, node)) = nodes.into_iter().nth(build_id.unsigned_abs() as usize % count)
+        let Some((_, node)) = nodes
+            .into_iter()
+            .nth(build_id.unsigned_abs() as usize % count)
         else {
             return Err(Error::new(
                 redkite_types::ErrorCode::ServiceNotReady,
@@ -238,7 +255,10 @@ impl Builder {
         let field = view
             .collection_by_id(CollectionId(job.index.collection_id))
             .and_then(|entry| {
-                entry.schema().field_by_id(redkite_types::FieldId(job.index.field_id)).cloned()
+                entry
+                    .schema()
+                    .field_by_id(redkite_types::FieldId(job.index.field_id))
+                    .cloned()
             })
             .ok_or_else(|| Error::internal("the indexed field is gone"))?;
         let request = BuildIndexRequest {
@@ -263,8 +283,11 @@ impl Builder {
             .await
             .map_err(|status| redkite_rpc::status::from_status(&status).error)?;
         let build_id = answer.into_inner().first as i64;
-        let state =
-            if needs_files { IndexState::InProgress } else { IndexState::Finished };
+        let state = if needs_files {
+            IndexState::InProgress
+        } else {
+            IndexState::Finished
+        };
         let record = job.record(build_id, state);
         self.running.lock().insert(job.id(), build_id);
         Ok(self.write(job, &record).await?.then_some(record))
@@ -273,10 +296,21 @@ impl Builder {
     /// Writes the record unless the index or the segment is gone.
     async fn write(&self, job: &Job, record: &SegmentIndexInfo) -> Result<bool> {
         let txn = Txn::new()
-            .when(Compare::Exists { key: job.index_key() })
-            .when(Compare::Exists { key: job.segment_key() })
-            .then(Op::put(job.build_key(record.build_id), record.encode_to_vec()));
-        let outcome = self.kv.txn(txn).await.map_err(|error| Error::from_coded(&error))?;
+            .when(Compare::Exists {
+                key: job.index_key(),
+            })
+            .when(Compare::Exists {
+                key: job.segment_key(),
+            })
+            .then(Op::put(
+                job.build_key(record.build_id),
+                record.encode_to_vec(),
+            ));
+        let outcome = self
+            .kv
+            .txn(txn)
+            .await
+            .map_err(|error| Error::from_coded(&error))?;
         Ok(matches!(outcome, TxnOutcome::Applied { .. }))
     }
 

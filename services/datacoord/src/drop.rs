@@ -3,7 +3,7 @@
 use redkite_catalog::keys;
 use redkite_metastore::{MetaKv, Op, Txn, TxnOutcome, read_all};
 use redkite_storage::{ObjectStore, layout};
-use redkite_types::{CollectionId, Coded, Error, PartitionId, Result, Revision};
+use redkite_types::{Coded, CollectionId, Error, PartitionId, Result, Revision};
 use tracing::info;
 
 /// Removes the metadata of segments, deletes, checkpoints and index builds, then their files.
@@ -42,7 +42,10 @@ pub async fn drop_data(
         }
     }
     let channels = channels_with_deltas(kv, collection).await?;
-    let outcome = kv.txn(txn).await.map_err(|error| Error::from_coded(&error))?;
+    let outcome = kv
+        .txn(txn)
+        .await
+        .map_err(|error| Error::from_coded(&error))?;
     let revision = match outcome {
         TxnOutcome::Applied { revision } => revision,
         TxnOutcome::Refused { .. } => Revision(0),
@@ -58,7 +61,10 @@ pub async fn drop_data(
     for prefix in prefixes {
         files += delete_files(store, &prefix).await?;
     }
-    info!(collection = collection.0, files, "data of a dropped object removed");
+    info!(
+        collection = collection.0,
+        files, "data of a dropped object removed"
+    );
     Ok(revision)
 }
 
@@ -80,10 +86,16 @@ async fn channels_with_deltas(kv: &dyn MetaKv, collection: CollectionId) -> Resu
 }
 
 async fn delete_files(store: &dyn ObjectStore, prefix: &str) -> Result<usize> {
-    let objects = store.list(prefix).await.map_err(|error| storage_error(&error))?;
+    let objects = store
+        .list(prefix)
+        .await
+        .map_err(|error| storage_error(&error))?;
     let count = objects.len();
     for object in objects {
-        store.delete(&object.key).await.map_err(|error| storage_error(&error))?;
+        store
+            .delete(&object.key)
+            .await
+            .map_err(|error| storage_error(&error))?;
     }
     Ok(count)
 }
@@ -109,17 +121,27 @@ mod tests {
         for (partition, segment) in [(11, 20), (12, 21)] {
             let (partition, segment) = (PartitionId(partition), SegmentId(segment));
             let key = keys::segment(C, partition, segment);
-            kv.txn(Txn::new().then(Op::put(key, Bytes::new()))).await.unwrap();
+            kv.txn(Txn::new().then(Op::put(key, Bytes::new())))
+                .await
+                .unwrap();
             let data = layout::segment_data(C, partition, segment);
             store.put(&data, Bytes::from_static(b"x")).await.unwrap();
         }
-        drop_data(&kv, store.as_ref(), C, Some(PartitionId(11))).await.unwrap();
+        drop_data(&kv, store.as_ref(), C, Some(PartitionId(11)))
+            .await
+            .unwrap();
         let left = kv.range(&keys::segments(C), None, 10).await.unwrap().pairs;
         assert_eq!(left.len(), 1);
         assert_eq!(store.list("segments/").await.unwrap().len(), 1);
         for _ in 0..2 {
             drop_data(&kv, store.as_ref(), C, None).await.unwrap();
-            assert!(kv.range(&keys::segments(C), None, 10).await.unwrap().pairs.is_empty());
+            assert!(
+                kv.range(&keys::segments(C), None, 10)
+                    .await
+                    .unwrap()
+                    .pairs
+                    .is_empty()
+            );
             assert!(store.list("segments/").await.unwrap().is_empty());
         }
     }

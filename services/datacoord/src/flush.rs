@@ -5,7 +5,7 @@ use redkite_catalog::keys;
 use redkite_metastore::{Compare, KeyValue, MetaKv, Op, Txn, TxnOutcome};
 use redkite_proto::redkite::{
     datacoord::CommitFlushRequest,
-    meta::{ChannelCheckpoint, ChannelOwner, PartitionInfo, ObjectState, SegmentInfo},
+    meta::{ChannelCheckpoint, ChannelOwner, ObjectState, PartitionInfo, SegmentInfo},
 };
 use redkite_types::{CollectionId, Error, ErrorCode, PartitionId, Result, Revision, SegmentId};
 use tracing::info;
@@ -44,7 +44,10 @@ pub async fn commit(kv: &dyn MetaKv, request: &CommitFlushRequest) -> Result<Rev
     }
     Err(Error::new(
         ErrorCode::ServiceUnavailable,
-        format!("flush of channel {} met changing metadata too often", request.channel),
+        format!(
+            "flush of channel {} met changing metadata too often",
+            request.channel
+        ),
     ))
 }
 
@@ -67,22 +70,35 @@ async fn prepare(kv: &dyn MetaKv, request: &CommitFlushRequest) -> Result<Option
             if decode::<ChannelCheckpoint>(&pair)?.lsn >= checkpoint.lsn {
                 return Ok(None);
             }
-            txn.when(Compare::Revision { key: checkpoint_key.clone(), revision: pair.revision })
+            txn.when(Compare::Revision {
+                key: checkpoint_key.clone(),
+                revision: pair.revision,
+            })
         }
-        None => txn.when(Compare::Absent { key: checkpoint_key.clone() }),
+        None => txn.when(Compare::Absent {
+            key: checkpoint_key.clone(),
+        }),
     };
 
     for segment in &request.segments {
         if let Some(guard) = live_partition(kv, collection, segment).await? {
-            let key =
-                keys::segment(collection, PartitionId(segment.partition_id), SegmentId(segment.id));
+            let key = keys::segment(
+                collection,
+                PartitionId(segment.partition_id),
+                SegmentId(segment.id),
+            );
             txn = txn.when(guard).then(Op::put(key, segment.encode_to_vec()));
         }
     }
     if let Some(delta) = &request.delta {
-        txn = txn.then(Op::put(keys::delta(collection, delta.id), delta.encode_to_vec()));
+        txn = txn.then(Op::put(
+            keys::delta(collection, delta.id),
+            delta.encode_to_vec(),
+        ));
     }
-    Ok(Some(txn.then(Op::put(checkpoint_key, checkpoint.encode_to_vec()))))
+    Ok(Some(
+        txn.then(Op::put(checkpoint_key, checkpoint.encode_to_vec())),
+    ))
 }
 
 fn check_owner(
@@ -93,7 +109,10 @@ fn check_owner(
     let misrouted = |what: &str| {
         Error::new(
             ErrorCode::ChannelMisrouted,
-            format!("flush of channel {} under epoch {}: {what}", request.channel, request.epoch),
+            format!(
+                "flush of channel {} under epoch {}: {what}",
+                request.channel, request.epoch
+            ),
         )
     };
     let pair = owner.ok_or_else(|| misrouted("the channel has no owner"))?;
@@ -101,7 +120,10 @@ fn check_owner(
     if epoch != request.epoch {
         return Err(misrouted(&format!("the owner's epoch is {epoch}")));
     }
-    Ok(Compare::Revision { key, revision: pair.revision })
+    Ok(Compare::Revision {
+        key,
+        revision: pair.revision,
+    })
 }
 
 /// A guard that the segment's partition stays as it is; `None` when it is gone or going.
@@ -111,17 +133,25 @@ async fn live_partition(
     segment: &SegmentInfo,
 ) -> Result<Option<Compare>> {
     let key = keys::partition(collection, PartitionId(segment.partition_id));
-    let Some(pair) = kv.get(&key).await.map_err(unavailable)? else { return Ok(None) };
+    let Some(pair) = kv.get(&key).await.map_err(unavailable)? else {
+        return Ok(None);
+    };
     let live = matches!(
         decode::<PartitionInfo>(&pair)?.state(),
         ObjectState::Created | ObjectState::Creating
     );
-    Ok(live.then_some(Compare::Revision { key, revision: pair.revision }))
+    Ok(live.then_some(Compare::Revision {
+        key,
+        revision: pair.revision,
+    }))
 }
 
 fn decode<M: Message + Default>(pair: &KeyValue) -> Result<M> {
     M::decode(pair.value.clone()).map_err(|error| {
-        Error::new(ErrorCode::DataIntegrity, format!("record {} is damaged: {error}", pair.key))
+        Error::new(
+            ErrorCode::DataIntegrity,
+            format!("record {} is damaged: {error}", pair.key),
+        )
     })
 }
 
@@ -138,29 +168,46 @@ mod tests {
     const C: CollectionId = CollectionId(10);
 
     async fn put(kv: &MemKv, key: String, value: impl Message) {
-        kv.txn(Txn::new().then(Op::put(key, value.encode_to_vec()))).await.unwrap();
+        kv.txn(Txn::new().then(Op::put(key, value.encode_to_vec())))
+            .await
+            .unwrap();
     }
 
     async fn world() -> MemKv {
         let kv = MemKv::new();
-        let owner = ChannelOwner { epoch: 3, channel: "10v0".into(), ..ChannelOwner::default() };
+        let owner = ChannelOwner {
+            epoch: 3,
+            channel: "10v0".into(),
+            ..ChannelOwner::default()
+        };
         put(&kv, keys::channel_owner("10v0"), owner).await;
         for (id, state) in [(11, ObjectState::Created), (12, ObjectState::Dropping)] {
-            let partition = PartitionInfo { id, state: state.into(), ..PartitionInfo::default() };
+            let partition = PartitionInfo {
+                id,
+                state: state.into(),
+                ..PartitionInfo::default()
+            };
             put(&kv, keys::partition(C, PartitionId(id)), partition).await;
         }
         kv
     }
 
     fn request(epoch: u64, lsn: u64) -> CommitFlushRequest {
-        let segment = |id, partition_id| SegmentInfo { id, partition_id, ..SegmentInfo::default() };
+        let segment = |id, partition_id| SegmentInfo {
+            id,
+            partition_id,
+            ..SegmentInfo::default()
+        };
         CommitFlushRequest {
             channel: "10v0".into(),
             collection_id: C.0,
             epoch,
             segments: vec![segment(20, 11), segment(21, 12), segment(22, 13)],
             delta: None,
-            checkpoint: Some(ChannelCheckpoint { lsn, ..ChannelCheckpoint::default() }),
+            checkpoint: Some(ChannelCheckpoint {
+                lsn,
+                ..ChannelCheckpoint::default()
+            }),
         }
     }
 
@@ -180,6 +227,12 @@ mod tests {
         let kv = world().await;
         let error = commit(&kv, &request(2, 100)).await.unwrap_err();
         assert_eq!(error.code, ErrorCode::ChannelMisrouted);
-        assert!(kv.range(&keys::segments(C), None, 10).await.unwrap().pairs.is_empty());
+        assert!(
+            kv.range(&keys::segments(C), None, 10)
+                .await
+                .unwrap()
+                .pairs
+                .is_empty()
+        );
     }
 }

@@ -9,12 +9,14 @@
 //! - [`describe`]: how far indexes are built (pure)
 //! - [`drop`]: removes what a dropped collection or partition leaves behind
 //! - [`service`]: the gRPC side
+//! - [`run`]: puts it together and starts it
 
 pub mod builder;
 pub mod describe;
 pub mod drop;
 pub mod flush;
 pub mod plan;
+pub mod run;
 pub mod service;
 
 pub use builder::Builder;

@@ -95,9 +95,7 @@ pub(crate) mod tests {
     use redkite_catalog::{CatalogView, keys};
     use redkite_metastore::KeyValue;
     use redkite_proto::redkite::meta::CollectionInfo;
-    use redkite_types::{
-        BuildId, CollectionId, DatabaseId, PartitionId, Revision, SegmentId,
-    };
+    use redkite_types::{BuildId, CollectionId, DatabaseId, PartitionId, Revision, SegmentId};
 
     use super::*;
 
@@ -105,11 +103,20 @@ pub(crate) mod tests {
     const P: PartitionId = PartitionId(11);
 
     fn pair(key: String, value: &impl Message) -> KeyValue {
-        KeyValue { key, value: value.encode_to_vec().into(), revision: Revision(1), lease: 0 }
+        KeyValue {
+            key,
+            value: value.encode_to_vec().into(),
+            revision: Revision(1),
+            lease: 0,
+        }
     }
 
     pub(crate) fn collection() -> KeyValue {
-        let info = CollectionInfo { id: C.0, database_id: 1, ..CollectionInfo::default() };
+        let info = CollectionInfo {
+            id: C.0,
+            database_id: 1,
+            ..CollectionInfo::default()
+        };
         pair(keys::collection(DatabaseId(1), C), &info)
     }
 
@@ -142,10 +149,17 @@ pub(crate) mod tests {
             index_id: index,
             segment_id: segment,
             state: state.into(),
-            fail_reason: if state == IndexState::Failed { "why".into() } else { String::new() },
+            fail_reason: if state == IndexState::Failed {
+                "why".into()
+            } else {
+                String::new()
+            },
             ..SegmentIndexInfo::default()
         };
-        pair(keys::segment_index(C, P, SegmentId(segment), BuildId(id)), &info)
+        pair(
+            keys::segment_index(C, P, SegmentId(segment), BuildId(id)),
+            &info,
+        )
     }
 
     pub(crate) fn entry(pairs: &[KeyValue]) -> std::sync::Arc<CollectionEntry> {
@@ -157,7 +171,11 @@ pub(crate) mod tests {
         due(&entry(pairs), |build| running.contains(&build))
             .into_iter()
             .map(|due| match due {
-                Due::Start { index, segment, needs_files } => {
+                Due::Start {
+                    index,
+                    segment,
+                    needs_files,
+                } => {
                     format!("start {}/{} files={needs_files}", index.id, segment.id)
                 }
                 Due::Run { build, .. } => format!("run {}", build.build_id),
@@ -168,9 +186,17 @@ pub(crate) mod tests {
     #[test]
     fn what_is_due() {
         use IndexState::{Failed, Finished, InProgress, Retry};
-        let base = [collection(), index(5, "HNSW"), segment(20, 5_000), segment(21, 10)];
+        let base = [
+            collection(),
+            index(5, "HNSW"),
+            segment(20, 5_000),
+            segment(21, 10),
+        ];
         let with = |more: Vec<KeyValue>| [base.to_vec(), more].concat();
-        assert_eq!(names(&base, &[]), ["start 5/20 files=true", "start 5/21 files=false"]);
+        assert_eq!(
+            names(&base, &[]),
+            ["start 5/20 files=true", "start 5/21 files=false"]
+        );
         let small_done = build(31, 5, 21, Finished);
         let cases = [
             (vec![build(30, 5, 20, InProgress)], vec![], vec!["run 30"]),
@@ -187,6 +213,9 @@ pub(crate) mod tests {
         let flat = [collection(), index(6, "FLAT"), segment(20, 5_000)];
         assert_eq!(names(&flat, &[]), ["start 6/20 files=false"]);
         // No index, nothing to do.
-        assert_eq!(names(&[collection(), segment(20, 5_000)], &[]), Vec::<String>::new());
+        assert_eq!(
+            names(&[collection(), segment(20, 5_000)], &[]),
+            Vec::<String>::new()
+        );
     }
 }

@@ -40,12 +40,17 @@ impl DataCoord for DataCoordService {
         let revision = flush::commit(self.kv.as_ref(), request.get_ref())
             .await
             .map_err(RpcError::from)?;
-        Ok(Response::new(CommitFlushResponse { revision: revision.0 }))
+        Ok(Response::new(CommitFlushResponse {
+            revision: revision.0,
+        }))
     }
 
     async fn sync(&self, request: Request<SyncRequest>) -> Result<Response<SyncResponse>, Status> {
         let revision = Revision(request.into_inner().revision);
-        self.builder.wait(revision, SYNC_WITHIN).await.map_err(RpcError::from)?;
+        self.builder
+            .wait(revision, SYNC_WITHIN)
+            .await
+            .map_err(RpcError::from)?;
         Ok(Response::new(SyncResponse {}))
     }
 
@@ -59,7 +64,9 @@ impl DataCoord for DataCoordService {
         let revision = drop_data(self.kv.as_ref(), self.store.as_ref(), collection, partition)
             .await
             .map_err(RpcError::from)?;
-        Ok(Response::new(DropDataResponse { revision: revision.0 }))
+        Ok(Response::new(DropDataResponse {
+            revision: revision.0,
+        }))
     }
 
     async fn describe_indexes(

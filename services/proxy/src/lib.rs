@@ -16,6 +16,7 @@
 //! - [`plan`]: what a read asks for, parsed and checked once
 //! - [`reduce`]: puts the answers of several channels together
 //! - [`write`]: rows on their way to the channels
+//! - [`run`]: puts it together and starts it
 //! - [`services`]: how the other services are reached
 
 pub mod context;
@@ -27,6 +28,7 @@ pub mod options;
 pub mod owners;
 pub mod plan;
 pub mod reduce;
+pub mod run;
 pub mod serve;
 pub mod services;
 #[cfg(test)]

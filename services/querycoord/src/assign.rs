@@ -19,8 +19,10 @@ pub struct Assignment {
 /// Ties go to the node with the smallest id, so that the same view always gives the same answer.
 /// A channel of a collection that is being dropped gets no new owner.
 pub fn assign(view: &CatalogView) -> Vec<Assignment> {
-    let nodes: BTreeMap<u64, &Session> =
-        view.sessions(Role::QueryNode.name()).map(|node| (node.node_id, node.as_ref())).collect();
+    let nodes: BTreeMap<u64, &Session> = view
+        .sessions(Role::QueryNode.name())
+        .map(|node| (node.node_id, node.as_ref()))
+        .collect();
     if nodes.is_empty() {
         return Vec::new();
     }
@@ -39,7 +41,9 @@ pub fn assign(view: &CatalogView) -> Vec<Assignment> {
     }
     let mut assignments = Vec::with_capacity(orphans.len());
     for (entry, channel, former) in orphans {
-        let Some((&node_id, _)) = load.iter().min_by_key(|(_, count)| **count) else { break };
+        let Some((&node_id, _)) = load.iter().min_by_key(|(_, count)| **count) else {
+            break;
+        };
         if let Some(count) = load.get_mut(&node_id) {
             *count += 1;
         }
@@ -48,7 +52,10 @@ pub fn assign(view: &CatalogView) -> Vec<Assignment> {
                 channel: channel.clone(),
                 collection_id: entry.id().0,
                 node_id,
-                address: nodes.get(&node_id).map(|node| node.address.clone()).unwrap_or_default(),
+                address: nodes
+                    .get(&node_id)
+                    .map(|node| node.address.clone())
+                    .unwrap_or_default(),
                 epoch: former.map_or(0, |owner| owner.epoch) + 1,
             },
             former: former.map(|owner| owner.as_ref().clone()),
@@ -72,7 +79,12 @@ mod tests {
     use super::*;
 
     fn pair(key: String, value: &impl Message) -> KeyValue {
-        KeyValue { key, value: value.encode_to_vec().into(), revision: Revision(1), lease: 0 }
+        KeyValue {
+            key,
+            value: value.encode_to_vec().into(),
+            revision: Revision(1),
+            lease: 0,
+        }
     }
 
     fn node(id: u64) -> KeyValue {
@@ -90,7 +102,9 @@ mod tests {
             id,
             database_id: 1,
             name: format!("c{id}"),
-            channels: (0..shards).map(|s| keys::channel_name(CollectionId(id), s)).collect(),
+            channels: (0..shards)
+                .map(|s| keys::channel_name(CollectionId(id), s))
+                .collect(),
             state: state.into(),
             ..CollectionInfo::default()
         };
@@ -127,8 +141,12 @@ mod tests {
         let want = [("10v0", 1, 1), ("10v1", 2, 1), ("10v2", 1, 1)];
         assert_eq!(fresh, want.map(|(c, n, e)| (c.to_owned(), n, e)));
         // A dead owner is replaced under a new epoch, a live one is kept.
-        let moved =
-            decide(&[node(2), collection(10, 2, Created), owner(10, 0, 1, 4), owner(10, 1, 2, 7)]);
+        let moved = decide(&[
+            node(2),
+            collection(10, 2, Created),
+            owner(10, 0, 1, 4),
+            owner(10, 1, 2, 7),
+        ]);
         assert_eq!(moved, [("10v0".to_owned(), 2, 5)]);
         // What is being dropped needs no owner.
         assert_eq!(decide(&[node(2), collection(10, 1, Dropping)]), []);

@@ -8,11 +8,13 @@
 //! - [`keeper`]: makes it so, and again after each change
 //! - [`progress`]: how far collections are loaded
 //! - [`service`]: the gRPC side
+//! - [`run`]: puts it together and starts it
 
 pub mod assign;
 pub mod keeper;
 pub mod progress;
 pub mod request;
+pub mod run;
 pub mod service;
 
 pub use keeper::Keeper;

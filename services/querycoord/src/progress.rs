@@ -19,10 +19,15 @@ pub fn add_up<'a>(
             let mut sum = Sum::default();
             for channel in channels.clone() {
                 sum.add(channel.and_then(|said| {
-                    said.iter().find(|progress| progress.partition_id == partition_id)
+                    said.iter()
+                        .find(|progress| progress.partition_id == partition_id)
                 }));
             }
-            PartitionProgress { partition_id, percent: sum.percent(), fail_reason: sum.fail_reason }
+            PartitionProgress {
+                partition_id,
+                percent: sum.percent(),
+                fail_reason: sum.fail_reason,
+            }
         })
         .collect()
 }

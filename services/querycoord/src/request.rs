@@ -19,13 +19,19 @@ pub fn sync_channel(
 ) -> SyncChannelRequest {
     let on_channel = |channel: &str| channel == owner.channel;
     let segments = entry.segments.values().filter_map(|segment| {
-        let info = segment.info.as_ref().filter(|info| on_channel(&info.channel))?;
+        let info = segment
+            .info
+            .as_ref()
+            .filter(|info| on_channel(&info.channel))?;
         let finished = segment
             .indexes
             .values()
             .filter(|build| build.state == i32::from(IndexState::Finished))
             .map(|build| build.as_ref().clone());
-        Some(SegmentToServe { segment: Some(info.as_ref().clone()), indexes: finished.collect() })
+        Some(SegmentToServe {
+            segment: Some(info.as_ref().clone()),
+            indexes: finished.collect(),
+        })
     });
     SyncChannelRequest {
         channel: owner.channel.clone(),
@@ -33,8 +39,13 @@ pub fn sync_channel(
         epoch: owner.epoch,
         revision: revision.0,
         schema: Some(schema::to_proto(entry.name(), entry.schema())),
-        indexes: entry.visible_indexes().map(|index| index.as_ref().clone()).collect(),
-        loaded_partitions: served_partitions(entry).map(|partition| partition.0).collect(),
+        indexes: entry
+            .visible_indexes()
+            .map(|index| index.as_ref().clone())
+            .collect(),
+        loaded_partitions: served_partitions(entry)
+            .map(|partition| partition.0)
+            .collect(),
         segments: segments.collect(),
         deltas: entry
             .deltas
@@ -50,7 +61,10 @@ pub fn sync_channel(
             .partitions
             .values()
             .filter(|partition| {
-                matches!(partition.state(), ObjectState::Created | ObjectState::Creating)
+                matches!(
+                    partition.state(),
+                    ObjectState::Created | ObjectState::Creating
+                )
             })
             .map(|partition| partition.id)
             .collect(),
@@ -60,11 +74,15 @@ pub fn sync_channel(
 /// The partitions that are to be served: asked for, and not being dropped.
 pub fn served_partitions(entry: &CollectionEntry) -> impl Iterator<Item = PartitionId> {
     let loaded = entry.is_loaded();
-    entry.loaded_partitions.iter().copied().filter(move |partition| {
-        loaded
-            && entry
-                .partitions
-                .get(partition)
-                .is_some_and(|found| found.state() != ObjectState::Dropping)
-    })
+    entry
+        .loaded_partitions
+        .iter()
+        .copied()
+        .filter(move |partition| {
+            loaded
+                && entry
+                    .partitions
+                    .get(partition)
+                    .is_some_and(|found| found.state() != ObjectState::Dropping)
+        })
 }

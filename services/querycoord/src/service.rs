@@ -30,7 +30,10 @@ impl QueryCoord for QueryCoordService {
         let collection =
             (request.collection_id != 0).then_some(CollectionId(request.collection_id));
         let within = Duration::from_millis(request.wait_ms.into());
-        let done = self.keeper.wait(Revision(request.revision), collection, within).await;
+        let done = self
+            .keeper
+            .wait(Revision(request.revision), collection, within)
+            .await;
         Ok(Response::new(SyncResponse { done }))
     }
 

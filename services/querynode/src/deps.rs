@@ -122,13 +122,20 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(deps: QueryNodeDeps) -> Arc<Self> {
         let load_permits = Arc::new(Semaphore::new(deps.options.load_concurrency.max(1)));
-        Arc::new(Self { deps, growing_bytes: AtomicUsize::new(0), load_permits })
+        Arc::new(Self {
+            deps,
+            growing_bytes: AtomicUsize::new(0),
+            load_permits,
+        })
     }
 
     /// Notes that a channel's growing rows take up `after` instead of `before` bytes.
     pub(crate) fn growing_changed(&self, before: usize, after: usize) {
         let change = after.wrapping_sub(before);
-        let now = self.growing_bytes.fetch_add(change, Ordering::Relaxed).wrapping_add(change);
+        let now = self
+            .growing_bytes
+            .fetch_add(change, Ordering::Relaxed)
+            .wrapping_add(change);
         crate::metrics::growing_bytes(now);
     }
 

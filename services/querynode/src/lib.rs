@@ -9,6 +9,7 @@
 //! Writes of one channel go through one task, its owner ([`channel`]); reads take the snapshot that
 //! the owner published last, without a lock and without a mailbox.
 //!
+//! - [`run`]: puts it together and starts it
 //! - [`service`]: the RPCs, thin
 //! - [`deps`]: what a node needs from its process, and from the coordinators
 //! - [`options`]: what an operator may set
@@ -26,6 +27,7 @@ mod metrics;
 pub mod options;
 mod read;
 mod registry;
+pub mod run;
 pub mod service;
 mod stats;
 

@@ -26,19 +26,32 @@ pub(crate) fn to_info(
 
 /// The record of a file.
 pub(crate) fn to_file(file: &FileEntry) -> FileInfo {
-    FileInfo { path: file.path.clone(), size: file.size_bytes, crc32c: file.crc32c }
+    FileInfo {
+        path: file.path.clone(),
+        size: file.size_bytes,
+        crc32c: file.crc32c,
+    }
 }
 
 /// A file by its record.
 pub(crate) fn from_file(kind: FileKind, file: &FileInfo) -> FileEntry {
-    FileEntry { kind, path: file.path.clone(), size_bytes: file.size, crc32c: file.crc32c }
+    FileEntry {
+        kind,
+        path: file.path.clone(),
+        size_bytes: file.size,
+        crc32c: file.crc32c,
+    }
 }
 
 /// What is needed to read a segment.
 pub(crate) fn from_info(info: &SegmentInfo) -> SegmentManifest {
     let kind = |file: &FileInfo| {
         let name = file.path.rsplit('/').next().unwrap_or_default();
-        if name.starts_with("stats.") { FileKind::Stats } else { FileKind::Data }
+        if name.starts_with("stats.") {
+            FileKind::Stats
+        } else {
+            FileKind::Data
+        }
     };
     SegmentManifest {
         format_version: info.format_version,
@@ -50,6 +63,10 @@ pub(crate) fn from_info(info: &SegmentInfo) -> SegmentManifest {
         max_ts: Timestamp(info.max_ts),
         min_key: None,
         max_key: None,
-        files: info.files.iter().map(|file| from_file(kind(file), file)).collect(),
+        files: info
+            .files
+            .iter()
+            .map(|file| from_file(kind(file), file))
+            .collect(),
     }
 }

@@ -51,9 +51,15 @@ impl Validate for QueryNodeOptions {
             ("querynode.segment_max_size", self.segment_max_size.as_u64()),
             ("querynode.segment_max_rows", self.segment_max_rows),
             ("querynode.log_max_size", self.log_max_size.as_u64()),
-            ("querynode.growing_memory_limit", self.growing_memory_limit.as_u64()),
+            (
+                "querynode.growing_memory_limit",
+                self.growing_memory_limit.as_u64(),
+            ),
             ("querynode.write_queue_size", self.write_queue_size.as_u64()),
-            ("querynode.write_queue_length", self.write_queue_length as u64),
+            (
+                "querynode.write_queue_length",
+                self.write_queue_length as u64,
+            ),
             ("querynode.load_concurrency", self.load_concurrency as u64),
         ];
         for (key, value) in positive {
@@ -62,7 +68,10 @@ impl Validate for QueryNodeOptions {
             }
         }
         if self.segment_max_rows > u64::from(u32::MAX / 2) {
-            return Err(Error::value("querynode.segment_max_rows", "must be at most 2147483647"));
+            return Err(Error::value(
+                "querynode.segment_max_rows",
+                "must be at most 2147483647",
+            ));
         }
         Ok(())
     }
@@ -75,7 +84,10 @@ mod tests {
     #[test]
     fn defaults_are_valid_and_nonsense_names_its_key() {
         QueryNodeOptions::default().validate().unwrap();
-        let bad = QueryNodeOptions { write_queue_length: 0, ..QueryNodeOptions::default() };
+        let bad = QueryNodeOptions {
+            write_queue_length: 0,
+            ..QueryNodeOptions::default()
+        };
         let error = bad.validate().unwrap_err();
         assert!(error.to_string().contains("write_queue_length"), "{error}");
         assert!(serde_json::from_str::<QueryNodeOptions>(r#"{"segment": 1}"#).is_err());

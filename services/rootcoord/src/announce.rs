@@ -29,7 +29,10 @@ impl Announce for PeerAnnounce {
             wait_ms: u32::try_from(within.as_millis()).unwrap_or(u32::MAX),
         };
         let answer = self.0.query_coord()?.sync(Request::new(request)).await;
-        Ok(answer.map_err(|status| from_status(&status).error)?.into_inner().done)
+        Ok(answer
+            .map_err(|status| from_status(&status).error)?
+            .into_inner()
+            .done)
     }
 
     async fn drop_data(
@@ -48,8 +51,13 @@ impl Announce for PeerAnnounce {
 
     async fn proxies(&self, revision: Revision) -> Result<()> {
         let calls = self.0.proxies().into_iter().map(|(_, proxy)| async move {
-            let request = proxy::SyncRequest { revision: revision.0 };
-            proxy.sync(Request::new(request)).await.map_err(|status| from_status(&status).error)
+            let request = proxy::SyncRequest {
+                revision: revision.0,
+            };
+            proxy
+                .sync(Request::new(request))
+                .await
+                .map_err(|status| from_status(&status).error)
         });
         try_join_all(calls).await?;
         Ok(())

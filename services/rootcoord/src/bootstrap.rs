@@ -23,6 +23,8 @@ pub async fn bootstrap(kv: &dyn MetaKv, now: Timestamp) -> Result<()> {
         .when(Compare::Absent { key: key.clone() })
         .then(Op::put(key, info.encode_to_vec()));
     // Refused means that it is there already.
-    kv.txn(txn).await.map_err(|error| Error::from_coded(&error))?;
+    kv.txn(txn)
+        .await
+        .map_err(|error| Error::from_coded(&error))?;
     Ok(())
 }

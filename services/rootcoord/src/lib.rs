@@ -8,12 +8,14 @@
 //! - [`announce`]: how a DDL tells the other services
 //! - [`bootstrap`]: what a new deployment starts with
 //! - [`service`]: the gRPC side
+//! - [`run`]: puts it together and starts it
 
 pub mod alloc;
 pub mod announce;
 pub mod bootstrap;
 pub mod ddl;
 pub mod options;
+pub mod run;
 pub mod service;
 
 pub use options::RootCoordOptions;

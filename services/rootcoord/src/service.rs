@@ -34,9 +34,14 @@ impl RootCoordService {
 #[tonic::async_trait]
 impl RootCoord for RootCoordService {
     async fn submit(&self, request: Request<DdlRequest>) -> Result<Response<DdlResponse>, Status> {
-        let revision =
-            self.gate.submit(request.into_inner()).await.map_err(RpcError::from)?;
-        Ok(Response::new(DdlResponse { revision: revision.0 }))
+        let revision = self
+            .gate
+            .submit(request.into_inner())
+            .await
+            .map_err(RpcError::from)?;
+        Ok(Response::new(DdlResponse {
+            revision: revision.0,
+        }))
     }
 
     async fn alloc_timestamp(
@@ -45,7 +50,10 @@ impl RootCoord for RootCoordService {
     ) -> Result<Response<AllocResponse>, Status> {
         let count = checked_count(&request)?;
         let first = self.tso.alloc(count).await.map_err(RpcError::from)?;
-        Ok(Response::new(AllocResponse { first: first.0, count }))
+        Ok(Response::new(AllocResponse {
+            first: first.0,
+            count,
+        }))
     }
 
     async fn alloc_id(
@@ -54,7 +62,10 @@ impl RootCoord for RootCoordService {
     ) -> Result<Response<AllocResponse>, Status> {
         let count = checked_count(&request)?;
         let first = self.ids.alloc(count).await.map_err(RpcError::from)?;
-        Ok(Response::new(AllocResponse { first: first.unsigned_abs(), count }))
+        Ok(Response::new(AllocResponse {
+            first: first.unsigned_abs(),
+            count,
+        }))
     }
 }
 

@@ -1,0 +1,12 @@
+//! All services in one process, which call each other without a network.
+//!
+//! It owns the command line of `redkite` and the order in which services start. Everything else is
+//! the services' own code, the same as in processes of their own.
+//!
+//! - [`cli`]: flags and subcommands
+//! - [`run`]: starts the services
+//! - [`greeting`]: tells a new user how to connect
+
+pub mod cli;
+pub mod greeting;
+pub mod run;

@@ -11,7 +11,7 @@ pub struct ConfigArgs {
     /// TOML file to read
     #[arg(long, value_name = "FILE", env = "REDKITE_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Set one value, for example --set proxy.listen=0.0.0.0:19530; may be repeated
+    /// Set one value, for example --set rpc.drain_limit=5s; may be repeated
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
     /// Print the merged configuration, secrets masked, and exit

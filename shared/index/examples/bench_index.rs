@@ -10,9 +10,9 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use redkite_index::{
-    BuildOptions, Hit, IndexParams, RawSlice, SearchParams, StopFlag, VectorIndex, build, load,
-    scan_topk,
+    BuildOptions, Hit, IndexParams, RawSlice, SearchParams, VectorIndex, build, load, scan_topk,
 };
+use redkite_types::StopFlag;
 use redkite_types::{BitSet, MetricType};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;

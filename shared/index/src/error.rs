@@ -95,6 +95,12 @@ impl Error {
     }
 }
 
+impl From<redkite_types::Stopped> for Error {
+    fn from(_: redkite_types::Stopped) -> Self {
+        Self::Cancelled
+    }
+}
+
 impl Coded for Error {
     fn code(&self) -> ErrorCode {
         match self {

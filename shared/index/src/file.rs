@@ -31,7 +31,7 @@ use crate::kernel::LINE_BYTES;
 use crate::params::IndexType;
 
 /// The version this build writes, and the newest it reads.
-pub(crate) const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 
 const MAGIC: &[u8; 8] = b"RKINDEX\n";
 const HEADER_BYTES: usize = 64;

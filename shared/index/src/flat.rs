@@ -7,10 +7,11 @@ use redkite_types::{BitSet, MetricType};
 use crate::buffer::{aligned_copy, view};
 use crate::error::{Error, Result};
 use crate::file::{Header, Section, Stored};
-use crate::index::{Hit, StopFlag, VectorIndex, check_matrix, check_raw};
+use crate::index::{Hit, VectorIndex, check_matrix, check_raw};
 use crate::params::{IndexType, RangeBounds, SearchParams};
 use crate::raw::{ExactScorer, RawSlice, RawVectors, check_query, flip, inverse_norm};
 use crate::topk::TopK;
+use redkite_types::StopFlag;
 
 /// Rows scored between two looks at the stop flag, and kept in cache while several queries pass.
 const BLOCK_ROWS: usize = 256;

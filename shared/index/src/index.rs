@@ -3,11 +3,10 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
-use redkite_types::{BitSet, MetricType};
+use redkite_types::{BitSet, MetricType, StopFlag};
 
 use crate::buffer::AlignedBuffer;
 use crate::error::{Error, Result};
@@ -24,39 +23,6 @@ pub struct Hit {
     pub row: u32,
     /// Exact score as Milvus reports it: squared L2 distance, inner product or cosine.
     pub score: f32,
-}
-
-/// Lets a caller stop a running search or build from another thread; clones share the flag.
-#[derive(Clone, Debug, Default)]
-pub struct StopFlag(Arc<AtomicBool>);
-
-impl StopFlag {
-    /// A flag that is not raised.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Raises the flag for good.
-    pub fn stop(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether it was raised.
-    pub fn is_stopped(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Fails once the flag is raised.
-    ///
-    /// # Errors
-    /// `Cancelled`.
-    pub fn check(&self) -> Result<()> {
-        if self.is_stopped() {
-            Err(Error::Cancelled)
-        } else {
-            Ok(())
-        }
-    }
 }
 
 /// An index over the vectors of one sealed segment.

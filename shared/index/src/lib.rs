@@ -38,9 +38,10 @@ mod testing;
 mod topk;
 
 pub use error::{Error, Result};
+pub use file::VERSION as FORMAT_VERSION;
 pub use flat::{FlatIndex, scan_range, scan_topk};
 pub use hnsw::HnswIndex;
-pub use index::{BuildOptions, Hit, StopFlag, VectorIndex, build, load, open, open_file};
+pub use index::{BuildOptions, Hit, VectorIndex, build, load, open, open_file};
 pub use params::{IndexParams, IndexType, RangeBounds, SearchParams};
 pub use raw::{RawSlice, RawVectors};
 

@@ -5,10 +5,11 @@
 use std::io::Cursor;
 
 use redkite_index::{
-    BuildOptions, IndexParams, IndexType, RawSlice, SearchParams, StopFlag, VectorIndex, build,
-    load, open, open_file,
+    BuildOptions, IndexParams, IndexType, RawSlice, SearchParams, VectorIndex, build, load, open,
+    open_file,
 };
 use redkite_types::MetricType;
+use redkite_types::StopFlag;
 
 const DIM: usize = 20;
 const ROWS: usize = 300;

@@ -29,7 +29,11 @@ async fn main() -> anyhow::Result<()> {
 
     let started = Instant::now();
     let node = open(dir.path()).await?;
-    println!("open, {} log entries: {:?}", node.status()?.last_log, started.elapsed());
+    println!(
+        "open, {} log entries: {:?}",
+        node.status()?.last_log,
+        started.elapsed()
+    );
     println!("log on the disk: {} KiB", node.status()?.log_bytes / 1024);
     node.shutdown().await?;
     Ok(())
@@ -44,7 +48,10 @@ async fn open(dir: &Path) -> Result<MetaNode> {
 }
 
 fn write(i: usize) -> Txn {
-    Txn::new().then(Op::put(format!("root-coord/partitions/{}/{i}", i % 97), vec![7; VALUE_BYTES]))
+    Txn::new().then(Op::put(
+        format!("root-coord/partitions/{}/{i}", i % 97),
+        vec![7; VALUE_BYTES],
+    ))
 }
 
 async fn sequential(node: &MetaNode, count: usize) -> Result<()> {
@@ -78,8 +85,12 @@ async fn concurrent(node: &MetaNode, callers: usize, each: usize) -> Result<()> 
 async fn reads(node: &MetaNode, count: usize) -> Result<()> {
     let started = Instant::now();
     for i in 0..count {
-        node.get(&format!("root-coord/partitions/{}/{i}", i % 97)).await?;
+        node.get(&format!("root-coord/partitions/{}/{i}", i % 97))
+            .await?;
     }
-    println!("get: {:?} each", started.elapsed() / u32::try_from(count).unwrap_or(u32::MAX));
+    println!(
+        "get: {:?} each",
+        started.elapsed() / u32::try_from(count).unwrap_or(u32::MAX)
+    );
     Ok(())
 }

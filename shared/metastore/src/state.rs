@@ -279,3 +279,6 @@ impl KvState {
         Some(Arc::new(Batch { revision, events }))
     }
 }
+
+#[cfg(test)]
+mod tests;

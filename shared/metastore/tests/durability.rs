@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const WRITERS: u64 = 4;
 /// Set for the process that is killed; names its directory.
 const DIR: &str = "REDKITE_TEST_KILLED_DIR";
+/// Set for the process that is traced; names its directory.
+const TRACED_DIR: &str = "REDKITE_TEST_TRACED_DIR";
+const TRACED_WRITES: usize = 100;
 
 async fn open(dir: &Path, tasks: &TaskGroup) -> MetaNode {
     let mut options = MetaNodeOptions::single(1, dir, "127.0.0.1:1");
@@ -116,6 +119,55 @@ fn write_and_kill(dir: &Path, acks: usize, acked: &mut [u64]) {
     }
     child.wait().unwrap();
     assert!(seen >= acks, "the process ended after {seen} answers");
+}
+
+/// Not a test of its own: what the process does whose system calls are counted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn traced_process() {
+    let Some(dir) = std::env::var_os(TRACED_DIR) else {
+        return;
+    };
+    let tasks = TaskGroup::new("traced");
+    let node = open(Path::new(&dir), &tasks).await;
+    for i in 0..TRACED_WRITES {
+        node.txn(Txn::new().then(Op::put("k", i.to_string())))
+            .await
+            .unwrap();
+    }
+    node.shutdown().await.unwrap();
+}
+
+/// sled alone would pass every other test here without one sync of the device.
+#[test]
+fn the_kernel_sees_a_sync_for_every_answered_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("trace");
+    let traced = Command::new("strace")
+        .args(["--follow-forks", "--trace=fdatasync", "--output"])
+        .arg(&trace)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "traced_process"])
+        .env(TRACED_DIR, dir.path().join("node"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    let Ok(status) = traced else {
+        println!("skipped: there is no strace here");
+        return;
+    };
+    if !status.success() {
+        println!("skipped: strace may not trace here");
+        return;
+    }
+    let trace = std::fs::read_to_string(&trace).unwrap();
+    let syncs = trace
+        .lines()
+        .filter(|line| line.contains("fdatasync(") && line.ends_with("= 0"));
+    let syncs = syncs.count();
+    assert!(
+        syncs >= TRACED_WRITES,
+        "{syncs} syncs for {TRACED_WRITES} writes"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,8 +3,33 @@
 //! Owns start and stop of a process, its announcement, and how it finds the others. Never knows
 //! what a service does.
 //!
+//! - [`options`]: the configuration that every process has
+//! - [`args`]: the flags of a binary with one service
+//! - [`process`]: the life of a process, from its flags to its exit code
+//! - [`stops`]: what is to be done at the end, in phases
+//! - [`listen`]: listeners, and the address under which others reach them
+//! - [`lock`]: keeps a second process off a data directory
+//! - [`context`]: what the services of a process share: metadata, peers, storage, threads
+//! - [`announce`]: the process's node id and its sessions
 //! - [`peers`]: the other services, found through the metadata
+//! - [`error`]: why a process cannot start
 
+pub mod announce;
+pub mod args;
+pub mod context;
+pub mod error;
+pub mod listen;
+pub mod lock;
+pub mod options;
 pub mod peers;
+pub mod process;
+pub mod stops;
 
+pub use announce::Identity;
+pub use context::NodeContext;
+pub use error::{Error, Result};
+pub use listen::Exposure;
+pub use options::{CommonOptions, NodeOptions, StorageOptions};
 pub use peers::Peers;
+pub use process::{Launch, Process, Program, run, run_service};
+pub use stops::{Phase, Stops};

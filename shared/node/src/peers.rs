@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use redkite_catalog::{Catalog, Role};
 use redkite_proto::redkite::{
-    datacoord::data_coord_server::DataCoord, datanode::data_node_server::DataNode,
-    meta::Session, proxy::proxy_server::Proxy, querycoord::query_coord_server::QueryCoord,
+    datacoord::data_coord_server::DataCoord, datanode::data_node_server::DataNode, meta::Session,
+    proxy::proxy_server::Proxy, querycoord::query_coord_server::QueryCoord,
     querynode::query_node_server::QueryNode, rootcoord::root_coord_server::RootCoord,
 };
 use redkite_rpc::Connector;
@@ -31,7 +31,9 @@ impl Peers {
     /// # Errors
     /// Code 1 while none is announced; retry.
     pub fn root_coord(&self) -> Result<Arc<dyn RootCoord>> {
-        Ok(self.connector.root_coord(&self.newest(Role::RootCoord)?.address)?)
+        Ok(self
+            .connector
+            .root_coord(&self.newest(Role::RootCoord)?.address)?)
     }
 
     /// The data coordinator.
@@ -39,7 +41,9 @@ impl Peers {
     /// # Errors
     /// Code 1 while none is announced; retry.
     pub fn data_coord(&self) -> Result<Arc<dyn DataCoord>> {
-        Ok(self.connector.data_coord(&self.newest(Role::DataCoord)?.address)?)
+        Ok(self
+            .connector
+            .data_coord(&self.newest(Role::DataCoord)?.address)?)
     }
 
     /// The query coordinator.
@@ -47,7 +51,9 @@ impl Peers {
     /// # Errors
     /// Code 1 while none is announced; retry.
     pub fn query_coord(&self) -> Result<Arc<dyn QueryCoord>> {
-        Ok(self.connector.query_coord(&self.newest(Role::QueryCoord)?.address)?)
+        Ok(self
+            .connector
+            .query_coord(&self.newest(Role::QueryCoord)?.address)?)
     }
 
     /// The query node at an address.
@@ -78,13 +84,14 @@ impl Peers {
     /// only wait for their lease to end.
     fn newest(&self, role: Role) -> Result<Arc<Session>> {
         let view = self.catalog.view();
-        view.sessions(role.name()).max_by_key(|session| session.started_ts).cloned().ok_or_else(
-            || {
+        view.sessions(role.name())
+            .max_by_key(|session| session.started_ts)
+            .cloned()
+            .ok_or_else(|| {
                 Error::new(
                     ErrorCode::ServiceNotReady,
                     format!("service not ready[{} is not announced]", role.name()),
                 )
-            },
-        )
+            })
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tracing::Span;
 
 use crate::error::{Error, Result, panic_message};
-use crate::stop::StopFlag;
+use redkite_types::StopFlag;
 
 const WHAT: &str = "cpu pool";
 

@@ -12,7 +12,6 @@
 //! - [`backoff`]: growing, jittered pauses
 //! - [`clock`], [`random`]: time and chance, both replaceable in tests
 //! - [`health`]: what a process says about itself
-//! - [`stop`]: the flag that ends a long computation
 //! - [`testing`]: helpers for tests
 
 pub mod actor;
@@ -25,7 +24,6 @@ pub mod error;
 pub mod health;
 pub mod random;
 pub mod shutdown;
-pub mod stop;
 pub mod tasks;
 pub mod testing;
 
@@ -39,6 +37,5 @@ pub use error::{BoxError, Error, Result};
 pub use health::{Health, HealthState};
 pub use random::Random;
 pub use shutdown::{Shutdown, shutdown_signal};
-pub use stop::{StopFlag, StopOnDrop};
 pub use tasks::{OnFailure, StillRunning, TaskGroup};
 pub use tokio_util::sync::CancellationToken;

@@ -39,7 +39,7 @@ pub use error::{Error, Result};
 pub use fetch::{fetch, gather};
 pub use file::{FileEntry, FileKind, SegmentManifest};
 pub use growing::{GrowingSegment, GrowingSnapshot};
-pub use redkite_index::StopFlag;
+pub use redkite_types::StopFlag;
 pub use reduce::{Hit, Keyed, RowAt, TopK, merge_hits, merge_keyed, merge_topk};
 pub use retrieve::SegmentRetriever;
 pub use sealed::SealedSegment;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use redkite_expr::Plan;
-use redkite_index::StopFlag;
+use redkite_types::StopFlag;
 
 use crate::{
     chunk::Chunk,

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use redkite_expr::Plan;
-use redkite_index::{RawSlice, SearchParams, StopFlag, VectorIndex, scan_range, scan_topk};
+use redkite_index::{RawSlice, SearchParams, VectorIndex, scan_range, scan_topk};
+use redkite_types::StopFlag;
 use redkite_types::{ColumnData, FieldId, MetricType, SegmentId};
 
 use crate::{

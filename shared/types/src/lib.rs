@@ -6,6 +6,7 @@
 //! - [`timestamp`]: the hybrid timestamp (46 bits of milliseconds, 18 bits of counter)
 //! - [`name`]: validated names of collections, partitions, fields, databases
 //! - [`schema`]: collection and field schemas with their invariants
+//! - [`stop`]: the flag that ends a long computation
 //! - [`value`]: one scalar value and one primary key
 //! - [`column`]: typed columns of many rows
 //! - [`bitset`]: fixed-length bit sets, the common form of a filter's answer
@@ -22,6 +23,7 @@ pub mod limits;
 pub mod metric;
 pub mod name;
 pub mod schema;
+pub mod stop;
 pub mod timestamp;
 pub mod value;
 
@@ -34,5 +36,6 @@ pub use ids::{
 };
 pub use metric::MetricType;
 pub use schema::{CollectionSchema, ConsistencyLevel, DataType, FieldSchema};
+pub use stop::{StopFlag, StopOnDrop, Stopped};
 pub use timestamp::Timestamp;
 pub use value::{PrimaryKey, PrimaryKeys, Value};

@@ -27,7 +27,9 @@ impl DeleteLog {
 
     /// Deletes from a number on that are still here.
     pub(crate) fn since(&self, number: u64) -> impl Iterator<Item = &Arc<DeleteBatch>> {
-        self.batches.iter().skip(number.saturating_sub(self.first) as usize)
+        self.batches
+            .iter()
+            .skip(number.saturating_sub(self.first) as usize)
     }
 
     /// Deletes that are in no delete file.
@@ -79,7 +81,11 @@ mod tests {
 
     fn batch(key: i64) -> Arc<DeleteBatch> {
         let ts = Timestamp(key as u64);
-        Arc::new(DeleteBatch::at(PrimaryKeys::Int(vec![key]), ts, ALL_PARTITIONS))
+        Arc::new(DeleteBatch::at(
+            PrimaryKeys::Int(vec![key]),
+            ts,
+            ALL_PARTITIONS,
+        ))
     }
 
     #[test]
@@ -90,7 +96,10 @@ mod tests {
         }
         log.mark_flushed(3);
         log.trim(1);
-        assert_eq!((log.since(0).count(), log.since(2).count(), log.end()), (3, 2, 4));
+        assert_eq!(
+            (log.since(0).count(), log.since(2).count(), log.end()),
+            (3, 2, 4)
+        );
         assert_eq!(log.unflushed().count(), 1);
         log.trim(u64::MAX);
         assert_eq!((log.since(0).count(), log.end()), (1, 4));

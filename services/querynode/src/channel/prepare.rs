@@ -45,7 +45,10 @@ pub(crate) struct PreparedRows {
 ///
 /// # Errors
 /// As [`take_apart`].
-pub(crate) fn prepare(write: WriteRequest, schema: &Arc<CollectionSchema>) -> Result<PreparedWrite> {
+pub(crate) fn prepare(
+    write: WriteRequest,
+    schema: &Arc<CollectionSchema>,
+) -> Result<PreparedWrite> {
     let mut record = Vec::with_capacity(write.encoded_len() + TIMESTAMP_BYTES + 8);
     prost::encoding::message::encode(WRITE_TAG, &write, &mut record);
     let mut prepared = take_apart(write, schema)?;
@@ -73,8 +76,14 @@ pub(crate) fn take_apart(
     let inserts = write.inserts.into_iter().filter(|rows| rows.num_rows > 0);
     Ok(PreparedWrite {
         delete_keys,
-        delete_partitions: write.delete_partitions.into_iter().map(PartitionId).collect(),
-        inserts: inserts.map(|rows| take_rows(rows, schema)).collect::<Result<_>>()?,
+        delete_partitions: write
+            .delete_partitions
+            .into_iter()
+            .map(PartitionId)
+            .collect(),
+        inserts: inserts
+            .map(|rows| take_rows(rows, schema))
+            .collect::<Result<_>>()?,
         schema: schema.clone(),
         record: Vec::new(),
     })
@@ -89,7 +98,10 @@ pub(crate) fn decode(
     schema: &Arc<CollectionSchema>,
 ) -> Result<(Timestamp, PreparedWrite)> {
     let entry = WalEntry::decode(payload).map_err(|error| {
-        Error::new(ErrorCode::DataIntegrity, format!("log record cannot be decoded: {error}"))
+        Error::new(
+            ErrorCode::DataIntegrity,
+            format!("log record cannot be decoded: {error}"),
+        )
     })?;
     let write = take_apart(entry.write.unwrap_or_default(), schema)?;
     Ok((Timestamp(entry.timestamp), write))
@@ -129,11 +141,6 @@ impl PreparedWrite {
     /// Bytes of the log's record.
     pub(crate) fn record_len(&self) -> usize {
         self.record.len() + TIMESTAMP_BYTES
-    }
-
-    /// Rows that it inserts.
-    pub(crate) fn rows(&self) -> usize {
-        self.inserts.iter().map(|rows| rows.batch.len()).sum()
     }
 
     /// The log's record. Fields of a message may come in any order: the timestamp stands last, so
@@ -185,10 +192,23 @@ mod tests {
     use super::*;
 
     fn schema() -> Arc<CollectionSchema> {
-        let key = FieldSchema { is_primary_key: true, ..FieldSchema::new("id", DataType::Int64) };
-        let vector = FieldSchema { dim: 2, ..FieldSchema::new("v", DataType::FloatVector) };
+        let key = FieldSchema {
+            is_primary_key: true,
+            ..FieldSchema::new("id", DataType::Int64)
+        };
+        let vector = FieldSchema {
+            dim: 2,
+            ..FieldSchema::new("v", DataType::FloatVector)
+        };
         let fields = vec![key, vector];
-        Arc::new(CollectionSchema { fields, ..CollectionSchema::default() }.prepare().unwrap())
+        Arc::new(
+            CollectionSchema {
+                fields,
+                ..CollectionSchema::default()
+            }
+            .prepare()
+            .unwrap(),
+        )
     }
 
     #[test]
@@ -221,8 +241,15 @@ mod tests {
             ..WriteRequest::default()
         };
         assert!(prepare(wrong_keys, &schema()).is_err());
-        let rows = PartitionRows { num_rows: 2, row_ids: vec![1], ..PartitionRows::default() };
-        let few_ids = WriteRequest { inserts: vec![rows], ..WriteRequest::default() };
+        let rows = PartitionRows {
+            num_rows: 2,
+            row_ids: vec![1],
+            ..PartitionRows::default()
+        };
+        let few_ids = WriteRequest {
+            inserts: vec![rows],
+            ..WriteRequest::default()
+        };
         assert!(prepare(few_ids, &schema()).is_err());
     }
 }

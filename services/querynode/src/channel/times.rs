@@ -42,7 +42,10 @@ pub(crate) struct SafeTime(watch::Sender<State>);
 
 impl SafeTime {
     pub(crate) fn new() -> Self {
-        let state = State { floor: Timestamp::ZERO, in_flight: InFlight::None };
+        let state = State {
+            floor: Timestamp::ZERO,
+            in_flight: InFlight::None,
+        };
         Self(watch::Sender::new(state))
     }
 
@@ -56,15 +59,23 @@ impl SafeTime {
             false
         });
         let mut states = self.0.subscribe();
-        let safe = async { states.wait_for(|state| state.is_safe(guarantee)).await.map(|_| ()) };
+        let safe = async {
+            states
+                .wait_for(|state| state.is_safe(guarantee))
+                .await
+                .map(|_| ())
+        };
         // The sender lives in `self`, so waiting cannot fail but by the deadline.
-        let _ = deadline.timeout("earlier writes to be applied", safe).await?;
+        let _ = deadline
+            .timeout("earlier writes to be applied", safe)
+            .await?;
         Ok(())
     }
 
     /// The owner is about to ask for timestamps.
     pub(crate) fn begin(&self) {
-        self.0.send_modify(|state| state.in_flight = InFlight::Unknown);
+        self.0
+            .send_modify(|state| state.in_flight = InFlight::Unknown);
     }
 
     /// The owner was given timestamps from `first` on; false when a read has relied on there being
@@ -97,7 +108,7 @@ mod tests {
         Deadline::after(Duration::from_millis(10))
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_read_waits_for_writes_that_it_must_see_and_for_no_others() {
         let times = SafeTime::new();
         times.wait(Timestamp(100), soon()).await.unwrap();

@@ -102,7 +102,9 @@ mod tests {
         let clock = ManualClock::new(1_700_000_000_000);
         let mut last = Timestamp::ZERO;
         for _ in 0..3 {
-            let oracle = TimestampOracle::open(kv.clone(), clock.shared()).await.unwrap();
+            let oracle = TimestampOracle::open(kv.clone(), clock.shared())
+                .await
+                .unwrap();
             for count in [1, 300_000, 1, 1_000] {
                 let first = oracle.alloc(count).await.unwrap();
                 assert!(first > last);
@@ -117,8 +119,14 @@ mod tests {
         let kv: SharedKv = Arc::new(MemKv::new());
         let clock = ManualClock::new(1_700_000_000_000);
         let oracle = TimestampOracle::open(kv, clock.shared()).await.unwrap();
-        assert_eq!(oracle.alloc(1).await.unwrap(), Timestamp::new(1_700_000_000_000, 0));
+        assert_eq!(
+            oracle.alloc(1).await.unwrap(),
+            Timestamp::new(1_700_000_000_000, 0)
+        );
         clock.set(1_700_000_050_000);
-        assert_eq!(oracle.alloc(1).await.unwrap(), Timestamp::new(1_700_000_050_000, 0));
+        assert_eq!(
+            oracle.alloc(1).await.unwrap(),
+            Timestamp::new(1_700_000_050_000, 0)
+        );
     }
 }

@@ -18,12 +18,22 @@ pub(super) struct Window {
 impl Window {
     /// Reads the window's present end; zero when there is none yet.
     pub(super) async fn open(kv: SharedKv, key: &'static str) -> Result<(Self, u64)> {
-        let found = kv.get(key).await.map_err(|error| Error::from_coded(&error))?;
+        let found = kv
+            .get(key)
+            .await
+            .map_err(|error| Error::from_coded(&error))?;
         let (end, revision) = match found {
             Some(pair) => (decode(&pair)?.end, pair.revision),
             None => (0, Revision(0)),
         };
-        Ok((Self { kv, key, revision: Mutex::new(revision) }, end))
+        Ok((
+            Self {
+                kv,
+                key,
+                revision: Mutex::new(revision),
+            },
+            end,
+        ))
     }
 
     /// Makes a new end durable.
@@ -36,11 +46,19 @@ impl Window {
         let compare = if last.0 == 0 {
             Compare::Absent { key }
         } else {
-            Compare::Revision { key, revision: last }
+            Compare::Revision {
+                key,
+                revision: last,
+            }
         };
         let value = AllocatorWindow { end }.encode_to_vec();
         let txn = Txn::new().when(compare).then(Op::put(self.key, value));
-        match self.kv.txn(txn).await.map_err(|error| unavailable(&error))? {
+        match self
+            .kv
+            .txn(txn)
+            .await
+            .map_err(|error| unavailable(&error))?
+        {
             TxnOutcome::Applied { revision } => {
                 *self.revision.lock() = revision;
                 Ok(())
@@ -52,7 +70,12 @@ impl Window {
                 format!(
                     "window {} was moved by another process to {}",
                     self.key,
-                    current.as_ref().map(decode).transpose()?.unwrap_or_default().end
+                    current
+                        .as_ref()
+                        .map(decode)
+                        .transpose()?
+                        .unwrap_or_default()
+                        .end
                 ),
             )),
         }

@@ -99,8 +99,10 @@ impl Saga for PutAlias {
 }
 
 fn check_put(view: &CatalogView, params: &PutAliasParams) -> Result<Check<()>> {
-    let database =
-        view.database_by_id(params.database).map(|found| found.name.as_str()).unwrap_or_default();
+    let database = view
+        .database_by_id(params.database)
+        .map(|found| found.name.as_str())
+        .unwrap_or_default();
     let alias = &params.alias;
     if view.collection_by_name(params.database, alias).is_some() {
         return Err(Error::input(
@@ -154,7 +156,10 @@ pub async fn drop_params(
     name::check_alias(alias)?;
     let view = context.fresh_view().await?;
     let id = DatabaseId(resolve::database(&view, database)?.id);
-    Ok(DropAliasParams { database: id, alias: alias.to_owned() })
+    Ok(DropAliasParams {
+        database: id,
+        alias: alias.to_owned(),
+    })
 }
 
 const REMOVE_META: StepKey<()> = StepKey::new("remove_meta");

@@ -19,8 +19,11 @@ use serde::{Deserialize, Serialize};
 use super::{context::DdlContext, resolve, steps};
 
 /// Properties that would change what reads and writes do, and that nothing acts on yet.
-const UNSUPPORTED: [&str; 3] =
-    ["collection.ttl.seconds", "partitionkey.isolation", "dynamicfield.enabled"];
+const UNSUPPORTED: [&str; 3] = [
+    "collection.ttl.seconds",
+    "partitionkey.isolation",
+    "dynamicfield.enabled",
+];
 
 /// Refuses properties whose effect is missing, so that none is taken and then ignored.
 ///
@@ -63,10 +66,16 @@ pub async fn alter_params(
             "only support alter collection properties, but collection properties is empty",
         ));
     }
-    let set: Vec<(String, String)> =
-        request.properties.into_iter().map(|pair| (pair.key, pair.value)).collect();
+    let set: Vec<(String, String)> = request
+        .properties
+        .into_iter()
+        .map(|pair| (pair.key, pair.value))
+        .collect();
     check_properties(&set)?;
-    if let Some((key, _)) = set.iter().find(|(key, _)| request.delete_keys.contains(key)) {
+    if let Some((key, _)) = set
+        .iter()
+        .find(|(key, _)| request.delete_keys.contains(key))
+    {
         return Err(Error::invalid_parameter(format!(
             "can not provide properties and deletekeys at the same time for key {key}"
         )));
@@ -105,10 +114,8 @@ impl Saga for AlterCollection {
             Step::<Self::Params>::meta_async(ALTER_META, move |cx| {
                 let context = context.clone();
                 async move {
-                    let mut info =
-                        current(&context, cx.params.collection, &cx.params.name).await?;
-                    info.properties =
-                        altered(info.properties, &cx.params.set, &cx.params.delete);
+                    let mut info = current(&context, cx.params.collection, &cx.params.name).await?;
+                    info.properties = altered(info.properties, &cx.params.set, &cx.params.delete);
                     info.updated_ts = context.timestamp().await?.0;
                     Ok(Txn::new().then(steps::put_collection(&info)))
                 }
@@ -272,7 +279,9 @@ fn check_target(
     params: &RenameCollectionParams,
     target: &str,
 ) -> Result<()> {
-    if view.collection(params.new_database, &params.new_name).is_some()
+    if view
+        .collection(params.new_database, &params.new_name)
+        .is_some()
         || view.alias(params.new_database, &params.new_name).is_some()
     {
         return Err(Error::input(
@@ -283,8 +292,9 @@ fn check_target(
             ),
         ));
     }
-    let has_alias =
-        view.aliases(params.database).any(|alias| alias.collection_id == entry.id().0);
+    let has_alias = view
+        .aliases(params.database)
+        .any(|alias| alias.collection_id == entry.id().0);
     if has_alias && params.database != params.new_database {
         return Err(Error::input(
             ErrorCode::Unexpected,

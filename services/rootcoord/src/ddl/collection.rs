@@ -58,8 +58,11 @@ pub fn parse(
     let shards = check_shards(request.shards_num)?;
     let client = convert::decode_client(request.schema)?;
     let schema = client.schema.prepare()?;
-    let mut properties: Vec<(String, String)> =
-        request.properties.into_iter().map(|pair| (pair.key, pair.value)).collect();
+    let mut properties: Vec<(String, String)> = request
+        .properties
+        .into_iter()
+        .map(|pair| (pair.key, pair.value))
+        .collect();
     properties.extend(client.properties);
     super::alter_collection::check_properties(&properties)?;
     let partition_key_partitions =
@@ -107,7 +110,11 @@ fn check_num_partitions(
         }
         return Ok(0);
     }
-    let partitions = if asked == 0 { limits::DEFAULT_PARTITION_KEY_PARTITIONS } else { asked };
+    let partitions = if asked == 0 {
+        limits::DEFAULT_PARTITION_KEY_PARTITIONS
+    } else {
+        asked
+    };
     if partitions < 1 || partitions > max_partitions as i64 {
         return Err(Error::invalid_parameter(format!(
             "partition number ({partitions}) exceeds max configuration ({max_partitions})"
@@ -149,14 +156,20 @@ impl Saga for CreateCollection {
                 }
             }),
             Step::<Self::Params>::meta(ADD_META, |cx| {
-                Ok(add_meta(&cx.params, &cx.get(ALLOCATE)?, ObjectState::Creating))
+                Ok(add_meta(
+                    &cx.params,
+                    &cx.get(ALLOCATE)?,
+                    ObjectState::Creating,
+                ))
             })
             .undo_meta(|cx| {
-                Ok(cx
-                    .find(ALLOCATE)?
-                    .map_or_else(Txn::new, |made| remove_meta(cx.params.database, made.collection)))
+                Ok(cx.find(ALLOCATE)?.map_or_else(Txn::new, |made| {
+                    remove_meta(cx.params.database, made.collection)
+                }))
             }),
-            steps::sync_querycoord(&self.0, |cx: &StepCx<Self::Params>| Ok(cx.get(ALLOCATE)?.collection)),
+            steps::sync_querycoord(&self.0, |cx: &StepCx<Self::Params>| {
+                Ok(cx.get(ALLOCATE)?.collection)
+            }),
             Step::<Self::Params>::meta(COMMIT, |cx| {
                 let made = cx.get(ALLOCATE)?;
                 Ok(Txn::new().then(steps::put_collection(&record(
@@ -213,7 +226,9 @@ impl Saga for CreateCollection {
 }
 
 fn is_same(found: &CollectionEntry, params: &CreateCollectionParams) -> bool {
-    let Some(info) = found.info() else { return false };
+    let Some(info) = found.info() else {
+        return false;
+    };
     let same_fields = found.schema().fields == params.schema.fields
         && found.schema().enable_dynamic_field == params.schema.enable_dynamic_field
         && found.schema().description == params.schema.description;
@@ -252,7 +267,10 @@ fn add_meta(params: &CreateCollectionParams, made: &Allocated, state: ObjectStat
             position,
             schema: Some(convert::field_to_proto(field)),
         };
-        txn = txn.then(steps::put(keys::field(made.collection, FieldId(field.id.0)), &info));
+        txn = txn.then(steps::put(
+            keys::field(made.collection, FieldId(field.id.0)),
+            &info,
+        ));
     }
     for (offset, name) in (0..).zip(&params.partitions) {
         let info = PartitionInfo {
@@ -262,7 +280,10 @@ fn add_meta(params: &CreateCollectionParams, made: &Allocated, state: ObjectStat
             collection_id: made.collection.0,
             state: ObjectState::Created.into(),
         };
-        txn = txn.then(steps::put(keys::partition(made.collection, PartitionId(info.id)), &info));
+        txn = txn.then(steps::put(
+            keys::partition(made.collection, PartitionId(info.id)),
+            &info,
+        ));
     }
     txn
 }
@@ -271,10 +292,18 @@ fn add_meta(params: &CreateCollectionParams, made: &Allocated, state: ObjectStat
 pub(super) fn remove_meta(database: DatabaseId, collection: CollectionId) -> Txn {
     let channels = format!("{collection}v");
     Txn::new()
-        .then(Op::DeletePrefix { prefix: keys::fields(collection) })
-        .then(Op::DeletePrefix { prefix: keys::partitions(collection) })
-        .then(Op::DeletePrefix { prefix: keys::indexes(collection) })
-        .then(Op::DeletePrefix { prefix: keys::channel_owner(&channels) })
+        .then(Op::DeletePrefix {
+            prefix: keys::fields(collection),
+        })
+        .then(Op::DeletePrefix {
+            prefix: keys::partitions(collection),
+        })
+        .then(Op::DeletePrefix {
+            prefix: keys::indexes(collection),
+        })
+        .then(Op::DeletePrefix {
+            prefix: keys::channel_owner(&channels),
+        })
         .then(Op::delete(keys::collection(database, collection)))
 }
 

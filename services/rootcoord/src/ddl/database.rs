@@ -30,7 +30,11 @@ pub fn create_params(request: CreateDatabaseRequest) -> Result<CreateDatabasePar
     name::check_database(&request.db_name)?;
     Ok(CreateDatabaseParams {
         name: request.db_name,
-        properties: request.properties.into_iter().map(|pair| (pair.key, pair.value)).collect(),
+        properties: request
+            .properties
+            .into_iter()
+            .map(|pair| (pair.key, pair.value))
+            .collect(),
     })
 }
 
@@ -56,7 +60,10 @@ impl Saga for CreateDatabase {
             Step::<Self::Params>::allocate(ALLOCATE, move |_| {
                 let context = context.clone();
                 async move {
-                    Ok((DatabaseId(context.ids.alloc(1).await?), context.timestamp().await?))
+                    Ok((
+                        DatabaseId(context.ids.alloc(1).await?),
+                        context.timestamp().await?,
+                    ))
                 }
             }),
             Step::<Self::Params>::meta(ADD_META, |cx| {
@@ -126,7 +133,11 @@ pub async fn alter_params(
     Ok(AlterDatabaseParams {
         database: DatabaseId(database.id),
         name: database.name.clone(),
-        set: request.properties.into_iter().map(|pair| (pair.key, pair.value)).collect(),
+        set: request
+            .properties
+            .into_iter()
+            .map(|pair| (pair.key, pair.value))
+            .collect(),
         delete: request.delete_keys,
     })
 }
@@ -157,8 +168,7 @@ impl Saga for AlterDatabase {
                         .database_by_id(cx.params.database)
                         .ok_or_else(|| Error::database_not_found(&cx.params.name))?;
                     let mut info = found.as_ref().clone();
-                    info.properties =
-                        altered(info.properties, &cx.params.set, &cx.params.delete);
+                    info.properties = altered(info.properties, &cx.params.set, &cx.params.delete);
                     let key = keys::database(cx.params.database);
                     Ok(Txn::new().then(steps::put(key, &info)))
                 }
@@ -184,12 +194,12 @@ pub struct DropDatabaseParams {
 ///
 /// # Errors
 /// Code 65535 for the default database.
-pub async fn drop_params(
-    context: &DdlContext,
-    name: &str,
-) -> Result<Option<DropDatabaseParams>> {
+pub async fn drop_params(context: &DdlContext, name: &str) -> Result<Option<DropDatabaseParams>> {
     if name == limits::DEFAULT_DATABASE {
-        return Err(Error::input(ErrorCode::Unexpected, "can not drop default database"));
+        return Err(Error::input(
+            ErrorCode::Unexpected,
+            "can not drop default database",
+        ));
     }
     name::check_database(name)?;
     let view = context.fresh_view().await?;
@@ -211,7 +221,10 @@ impl Saga for DropDatabase {
     type Output = ();
 
     fn locks(&self, params: &Self::Params) -> Vec<LockKey> {
-        vec![steps::take_database_name(&params.name), steps::take_database(params.database)]
+        vec![
+            steps::take_database_name(&params.name),
+            steps::take_database(params.database),
+        ]
     }
 
     fn steps(&self) -> Vec<Step<Self::Params>> {

@@ -41,11 +41,13 @@ pub async fn params(
             format!("cannot drop the collection via alias = {name}"),
         ));
     }
-    Ok(view.collection_by_name(id, &name).map(|entry| DropCollectionParams {
-        database: id,
-        collection: entry.id(),
-        name,
-    }))
+    Ok(view
+        .collection_by_name(id, &name)
+        .map(|entry| DropCollectionParams {
+            database: id,
+            collection: entry.id(),
+            name,
+        }))
 }
 
 /// **mark_dropping** (nobody sees it any more) → expire_proxy_caches → sync_querycoord (channels are
@@ -80,10 +82,17 @@ impl Saga for DropCollection {
             })
             .pivot(),
             steps::expire_proxy_caches(&self.0),
-            steps::sync_querycoord(&self.0, |cx: &StepCx<Self::Params>| Ok(cx.params.collection)),
+            steps::sync_querycoord(&self.0, |cx: &StepCx<Self::Params>| {
+                Ok(cx.params.collection)
+            }),
             Step::<Self::Params>::call(DROP_DATA, move |cx| {
                 let context = data.clone();
-                async move { Ok(context.announce.drop_data(cx.params.collection, None).await?) }
+                async move {
+                    Ok(context
+                        .announce
+                        .drop_data(cx.params.collection, None)
+                        .await?)
+                }
             }),
             Step::<Self::Params>::meta(REMOVE_META, |cx| {
                 Ok(remove_meta(cx.params.database, cx.params.collection))
@@ -127,7 +136,9 @@ fn mark_dropping(entry: &redkite_catalog::CollectionEntry) -> Txn {
     let id = entry.id();
     let mut txn = Txn::new()
         .then(Op::delete(keys::load(id)))
-        .then(Op::DeletePrefix { prefix: keys::partition_loads(id) });
+        .then(Op::DeletePrefix {
+            prefix: keys::partition_loads(id),
+        });
     if let Some(info) = entry.info() {
         let mut info = info.as_ref().clone();
         info.state = ObjectState::Dropping.into();

@@ -58,16 +58,24 @@ impl DdlGate {
     /// Milvus's code and text of what is wrong; code 2 when it may or may not happen, ask again
     /// with the same request id.
     pub async fn submit(&self, request: DdlRequest) -> Result<Revision> {
-        let command =
-            request.command.ok_or_else(|| Error::invalid_parameter("a DDL without a command"))?;
+        let command = request
+            .command
+            .ok_or_else(|| Error::invalid_parameter("a DDL without a command"))?;
         // The command's own database stands before the one of the connection.
         let fallback = request.database;
-        let pick = |own: &str| if own.is_empty() { fallback.clone() } else { own.to_owned() };
+        let pick = |own: &str| {
+            if own.is_empty() {
+                fallback.clone()
+            } else {
+                own.to_owned()
+            }
+        };
         let id = request.request_id;
         let context = &self.context;
         match command {
             Command::CreateDatabase(command) => {
-                self.run::<database::CreateDatabase>(database::create_params(command)?, &id).await
+                self.run::<database::CreateDatabase>(database::create_params(command)?, &id)
+                    .await
             }
             Command::DropDatabase(command) => {
                 let params = database::drop_params(context, &command.db_name).await?;
@@ -78,24 +86,26 @@ impl DdlGate {
                 self.run::<database::AlterDatabase>(params, &id).await
             }
             Command::CreateCollection(command) => {
-                let params =
-                    collection::params(context, &pick(&command.db_name), command).await?;
+                let params = collection::params(context, &pick(&command.db_name), command).await?;
                 self.run::<collection::CreateCollection>(params, &id).await
             }
             Command::DropCollection(command) => {
                 let params =
                     drop_collection::params(context, &pick(&command.db_name), command).await?;
-                self.run_some::<drop_collection::DropCollection>(params, &id).await
+                self.run_some::<drop_collection::DropCollection>(params, &id)
+                    .await
             }
             Command::RenameCollection(command) => {
                 let database = pick(&command.db_name);
                 let params = alter_collection::rename_params(context, &database, command).await?;
-                self.run::<alter_collection::RenameCollection>(params, &id).await
+                self.run::<alter_collection::RenameCollection>(params, &id)
+                    .await
             }
             Command::AlterCollection(command) => {
                 let database = pick(&command.db_name);
                 let params = alter_collection::alter_params(context, &database, command).await?;
-                self.run::<alter_collection::AlterCollection>(params, &id).await
+                self.run::<alter_collection::AlterCollection>(params, &id)
+                    .await
             }
             command => self.submit_within_collection(command, &fallback, &id).await,
         }
@@ -107,7 +117,13 @@ impl DdlGate {
         fallback: &str,
         id: &str,
     ) -> Result<Revision> {
-        let pick = |own: &str| if own.is_empty() { fallback.to_owned() } else { own.to_owned() };
+        let pick = |own: &str| {
+            if own.is_empty() {
+                fallback.to_owned()
+            } else {
+                own.to_owned()
+            }
+        };
         let context = &self.context;
         match command {
             Command::CreatePartition(command) => {
@@ -152,7 +168,13 @@ impl DdlGate {
     }
 
     async fn submit_load(&self, command: Command, fallback: &str, id: &str) -> Result<Revision> {
-        let pick = |own: &str| if own.is_empty() { fallback.to_owned() } else { own.to_owned() };
+        let pick = |own: &str| {
+            if own.is_empty() {
+                fallback.to_owned()
+            } else {
+                own.to_owned()
+            }
+        };
         let context = &self.context;
         match command {
             Command::LoadCollection(command) => {
@@ -195,7 +217,10 @@ impl DdlGate {
         params: S::Params,
         request_id: &str,
     ) -> Result<Revision> {
-        let handle = self.executor.submit::<S>(params, request_id).map_err(into_user_error)?;
+        let handle = self
+            .executor
+            .submit::<S>(params, request_id)
+            .map_err(into_user_error)?;
         Ok(handle.wait().await.map_err(into_user_error)?.revision)
     }
 

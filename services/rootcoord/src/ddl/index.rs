@@ -12,8 +12,8 @@ use redkite_proto::{
 };
 use redkite_saga::{Check, LockKey, Outputs, Saga, Step, StepKey};
 use redkite_types::{
-    BuildId, CollectionId, DatabaseId, Error, ErrorCode, FieldId, IndexId, PartitionId,
-    Result, SegmentId, Timestamp, limits, name,
+    BuildId, CollectionId, DatabaseId, Error, ErrorCode, FieldId, IndexId, PartitionId, Result,
+    SegmentId, Timestamp, limits, name,
 };
 use serde::{Deserialize, Serialize};
 
@@ -62,18 +62,32 @@ pub async fn create_params(
             ),
         ));
     }
-    let name = if request.index_name.is_empty() { field.name.clone() } else { request.index_name };
+    let name = if request.index_name.is_empty() {
+        field.name.clone()
+    } else {
+        request.index_name
+    };
     name::check_index(&name)?;
-    let pairs: Vec<(String, String)> =
-        request.extra_params.into_iter().map(|pair| (pair.key, pair.value)).collect();
-    let bytes: usize = pairs.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let pairs: Vec<(String, String)> = request
+        .extra_params
+        .into_iter()
+        .map(|pair| (pair.key, pair.value))
+        .collect();
+    let bytes: usize = pairs
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
     if bytes > limits::MAX_INDEX_PARAMS_BYTES {
         return Err(Error::invalid_parameter(format!(
             "index params exceed the limit of {} bytes",
             limits::MAX_INDEX_PARAMS_BYTES
         )));
     }
-    let (index_type, metric_type, params) = canonical(pairs)?;
+    let Canonical {
+        index_type,
+        metric_type,
+        pairs: params,
+    } = canonical(pairs)?;
     Ok(CreateIndexParams {
         database: entry.database_id(),
         collection: entry.id(),
@@ -86,12 +100,20 @@ pub async fn create_params(
     })
 }
 
-/// Type, metric and the pairs to report, with what was left out filled in.
-fn canonical(
-    mut pairs: Vec<(String, String)>,
-) -> Result<(String, String, Vec<(String, String)>)> {
+/// An index's parameters with what was left out filled in.
+#[derive(Debug)]
+struct Canonical {
+    index_type: String,
+    metric_type: String,
+    /// To report.
+    pairs: Vec<(String, String)>,
+}
+
+fn canonical(mut pairs: Vec<(String, String)>) -> Result<Canonical> {
     let given = |pairs: &[(String, String)], key: &str| {
-        pairs.iter().any(|(name, value)| name == key && !value.is_empty())
+        pairs
+            .iter()
+            .any(|(name, value)| name == key && !value.is_empty())
     };
     let nested_metric = pairs
         .iter()
@@ -110,7 +132,11 @@ fn canonical(
         is_input_error: true,
         ..Error::from_coded(&error)
     })?;
-    Ok((parsed.index_type.name().to_owned(), parsed.metric.name().to_owned(), pairs))
+    Ok(Canonical {
+        index_type: parsed.index_type.name().to_owned(),
+        metric_type: parsed.metric.name().to_owned(),
+        pairs,
+    })
 }
 
 impl CreateIndexParams {
@@ -149,7 +175,10 @@ impl Saga for CreateIndex {
             Step::<Self::Params>::allocate(ALLOCATE, move |_| {
                 let context = context.clone();
                 async move {
-                    Ok((IndexId(context.ids.alloc(1).await?), context.timestamp().await?))
+                    Ok((
+                        IndexId(context.ids.alloc(1).await?),
+                        context.timestamp().await?,
+                    ))
                 }
             }),
             Step::<Self::Params>::meta(ADD_META, |cx| {
@@ -180,7 +209,9 @@ impl Saga for CreateIndex {
     async fn check(&self, params: &Self::Params) -> Result<Check<()>> {
         let view = self.0.fresh_view().await?;
         let entry = resolve::collection_by_id(&view, params.collection, &params.collection_name)?;
-        let taken = entry.index_on(params.field).or_else(|| entry.index(&params.name));
+        let taken = entry
+            .index_on(params.field)
+            .or_else(|| entry.index(&params.name));
         match taken {
             None => Ok(Check::Proceed),
             Some(found) if params.is_same(found) => Ok(Check::Already(())),
@@ -271,7 +302,10 @@ impl Saga for DropIndex {
     async fn check(&self, params: &Self::Params) -> Result<Check<()>> {
         let view = self.0.fresh_view().await?;
         let entry = resolve::collection_by_id(&view, params.collection, &params.collection_name)?;
-        if !entry.visible_indexes().any(|index| index.id == params.index.0) {
+        if !entry
+            .visible_indexes()
+            .any(|index| index.id == params.index.0)
+        {
             return Ok(Check::Already(()));
         }
         if entry.is_loaded() {
@@ -287,7 +321,11 @@ fn remove(entry: &CollectionEntry, index: IndexId) -> Txn {
     let collection = entry.id();
     let mut txn = Txn::new().then(Op::delete(keys::index(collection, index)));
     for (segment, found) in &entry.segments {
-        for build in found.indexes.values().filter(|build| build.index_id == index.0) {
+        for build in found
+            .indexes
+            .values()
+            .filter(|build| build.index_id == index.0)
+        {
             txn = txn.then(Op::delete(keys::segment_index(
                 collection,
                 PartitionId(build.partition_id),
@@ -304,16 +342,28 @@ mod tests {
     use super::*;
 
     fn pairs(given: &[(&str, &str)]) -> Vec<(String, String)> {
-        given.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        given
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     #[test]
     fn what_is_left_out_is_filled_in_and_what_is_wrong_is_refused() {
-        let (index_type, metric, _) = canonical(pairs(&[("metric_type", "L2")])).unwrap();
-        assert_eq!((index_type.as_str(), metric.as_str()), ("AUTOINDEX", "L2"));
-        let given = [("index_type", "HNSW"), ("params", r#"{"M": 8, "efConstruction": 64}"#)];
-        let (index_type, metric, _) = canonical(pairs(&given)).unwrap();
-        assert_eq!((index_type.as_str(), metric.as_str()), ("HNSW", "COSINE"));
+        let found = canonical(pairs(&[("metric_type", "L2")])).unwrap();
+        assert_eq!(
+            (&*found.index_type, &*found.metric_type),
+            ("AUTOINDEX", "L2")
+        );
+        let given = [
+            ("index_type", "HNSW"),
+            ("params", r#"{"M": 8, "efConstruction": 64}"#),
+        ];
+        let found = canonical(pairs(&given)).unwrap();
+        assert_eq!(
+            (&*found.index_type, &*found.metric_type),
+            ("HNSW", "COSINE")
+        );
         for wrong in [
             vec![("index_type", "NOPE")],
             vec![("index_type", "HNSW"), ("M", "1")],
@@ -321,7 +371,11 @@ mod tests {
             vec![("index_type", "HNSW"), ("metric_type", "HAMMING")],
         ] {
             let error = canonical(pairs(&wrong)).unwrap_err();
-            assert_eq!(error.code, ErrorCode::InvalidParameter, "{wrong:?}: {error}");
+            assert_eq!(
+                error.code,
+                ErrorCode::InvalidParameter,
+                "{wrong:?}: {error}"
+            );
         }
     }
 }

@@ -57,7 +57,14 @@ pub async fn load_collection_params(
         fields: request.load_fields,
         skip_dynamic_field: request.skip_load_dynamic_field,
     };
-    load_params(context, database, request.collection_name, Vec::new(), &options).await
+    load_params(
+        context,
+        database,
+        request.collection_name,
+        Vec::new(),
+        &options,
+    )
+    .await
 }
 
 /// Reads a request to load partitions.
@@ -82,7 +89,9 @@ pub async fn load_partitions_params(
 
 fn check_named(partitions: &[String]) -> Result<()> {
     if partitions.is_empty() {
-        return Err(Error::invalid_parameter("partition names should not be empty"));
+        return Err(Error::invalid_parameter(
+            "partition names should not be empty",
+        ));
     }
     Ok(())
 }
@@ -123,15 +132,22 @@ fn check_options(entry: &CollectionEntry, options: &LoadOptions, nodes: usize) -
                 ),
             ));
         }
-        return unsupported(format!("{} replicas of a collection are not served", options.replicas));
+        return unsupported(format!(
+            "{} replicas of a collection are not served",
+            options.replicas
+        ));
     }
-    if let Some(group) =
-        options.resource_groups.iter().find(|group| *group != DEFAULT_RESOURCE_GROUP)
+    if let Some(group) = options
+        .resource_groups
+        .iter()
+        .find(|group| *group != DEFAULT_RESOURCE_GROUP)
     {
         return unsupported(format!("resource group {group} is not served"));
     }
-    if let Some(unknown) =
-        options.fields.iter().find(|name| entry.schema().field(name).is_none())
+    if let Some(unknown) = options
+        .fields
+        .iter()
+        .find(|name| entry.schema().field(name).is_none())
     {
         return Err(Error::input(
             ErrorCode::FieldNotFound,
@@ -145,7 +161,10 @@ fn check_options(entry: &CollectionEntry, options: &LoadOptions, nodes: usize) -
         .find(|field| !field.is_dynamic && !options.fields.contains(&field.name));
     match left_out {
         Some(field) if !options.fields.is_empty() => {
-            return unsupported(format!("loading without field {} is not served", field.name));
+            return unsupported(format!(
+                "loading without field {} is not served",
+                field.name
+            ));
         }
         _ => {}
     }
@@ -177,7 +196,13 @@ pub async fn release_partitions_params(
     request: ReleasePartitionsRequest,
 ) -> Result<LoadParams> {
     check_named(&request.partition_names)?;
-    plain_params(context, database, request.collection_name, request.partition_names).await
+    plain_params(
+        context,
+        database,
+        request.collection_name,
+        request.partition_names,
+    )
+    .await
 }
 
 async fn plain_params(
@@ -198,13 +223,19 @@ async fn plain_params(
 
 impl LoadParams {
     fn locks(&self) -> Vec<LockKey> {
-        vec![steps::share_database(self.database), steps::take_collection(self.collection)]
+        vec![
+            steps::share_database(self.database),
+            steps::take_collection(self.collection),
+        ]
     }
 
     /// The partitions that are meant: all visible ones where none is named.
     fn resolve(&self, entry: &CollectionEntry) -> Result<Vec<PartitionId>> {
         if self.partitions.is_empty() {
-            return Ok(entry.visible_partitions().map(|found| PartitionId(found.id)).collect());
+            return Ok(entry
+                .visible_partitions()
+                .map(|found| PartitionId(found.id))
+                .collect());
         }
         self.partitions
             .iter()
@@ -218,7 +249,11 @@ impl LoadParams {
     }
 
     fn kind(&self) -> Kind {
-        if self.partitions.is_empty() { Kind::Collection } else { Kind::Partitions }
+        if self.partitions.is_empty() {
+            Kind::Collection
+        } else {
+            Kind::Partitions
+        }
     }
 }
 
@@ -247,7 +282,11 @@ impl Saga for Load {
                 async move { put_load(&context, &cx.params).await }
             })
             .pivot(),
-            steps::nudge_querycoord(&self.0, |params: &LoadParams| params.collection, LOAD_WITHIN),
+            steps::nudge_querycoord(
+                &self.0,
+                |params: &LoadParams| params.collection,
+                LOAD_WITHIN,
+            ),
             steps::expire_proxy_caches(&self.0),
         ]
     }
@@ -273,8 +312,13 @@ impl Saga for Load {
                 ));
             }
         }
-        let covered = wanted.iter().all(|partition| entry.loaded_partitions.contains(partition));
-        let whole = entry.load.as_ref().is_some_and(|load| load.kind() == Kind::Collection);
+        let covered = wanted
+            .iter()
+            .all(|partition| entry.loaded_partitions.contains(partition));
+        let whole = entry
+            .load
+            .as_ref()
+            .is_some_and(|load| load.kind() == Kind::Collection);
         if entry.load.is_some() && covered && (whole || params.kind() == Kind::Partitions) {
             return Ok(Check::Already(()));
         }
@@ -291,7 +335,12 @@ async fn put_load(context: &DdlContext, params: &LoadParams) -> Result<Txn> {
         || before.is_some_and(|load| load.kind() == Kind::Collection);
     let info = LoadInfo {
         collection_id: id.0,
-        kind: if whole { Kind::Collection } else { Kind::Partitions }.into(),
+        kind: if whole {
+            Kind::Collection
+        } else {
+            Kind::Partitions
+        }
+        .into(),
         replica_number: 1,
         load_fields: Vec::new(),
         loaded_ts: match before {
@@ -302,7 +351,10 @@ async fn put_load(context: &DdlContext, params: &LoadParams) -> Result<Txn> {
     let mut txn = Txn::new().then(steps::put(keys::load(id), &info));
     for partition in params.resolve(entry)? {
         if !entry.loaded_partitions.contains(&partition) {
-            let record = PartitionLoadInfo { collection_id: id.0, partition_id: partition.0 };
+            let record = PartitionLoadInfo {
+                collection_id: id.0,
+                partition_id: partition.0,
+            };
             txn = txn.then(steps::put(keys::partition_load(id, partition), &record));
         }
     }
@@ -348,7 +400,9 @@ impl Saga for Release {
         let view = self.0.fresh_view().await?;
         let entry = resolve::collection_by_id(&view, params.collection, &params.collection_name)?;
         let named = params.resolve(entry)?;
-        let any = named.iter().any(|partition| entry.loaded_partitions.contains(partition));
+        let any = named
+            .iter()
+            .any(|partition| entry.loaded_partitions.contains(partition));
         if entry.load.is_none() || (!any && !params.partitions.is_empty()) {
             return Ok(Check::Already(()));
         }
@@ -362,11 +416,16 @@ async fn remove_load(context: &DdlContext, params: &LoadParams) -> Result<Txn> {
     let entry = resolve::collection_by_id(&view, id, &params.collection_name)?;
     let named = params.resolve(entry)?;
     let is_last = params.partitions.is_empty()
-        || entry.loaded_partitions.iter().all(|partition| named.contains(partition));
+        || entry
+            .loaded_partitions
+            .iter()
+            .all(|partition| named.contains(partition));
     if is_last {
         return Ok(Txn::new()
             .then(Op::delete(keys::load(id)))
-            .then(Op::DeletePrefix { prefix: keys::partition_loads(id) }));
+            .then(Op::DeletePrefix {
+                prefix: keys::partition_loads(id),
+            }));
     }
     // What is left was not asked for as a whole any more: later partitions are not loaded by themselves.
     let mut txn = Txn::new();

@@ -35,7 +35,14 @@ pub async fn create_params(
     request: CreatePartitionRequest,
 ) -> Result<PartitionParams> {
     name::check_partition(&request.partition_name)?;
-    params(context, database, request.collection_name, request.partition_name, "create").await
+    params(
+        context,
+        database,
+        request.collection_name,
+        request.partition_name,
+        "create",
+    )
+    .await
 }
 
 /// Reads a request to drop.
@@ -48,7 +55,14 @@ pub async fn drop_params(
     request: DropPartitionRequest,
 ) -> Result<PartitionParams> {
     name::check_partition(&request.partition_name)?;
-    params(context, database, request.collection_name, request.partition_name, "drop").await
+    params(
+        context,
+        database,
+        request.collection_name,
+        request.partition_name,
+        "drop",
+    )
+    .await
 }
 
 async fn params(
@@ -76,7 +90,10 @@ async fn params(
 
 impl PartitionParams {
     fn locks(&self) -> Vec<LockKey> {
-        vec![steps::share_database(self.database), steps::take_collection(self.collection)]
+        vec![
+            steps::share_database(self.database),
+            steps::take_collection(self.collection),
+        ]
     }
 }
 
@@ -120,20 +137,29 @@ impl Saga for CreatePartition {
                     Txn::new().then(put_partition(&cx.params, &made, ObjectState::Creating));
                 if made.load {
                     let id = cx.params.collection;
-                    let record =
-                        PartitionLoadInfo { collection_id: id.0, partition_id: made.partition.0 };
-                    txn = txn.then(steps::put(keys::partition_load(id, made.partition), &record));
+                    let record = PartitionLoadInfo {
+                        collection_id: id.0,
+                        partition_id: made.partition.0,
+                    };
+                    txn = txn.then(steps::put(
+                        keys::partition_load(id, made.partition),
+                        &record,
+                    ));
                 }
                 Ok(txn)
             })
             .undo_meta(|cx| {
-                let Some(made) = cx.find(ALLOCATE)? else { return Ok(Txn::new()) };
+                let Some(made) = cx.find(ALLOCATE)? else {
+                    return Ok(Txn::new());
+                };
                 let id = cx.params.collection;
                 Ok(Txn::new()
                     .then(Op::delete(keys::partition_load(id, made.partition)))
                     .then(Op::delete(keys::partition(id, made.partition))))
             }),
-            steps::sync_querycoord(&self.0, |cx: &StepCx<Self::Params>| Ok(cx.params.collection)),
+            steps::sync_querycoord(&self.0, |cx: &StepCx<Self::Params>| {
+                Ok(cx.params.collection)
+            }),
             Step::<Self::Params>::meta(COMMIT, |cx| {
                 let made = cx.get(ALLOCATE)?;
                 Ok(Txn::new().then(put_partition(&cx.params, &made, ObjectState::Created)))
@@ -178,7 +204,10 @@ async fn allocate(context: &DdlContext, params: &PartitionParams) -> Result<Allo
 }
 
 fn is_loaded_as_a_whole(entry: &CollectionEntry) -> bool {
-    entry.load.as_ref().is_some_and(|load| load.kind() == load_info::Kind::Collection)
+    entry
+        .load
+        .as_ref()
+        .is_some_and(|load| load.kind() == load_info::Kind::Collection)
 }
 
 fn put_partition(params: &PartitionParams, made: &Allocated, state: ObjectState) -> Op {
@@ -219,13 +248,18 @@ impl Saga for DropPartition {
             })
             .pivot(),
             steps::expire_proxy_caches(&self.0),
-            steps::sync_querycoord(&self.0, |cx: &StepCx<Self::Params>| Ok(cx.params.collection)),
+            steps::sync_querycoord(&self.0, |cx: &StepCx<Self::Params>| {
+                Ok(cx.params.collection)
+            }),
             Step::<Self::Params>::call(DROP_DATA, move |cx| {
                 let context = data.clone();
                 async move {
                     let partition = cx.get(MARK_DROPPING)?;
                     let collection = cx.params.collection;
-                    Ok(context.announce.drop_data(collection, Some(partition)).await?)
+                    Ok(context
+                        .announce
+                        .drop_data(collection, Some(partition))
+                        .await?)
                 }
             }),
             Step::<Self::Params>::meta(REMOVE_META, |cx| {
@@ -243,7 +277,9 @@ impl Saga for DropPartition {
         let view = self.0.fresh_view().await?;
         let entry = resolve::collection_by_id(&view, params.collection, &params.collection_name)?;
         if params.partition == limits::DEFAULT_PARTITION {
-            return Err(Error::invalid_parameter("default partition cannot be deleted"));
+            return Err(Error::invalid_parameter(
+                "default partition cannot be deleted",
+            ));
         }
         let Some(partition) = entry.partition(&params.partition) else {
             return Ok(Check::Already(()));
@@ -270,5 +306,8 @@ async fn mark_dropping(
     let mut info = partition.as_ref().clone();
     info.state = ObjectState::Dropping.into();
     let id = PartitionId(info.id);
-    Ok((Txn::new().then(steps::put(keys::partition(params.collection, id), &info)), id))
+    Ok((
+        Txn::new().then(steps::put(keys::partition(params.collection, id), &info)),
+        id,
+    ))
 }

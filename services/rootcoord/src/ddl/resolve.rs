@@ -8,7 +8,11 @@ use redkite_types::{CollectionId, DatabaseId, Error, Result, limits};
 
 /// The database's name, `default` where it is empty.
 pub fn database_name(name: &str) -> &str {
-    if name.is_empty() { limits::DEFAULT_DATABASE } else { name }
+    if name.is_empty() {
+        limits::DEFAULT_DATABASE
+    } else {
+        name
+    }
 }
 
 /// The database of a name.
@@ -16,7 +20,8 @@ pub fn database_name(name: &str) -> &str {
 /// # Errors
 /// Code 800 when it is absent.
 pub fn database<'a>(view: &'a CatalogView, name: &str) -> Result<&'a Arc<DatabaseInfo>> {
-    view.database(name).ok_or_else(|| Error::database_not_found(database_name(name)))
+    view.database(name)
+        .ok_or_else(|| Error::database_not_found(database_name(name)))
 }
 
 /// The collection of a name or an alias.

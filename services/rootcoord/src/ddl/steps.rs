@@ -65,7 +65,10 @@ where
         let (context, collection) = (context.clone(), collection.clone());
         async move {
             let id = collection(&cx)?;
-            let done = context.announce.query_nodes(cx.revision, id, QUERY_NODES_WITHIN).await?;
+            let done = context
+                .announce
+                .query_nodes(cx.revision, id, QUERY_NODES_WITHIN)
+                .await?;
             if done {
                 return Ok(());
             }
@@ -79,11 +82,7 @@ where
 
 /// Tells the query nodes of what the saga has written and waits a little, but goes on without them:
 /// what is left to do shows as progress.
-pub fn nudge_querycoord<P, F>(
-    context: &Arc<DdlContext>,
-    collection: F,
-    within: Duration,
-) -> Step<P>
+pub fn nudge_querycoord<P, F>(context: &Arc<DdlContext>, collection: F, within: Duration) -> Step<P>
 where
     P: Send + Sync + 'static,
     F: Fn(&P) -> CollectionId + Send + Sync + 'static,

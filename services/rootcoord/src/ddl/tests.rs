@@ -26,8 +26,8 @@ use redkite_types::{
 };
 
 use super::{
-    Announce, DdlContext, DdlGate, alias, alter_collection, collection, database,
-    drop_collection, gate, index, load, partition,
+    Announce, DdlContext, DdlGate, alias, alter_collection, collection, database, drop_collection,
+    gate, index, load, partition,
 };
 use crate::{
     alloc::{IdAllocator, TimestampOracle},
@@ -54,7 +54,10 @@ impl Announce for Obedient {
             Some(partition) => keys::partition_segments(id, partition),
             None => keys::segments(id),
         };
-        self.kv.txn(Txn::new().then(Op::DeletePrefix { prefix })).await.unwrap();
+        self.kv
+            .txn(Txn::new().then(Op::DeletePrefix { prefix }))
+            .await
+            .unwrap();
         Ok(())
     }
 
@@ -86,10 +89,16 @@ impl Deployment {
         let clock = ManualClock::new(1_700_000_000_000).shared();
         Arc::new(DdlContext {
             catalog,
-            announce: Arc::new(Obedient { kv: kv.clone(), asked: Mutex::default() }),
+            announce: Arc::new(Obedient {
+                kv: kv.clone(),
+                asked: Mutex::default(),
+            }),
             ids: Arc::new(IdAllocator::open(kv.clone()).await.unwrap()),
             tso: Arc::new(TimestampOracle::open(kv.clone(), clock).await.unwrap()),
-            options: RootCoordOptions { max_partition_num: 4, ..RootCoordOptions::default() },
+            options: RootCoordOptions {
+                max_partition_num: 4,
+                ..RootCoordOptions::default()
+            },
             kv: kv.clone(),
         })
     }
@@ -111,7 +120,11 @@ impl Deployment {
         gate.close(Duration::from_secs(5)).await;
         // The suites look at the records of the saga under test alone.
         let prefix = redkite_saga::RECORD_PREFIX.to_owned();
-        deployment.kv.txn(Txn::new().then(Op::DeletePrefix { prefix })).await.unwrap();
+        deployment
+            .kv
+            .txn(Txn::new().then(Op::DeletePrefix { prefix }))
+            .await
+            .unwrap();
         let view = deployment.context.fresh_view().await.unwrap();
         let entry = view.collection(DatabaseId::DEFAULT, "books").unwrap();
         for partition in entry.visible_partitions() {
@@ -121,8 +134,7 @@ impl Deployment {
                 partition_id: partition.id,
                 ..SegmentInfo::default()
             };
-            let key =
-                keys::segment(entry.id(), PartitionId(partition.id), SegmentId(info.id));
+            let key = keys::segment(entry.id(), PartitionId(partition.id), SegmentId(info.id));
             let txn = Txn::new().then(Op::put(key, info.encode_to_vec()));
             deployment.kv.txn(txn).await.unwrap();
         }
@@ -131,13 +143,22 @@ impl Deployment {
 }
 
 async fn submit(gate: &DdlGate, command: Command) -> Result<Revision> {
-    let request = DdlRequest { command: Some(command), ..DdlRequest::default() };
+    let request = DdlRequest {
+        command: Some(command),
+        ..DdlRequest::default()
+    };
     gate.submit(request).await
 }
 
 fn schema() -> CollectionSchema {
-    let id = FieldSchema { is_primary_key: true, ..FieldSchema::new("id", DataType::Int64) };
-    let vector = FieldSchema { dim: 4, ..FieldSchema::new("vector", DataType::FloatVector) };
+    let id = FieldSchema {
+        is_primary_key: true,
+        ..FieldSchema::new("id", DataType::Int64)
+    };
+    let vector = FieldSchema {
+        dim: 4,
+        ..FieldSchema::new("vector", DataType::FloatVector)
+    };
     CollectionSchema {
         fields: vec![id, vector],
         enable_dynamic_field: true,
@@ -174,7 +195,10 @@ fn index_request() -> CreateIndexRequest {
     CreateIndexRequest {
         collection_name: "books".into(),
         field_name: "vector".into(),
-        extra_params: vec![KeyValuePair { key: "index_type".into(), value: "HNSW".into() }],
+        extra_params: vec![KeyValuePair {
+            key: "index_type".into(),
+            value: "HNSW".into(),
+        }],
         ..CreateIndexRequest::default()
     }
 }
@@ -224,11 +248,22 @@ async fn observe(kv: SharedKv) -> String {
         for partition in entry.partitions.values() {
             let loaded = entry.loaded_partitions.contains(&PartitionId(partition.id));
             let state = partition.state();
-            writeln!(text, "  partition {} {state:?} loaded {loaded}", partition.name).unwrap();
+            writeln!(
+                text,
+                "  partition {} {state:?} loaded {loaded}",
+                partition.name
+            )
+            .unwrap();
         }
         for index in entry.indexes.values() {
-            writeln!(text, "  index {} {} {:?}", index.name, index.index_type, index.state())
-                .unwrap();
+            writeln!(
+                text,
+                "  index {} {} {:?}",
+                index.name,
+                index.index_type,
+                index.state()
+            )
+            .unwrap();
         }
     }
     // Whatever the view does not show must not be there either: count the raw keys.
@@ -271,42 +306,63 @@ where
 #[tokio::test]
 async fn create_collection_is_all_or_nothing() {
     suites(vec![], collection::CreateCollection, |context| async move {
-        collection::params(&context, "", create_request("films")).await.unwrap()
+        collection::params(&context, "", create_request("films"))
+            .await
+            .unwrap()
     })
     .await;
 }
 
 #[tokio::test]
 async fn drop_collection_always_comes_to_its_end() {
-    suites(vec![create_index(), load_books()], drop_collection::DropCollection, |context| async move {
-        let request = DropCollectionRequest {
-            collection_name: "books".into(),
-            ..DropCollectionRequest::default()
-        };
-        drop_collection::params(&context, "", request).await.unwrap().unwrap()
-    })
+    suites(
+        vec![create_index(), load_books()],
+        drop_collection::DropCollection,
+        |context| async move {
+            let request = DropCollectionRequest {
+                collection_name: "books".into(),
+                ..DropCollectionRequest::default()
+            };
+            drop_collection::params(&context, "", request)
+                .await
+                .unwrap()
+                .unwrap()
+        },
+    )
     .await;
 }
 
 #[tokio::test]
 async fn create_partition_is_all_or_nothing() {
-    suites(vec![create_index(), load_books()], partition::CreatePartition, |context| async move {
-        let Command::CreatePartition(request) = create_partition("p") else { unreachable!() };
-        partition::create_params(&context, "", request).await.unwrap()
-    })
+    suites(
+        vec![create_index(), load_books()],
+        partition::CreatePartition,
+        |context| async move {
+            let Command::CreatePartition(request) = create_partition("p") else {
+                unreachable!()
+            };
+            partition::create_params(&context, "", request)
+                .await
+                .unwrap()
+        },
+    )
     .await;
 }
 
 #[tokio::test]
 async fn drop_partition_always_comes_to_its_end() {
-    suites(vec![create_partition("p")], partition::DropPartition, |context| async move {
-        let request = DropPartitionRequest {
-            collection_name: "books".into(),
-            partition_name: "p".into(),
-            ..DropPartitionRequest::default()
-        };
-        partition::drop_params(&context, "", request).await.unwrap()
-    })
+    suites(
+        vec![create_partition("p")],
+        partition::DropPartition,
+        |context| async move {
+            let request = DropPartitionRequest {
+                collection_name: "books".into(),
+                partition_name: "p".into(),
+                ..DropPartitionRequest::default()
+            };
+            partition::drop_params(&context, "", request).await.unwrap()
+        },
+    )
     .await;
 }
 
@@ -317,51 +373,75 @@ async fn load_and_release_are_one_step() {
             collection_name: "books".into(),
             ..LoadCollectionRequest::default()
         };
-        load::load_collection_params(&context, "", request).await.unwrap()
+        load::load_collection_params(&context, "", request)
+            .await
+            .unwrap()
     })
     .await;
-    suites(vec![create_index(), load_books()], load::Release, |context| async move {
-        let request = ReleaseCollectionRequest {
-            collection_name: "books".into(),
-            ..ReleaseCollectionRequest::default()
-        };
-        load::release_collection_params(&context, "", request).await.unwrap()
-    })
+    suites(
+        vec![create_index(), load_books()],
+        load::Release,
+        |context| async move {
+            let request = ReleaseCollectionRequest {
+                collection_name: "books".into(),
+                ..ReleaseCollectionRequest::default()
+            };
+            load::release_collection_params(&context, "", request)
+                .await
+                .unwrap()
+        },
+    )
     .await;
 }
 
 #[tokio::test]
 async fn aliases_are_one_step() {
     suites(vec![], alias::PutAlias, |context| async move {
-        alias::put_params(&context, "", "books", "a", false).await.unwrap()
+        alias::put_params(&context, "", "books", "a", false)
+            .await
+            .unwrap()
     })
     .await;
-    suites(vec![create_alias("a")], alias::DropAlias, |context| async move {
-        alias::drop_params(&context, "", "a").await.unwrap()
-    })
+    suites(
+        vec![create_alias("a")],
+        alias::DropAlias,
+        |context| async move { alias::drop_params(&context, "", "a").await.unwrap() },
+    )
     .await;
 }
 
 #[tokio::test]
 async fn indexes_are_one_step() {
     suites(vec![], index::CreateIndex, |context| async move {
-        index::create_params(&context, "", index_request()).await.unwrap()
+        index::create_params(&context, "", index_request())
+            .await
+            .unwrap()
     })
     .await;
-    suites(vec![create_index()], index::DropIndex, |context| async move {
-        let request = DropIndexRequest {
-            collection_name: "books".into(),
-            index_name: "vector".into(),
-            ..DropIndexRequest::default()
-        };
-        index::drop_params(&context, "", request).await.unwrap().unwrap()
-    })
+    suites(
+        vec![create_index()],
+        index::DropIndex,
+        |context| async move {
+            let request = DropIndexRequest {
+                collection_name: "books".into(),
+                index_name: "vector".into(),
+                ..DropIndexRequest::default()
+            };
+            index::drop_params(&context, "", request)
+                .await
+                .unwrap()
+                .unwrap()
+        },
+    )
     .await;
 }
 
 #[tokio::test]
 async fn databases_are_one_step() {
-    let create = CreateDatabaseRequest { db_name: "d".into(), ..CreateDatabaseRequest::default() };
+    let create = CreateDatabaseRequest {
+        db_name: "d".into(),
+        ..CreateDatabaseRequest::default()
+    };
     let request = create.clone();
     suites(vec![], database::CreateDatabase, move |_| {
         let params = database::create_params(request.clone()).unwrap();
@@ -369,14 +449,21 @@ async fn databases_are_one_step() {
     })
     .await;
     let existing = vec![Command::CreateDatabase(create)];
-    suites(existing.clone(), database::AlterDatabase, |context| async move {
-        let request = AlterDatabaseRequest {
-            db_name: "d".into(),
-            properties: vec![KeyValuePair { key: "k".into(), value: "v".into() }],
-            ..AlterDatabaseRequest::default()
-        };
-        database::alter_params(&context, request).await.unwrap()
-    })
+    suites(
+        existing.clone(),
+        database::AlterDatabase,
+        |context| async move {
+            let request = AlterDatabaseRequest {
+                db_name: "d".into(),
+                properties: vec![KeyValuePair {
+                    key: "k".into(),
+                    value: "v".into(),
+                }],
+                ..AlterDatabaseRequest::default()
+            };
+            database::alter_params(&context, request).await.unwrap()
+        },
+    )
     .await;
     suites(existing, database::DropDatabase, |context| async move {
         database::drop_params(&context, "d").await.unwrap().unwrap()
@@ -386,30 +473,48 @@ async fn databases_are_one_step() {
 
 #[tokio::test]
 async fn altering_and_renaming_a_collection_are_one_step() {
-    suites(vec![], alter_collection::AlterCollection, |context| async move {
-        let request = AlterCollectionRequest {
-            collection_name: "books".into(),
-            properties: vec![KeyValuePair { key: "k".into(), value: "v".into() }],
-            ..AlterCollectionRequest::default()
-        };
-        alter_collection::alter_params(&context, "", request).await.unwrap()
-    })
+    suites(
+        vec![],
+        alter_collection::AlterCollection,
+        |context| async move {
+            let request = AlterCollectionRequest {
+                collection_name: "books".into(),
+                properties: vec![KeyValuePair {
+                    key: "k".into(),
+                    value: "v".into(),
+                }],
+                ..AlterCollectionRequest::default()
+            };
+            alter_collection::alter_params(&context, "", request)
+                .await
+                .unwrap()
+        },
+    )
     .await;
-    suites(vec![], alter_collection::RenameCollection, |context| async move {
-        let request = RenameCollectionRequest {
-            old_name: "books".into(),
-            new_name: "tomes".into(),
-            ..RenameCollectionRequest::default()
-        };
-        alter_collection::rename_params(&context, "", request).await.unwrap()
-    })
+    suites(
+        vec![],
+        alter_collection::RenameCollection,
+        |context| async move {
+            let request = RenameCollectionRequest {
+                old_name: "books".into(),
+                new_name: "tomes".into(),
+                ..RenameCollectionRequest::default()
+            };
+            alter_collection::rename_params(&context, "", request)
+                .await
+                .unwrap()
+        },
+    )
     .await;
 }
 
 #[tokio::test]
 async fn step_lists_are_pinned() {
     let deployment = Deployment::new().await;
-    assert_golden(&gate::registry(&deployment.context).unwrap(), include_str!("sagas.golden"));
+    assert_golden(
+        &gate::registry(&deployment.context).unwrap(),
+        include_str!("sagas.golden"),
+    );
 }
 
 #[tokio::test]
@@ -451,18 +556,48 @@ async fn what_is_wrong_has_milvus_s_code_and_text() {
         })
     };
     let duplicate = Command::CreateCollection(CreateCollectionRequest {
-        schema: convert::to_client("books", &different).encode_to_vec().into(),
+        schema: convert::to_client("books", &different)
+            .encode_to_vec()
+            .into(),
         ..create_request("books")
     });
     let cases = [
-        (duplicate, 65_535, "create duplicate collection with different parameters"),
-        (in_database("nope"), 800, "database not found[database=nope]"),
+        (
+            duplicate,
+            65_535,
+            "create duplicate collection with different parameters",
+        ),
+        (
+            in_database("nope"),
+            800,
+            "database not found[database=nope]",
+        ),
         (create("a"), 1601, "conflicts with an existing alias"),
-        (drop("a"), 65_535, "cannot drop the collection via alias = a"),
-        (drop("books"), 65_535, "because it has associated aliases [a]"),
-        (drop_partition("_default"), 1100, "default partition cannot be deleted"),
-        (load_books(), 700, "there is no vector index on field: [vector]"),
-        (create_alias("books"), 1601, "alias and collection name conflict"),
+        (
+            drop("a"),
+            65_535,
+            "cannot drop the collection via alias = a",
+        ),
+        (
+            drop("books"),
+            65_535,
+            "because it has associated aliases [a]",
+        ),
+        (
+            drop_partition("_default"),
+            1100,
+            "default partition cannot be deleted",
+        ),
+        (
+            load_books(),
+            700,
+            "there is no vector index on field: [vector]",
+        ),
+        (
+            create_alias("books"),
+            1601,
+            "alias and collection name conflict",
+        ),
     ];
     for (command, code, text) in cases {
         let error = submit(&gate, command.clone()).await.unwrap_err();
@@ -470,19 +605,29 @@ async fn what_is_wrong_has_milvus_s_code_and_text() {
         assert!(error.message.contains(text), "{command:?}: {error}");
     }
     // Doing it again, and dropping what is not there, succeeds.
-    for command in [create("books"), create_alias("a"), drop("nope"), drop_partition("nope")] {
+    for command in [
+        create("books"),
+        create_alias("a"),
+        drop("nope"),
+        drop_partition("nope"),
+    ] {
         submit(&gate, command).await.unwrap();
     }
     for name in ["q", "r"] {
         submit(&gate, create_partition(name)).await.unwrap();
     }
     let error = submit(&gate, create_partition("s")).await.unwrap_err();
-    assert!(error.message.contains("partition number (4) exceeds max configuration (4)"));
+    assert!(
+        error
+            .message
+            .contains("partition number (4) exceeds max configuration (4)")
+    );
 }
 
 #[tokio::test]
 async fn a_loaded_partition_cannot_be_dropped_until_it_is_released() {
-    let deployment = Deployment::with(vec![create_index(), create_partition("p"), load_books()]).await;
+    let deployment =
+        Deployment::with(vec![create_index(), create_partition("p"), load_books()]).await;
     let gate = deployment.gate().await;
     let drop = Command::DropPartition(DropPartitionRequest {
         collection_name: "books".into(),
@@ -490,7 +635,12 @@ async fn a_loaded_partition_cannot_be_dropped_until_it_is_released() {
         ..DropPartitionRequest::default()
     });
     let error = submit(&gate, drop.clone()).await.unwrap_err();
-    assert!(error.message.contains("partition is loaded, please release it first"), "{error}");
+    assert!(
+        error
+            .message
+            .contains("partition is loaded, please release it first"),
+        "{error}"
+    );
     let release = Command::ReleasePartitions(ReleasePartitionsRequest {
         collection_name: "books".into(),
         partition_names: vec!["p".into()],

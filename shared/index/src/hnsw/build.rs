@@ -15,9 +15,10 @@ use super::walk::{beam, greedy};
 use crate::buffer::{AlignedBuffer, aligned_copy};
 use crate::codes::{Codes, Prepared};
 use crate::error::Result;
-use crate::index::{BuildOptions, StopFlag};
+use crate::index::BuildOptions;
 use crate::kernel::LINE_BYTES;
 use crate::random::split_mix;
+use redkite_types::StopFlag;
 
 /// Levels above which more would not help even 2^31 rows with M 2.
 const MAX_LEVEL: usize = 30;

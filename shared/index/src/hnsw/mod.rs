@@ -24,10 +24,11 @@ use crate::codes::{Codes, Encoding, stride};
 use crate::error::{Error, Result};
 use crate::file::{Header, Section, Stored};
 use crate::flat::{inverse_norms, norm_section};
-use crate::index::{BuildOptions, Hit, StopFlag, VectorIndex, check_matrix, check_raw};
+use crate::index::{BuildOptions, Hit, VectorIndex, check_matrix, check_raw};
 use crate::params::{IndexParams, IndexType, SearchParams};
 use crate::raw::{RawVectors, check_query};
 use crate::sq8::Quantizer;
+use redkite_types::StopFlag;
 
 /// A graph over the codes of one segment's vectors.
 pub struct HnswIndex {
@@ -109,7 +110,7 @@ impl HnswIndex {
     fn check(&self, query: &[f32], raw: &dyn RawVectors, stop: &StopFlag) -> Result<()> {
         check_query(query, self.codes.dim)?;
         check_raw(raw, self.codes.rows, self.codes.dim)?;
-        stop.check()
+        Ok(stop.check()?)
     }
 }
 

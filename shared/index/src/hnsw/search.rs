@@ -4,15 +4,16 @@ use redkite_types::BitSet;
 
 use super::HnswIndex;
 use super::scratch::{Scratch, Walk};
-use super::walk::{beam, filtered_beam, greedy};
+use super::walk::{Filter, beam, filtered_beam, greedy};
 use crate::buffer::view;
 use crate::codes::Prepared;
 use crate::error::Result;
 use crate::flat::{allowed_rows, scan_exact};
-use crate::index::{Hit, StopFlag};
+use crate::index::Hit;
 use crate::kernel::prefetch;
 use crate::params::{RangeBounds, SearchParams};
 use crate::raw::{ExactScorer, RawVectors, flip};
+use redkite_types::StopFlag;
 
 /// A row read in order by a scan costs about this fraction of one met on a walk.
 const SCAN_ADVANTAGE: f64 = 2.0;
@@ -117,38 +118,53 @@ impl HnswIndex {
             candidates,
             ..
         } = scratch;
+        let entry = match strategy {
+            Strategy::Scan => 0,
+            Strategy::Walk | Strategy::FilteredWalk => self.descend(prepared, walk),
+        };
         if strategy == Strategy::Walk {
-            let entry = self.descend(prepared, walk);
-            let widened = pool_size * self.codes.rows / allowed.count.max(1);
-            beam(
-                &self.view(0),
-                &self.codes,
-                prepared,
-                walk,
-                entry,
-                widened,
-                stop,
-            )?;
-            let is_allowed = |row: &u32| allowed.set.is_none_or(|set| set.get(*row as usize));
-            candidates.extend(walk.pool.iter().map(|(_, row)| row).filter(is_allowed));
-            // A filter that excludes the query's surroundings leaves less than its average.
-            if candidates.len() >= needed.max(pool_size * 3 / 4).min(allowed.count) {
-                return Ok(());
+            let mut widened = pool_size * self.codes.rows / allowed.count.max(1);
+            loop {
+                beam(
+                    &self.view(0),
+                    &self.codes,
+                    prepared,
+                    walk,
+                    entry,
+                    widened,
+                    stop,
+                )?;
+                let is_allowed = |row: &u32| allowed.set.is_none_or(|set| set.get(*row as usize));
+                candidates.extend(walk.pool.iter().map(|(_, row)| row).filter(is_allowed));
+                if candidates.len() >= needed.max(pool_size * 3 / 4).min(allowed.count) {
+                    return Ok(());
+                }
+                // The filter excludes more around the query than on average: look further out,
+                // through what it excludes, until a scan is cheaper.
+                candidates.clear();
+                widened *= 4;
+                if choose(self.codes.rows, allowed.count, widened) == Strategy::Scan {
+                    break;
+                }
             }
         }
-        if let (Strategy::Walk | Strategy::FilteredWalk, Some(set)) = (strategy, allowed.set) {
-            candidates.clear();
-            let entry = self.descend(prepared, walk);
+        if let (Strategy::FilteredWalk, Some(set)) = (strategy, allowed.set) {
+            let filter = Filter {
+                set,
+                fraction: allowed.count as f64 / self.codes.rows as f64,
+                budget: allowed.count,
+            };
+            let degree = super::graph::max_links(self.m, 0);
+            let layer = self.view(0);
             let is_done = filtered_beam(
-                &self.view(0),
+                &layer,
                 &self.codes,
                 prepared,
                 walk,
                 entry,
-                set,
+                &filter,
                 pool_size,
-                super::graph::max_links(self.m, 0),
-                allowed.count,
+                degree,
                 stop,
             )?;
             if is_done && walk.pool.len() >= pool_size.min(allowed.count) {

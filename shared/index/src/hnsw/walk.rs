@@ -6,7 +6,7 @@ use super::graph::Layer;
 use super::scratch::Walk;
 use crate::codes::{Codes, Prepared};
 use crate::error::Result;
-use crate::index::StopFlag;
+use redkite_types::StopFlag;
 
 /// Moves to the nearest neighbour until none is nearer.
 ///
@@ -96,10 +96,23 @@ fn score_fresh(layer: &impl Layer, codes: &Codes, prepared: &mut Prepared, walk:
 /// Nodes of the unfiltered walk that leads a filtered one to the query's surroundings.
 const SCOUT_POOL: usize = 12;
 
+/// What a filtered walk may return.
+pub(super) struct Filter<'a> {
+    pub(super) set: &'a BitSet,
+    /// Part of all rows that the filter allows.
+    pub(super) fraction: f64,
+    /// Nodes to touch before giving up.
+    pub(super) budget: usize,
+}
+
+/// From this fraction on, twelve scouts without one allowed row are no accident.
+const SCOUTS_TELL_FROM: f64 = 0.3;
+
 /// Like [`beam`] on level 0, but only allowed rows enter the pool: a walk on the graph that the
 /// allowed rows would form, each linked to the allowed neighbours of its neighbours.
 ///
-/// Gives up, and answers `false`, after touching more than `budget` nodes: then a scan is cheaper.
+/// Gives up, and answers `false`, when a scan is the better way: after touching more nodes than the
+/// budget, or when the query lies in a hole of the filter, on whose rim a walk would find one side.
 ///
 /// # Source
 /// ACORN-1 (Patel et al. 2024): two hops through neighbours that do not pass.
@@ -113,17 +126,21 @@ pub(super) fn filtered_beam(
     prepared: &mut Prepared,
     walk: &mut Walk,
     entry: u32,
-    allow: &BitSet,
+    filter: &Filter<'_>,
     pool_size: usize,
     degree: usize,
-    budget: usize,
     stop: &StopFlag,
 ) -> Result<bool> {
+    let allow = filter.set;
     beam(layer, codes, prepared, walk, entry, SCOUT_POOL, stop)?;
     let scouts: [u32; SCOUT_POOL] = {
         let mut nodes = walk.pool.iter().map(|(_, node)| node);
         std::array::from_fn(|_| nodes.next().unwrap_or(entry))
     };
+    let is_hole = !scouts.iter().any(|scout| allow.get(*scout as usize));
+    if is_hole && filter.fraction >= SCOUTS_TELL_FROM {
+        return Ok(false);
+    }
     walk.visited.reset(layer.nodes());
     walk.pool.reset(pool_size);
     walk.fresh.clear();
@@ -140,7 +157,7 @@ pub(super) fn filtered_beam(
     }
     while let Some(node) = walk.pool.next() {
         stop.check()?;
-        if touched > budget {
+        if touched > filter.budget {
             return Ok(false);
         }
         touched += expand_filtered(layer, walk, node, allow, degree);

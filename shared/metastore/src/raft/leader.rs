@@ -1,6 +1,7 @@
 //! What only the leader does, and who leads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::ServerState;
 use redkite_runtime::CancellationToken;
@@ -11,12 +12,17 @@ use tracing::{info, warn};
 use crate::command::MetaCommand;
 use crate::error::{Error, Result};
 use crate::lease::LeaseTable;
+use crate::raft::metrics;
 use crate::raft::proposer::Proposer;
 use crate::raft::types::{Raft, storage};
 use crate::store::Store;
 
 /// Leases ended by one command.
 const EXPIRY_CHUNK: usize = 1_000;
+/// A leader that could not reach a quorum tries again after this.
+const OFFICE_RETRY: Duration = Duration::from_millis(200);
+/// Leases that could not be ended are tried again after this.
+const EXPIRY_RETRY: Duration = Duration::from_millis(100);
 
 /// Whether this replica leads.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,13 +77,15 @@ impl Leading {
                     node.map(|node| node.addr.clone()),
                 )
             };
-            if state == ServerState::Leader {
-                self.take_office(term).await;
+            let in_order = if state == ServerState::Leader {
+                self.take_office(term).await
             } else {
                 self.resign(leader);
-            }
+                true
+            };
             let changed = tokio::select! {
                 changed = metrics.changed() => changed,
+                () = tokio::time::sleep(OFFICE_RETRY), if !in_order => Ok(()),
                 never = self.end_leases() => match never {},
             };
             if changed.is_err() {
@@ -86,24 +94,26 @@ impl Leading {
         }
     }
 
-    /// Announces the leadership once this replica's state shows everything that was answered.
-    async fn take_office(&self, term: u64) {
+    /// Announces the leadership once this replica's state shows everything that was answered;
+    /// whether that is done.
+    async fn take_office(&self, term: u64) -> bool {
         if *self.leadership.borrow() == (Leadership::Leader { term }) {
-            return;
+            return true;
         }
         self.resign(None);
         match self.raft.ensure_linearizable().await {
             Ok(_) => {
-                self.leases.reset(self.store.snapshot().leases());
-                info!(
-                    term,
-                    revision = self.store.snapshot().revision().0,
-                    "metastore leads"
-                );
+                let state = self.store.snapshot();
+                self.leases.reset(state.leases());
+                info!(term, revision = state.revision().0, "metastore leads");
                 self.leadership.send_replace(Leadership::Leader { term });
+                metrics::leads(true);
+                true
             }
-            // Without a quorum it is no leader; the next heartbeat or election tells.
-            Err(error) => warn!(term, error = %error, "metastore cannot take the lead yet"),
+            Err(error) => {
+                warn!(term, error = %error, "metastore cannot take the lead yet");
+                false
+            }
         }
     }
 
@@ -114,6 +124,7 @@ impl Leading {
             *now = next;
             changed
         });
+        metrics::leads(false);
     }
 
     /// Ends leases whose time is over, for as long as this replica leads.
@@ -133,7 +144,7 @@ impl Leading {
                 Ok(_) => leases.iter().for_each(|lease| self.leases.remove(*lease)),
                 Err(error) => {
                     warn!(error = %chain(&error), count = leases.len(), "leases not ended yet");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    tokio::time::sleep(EXPIRY_RETRY).await;
                 }
             }
         }

@@ -127,7 +127,8 @@ impl LogStore {
             let what = format!("it ends at {end} but {committed} entries were committed");
             return Err(damaged(dir, what));
         }
-        if end > first && self.meta::<Vote>(VOTE)?.is_none() {
+        // Founding a cluster writes entry 0 before the first vote.
+        if end > first.max(1) && self.meta::<Vote>(VOTE)?.is_none() {
             return Err(damaged(dir, "it has entries but no vote"));
         }
         Ok(())

@@ -2,6 +2,7 @@
 //!
 //! - [`node`]: [`MetaNode`], one replica
 //! - [`options`]: its settings
+//! - `open`: its start from the disk; `serve`: it as a store; `admin`: what operators ask of it
 //! - `proposer`: concurrent writes share log entries
 //! - `leader`: what only the leader does: ending leases, telling who leads
 //! - `types`: openraft's type parameters and the encoding of its types
@@ -11,15 +12,19 @@
 //! - `log_store`, `state_machine`, `snapshot`: openraft's storage
 //! - `network`: raft's messages over gRPC, both ends
 
+mod admin;
 pub mod disk;
 pub mod disk_sled;
 mod leader;
 mod log_store;
 mod mark;
+mod metrics;
 mod network;
 pub mod node;
+mod open;
 pub mod options;
 mod proposer;
+mod serve;
 mod snapshot;
 mod state_machine;
 mod sync;
@@ -27,6 +32,7 @@ mod sync;
 mod tests;
 mod types;
 
+pub use admin::NodeStatus;
 pub use leader::Leadership;
-pub use node::{MetaNode, NodeStatus};
+pub use node::MetaNode;
 pub use options::MetaNodeOptions;

@@ -3,7 +3,7 @@
 //! openraft 0.9 waits for the disk after each entry, so entries of one command each would be one
 //! sync of the disk each. What arrives while an entry is on its way goes into the next one together.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::error::{ClientWriteError, RaftError};
 use redkite_runtime::CancellationToken;
@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::command::{Applied, MAX_TXN_BYTES, MetaCommand};
 use crate::error::{Error, Result};
+use crate::raft::metrics;
 use crate::raft::types::{Raft, storage};
 
 /// Commands that may wait; more than that, and whoever brings one waits.
@@ -122,7 +123,7 @@ impl Proposals {
 
     /// One answer for each command.
     async fn write(&self, raft: &Raft, mut commands: Vec<MetaCommand>) -> Vec<Result<Applied>> {
-        let count = commands.len();
+        let (count, started) = (commands.len(), Instant::now());
         let command = match commands.pop() {
             Some(command) if commands.is_empty() => command,
             last => {
@@ -131,7 +132,10 @@ impl Proposals {
             }
         };
         let written = match tokio::time::timeout(self.timeout, raft.client_write(command)).await {
-            Ok(Ok(response)) => Ok(response.data),
+            Ok(Ok(response)) => {
+                metrics::proposed(count, started.elapsed());
+                Ok(response.data)
+            }
             Ok(Err(error)) => Err(error),
             Err(_) => {
                 let late =

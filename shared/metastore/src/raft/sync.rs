@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
@@ -11,6 +12,7 @@ use redkite_types::error::chain;
 
 use crate::error::{Error, Result};
 use crate::raft::disk::LogDisk;
+use crate::raft::metrics;
 use crate::raft::types::storage;
 
 /// Jobs that may wait; more than that, and whoever brings one waits.
@@ -127,10 +129,13 @@ fn run(disk: &dyn LogDisk, mut jobs: mpsc::Receiver<Job>) {
 }
 
 fn write_and_sync(disk: &dyn LogDisk, group: &mut [Job]) -> Result<()> {
+    let (started, jobs) = (Instant::now(), group.len());
     for job in group {
         if let Some(write) = job.write.take() {
             write(disk)?;
         }
     }
-    disk.sync()
+    disk.sync()?;
+    metrics::synced(jobs, started.elapsed());
+    Ok(())
 }

@@ -11,7 +11,7 @@ use arrow_schema::{DataType as ArrowType, Field, Schema};
 use bytes::Bytes;
 use parquet::{
     arrow::{
-        ArrowWriter, PARQUET_FIELD_ID_META_KEY,
+        ArrowWriter, PARQUET_FIELD_ID_META_KEY, ProjectionMask,
         arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder},
     },
     basic::{Compression, Encoding, ZstdLevel},
@@ -173,6 +173,25 @@ pub(crate) fn read_batches(
         .filter_map(|entry| Some((entry.key.clone(), entry.value.clone()?)))
         .collect();
     Ok((metadata, builder.with_batch_size(READ_ROWS).build()?))
+}
+
+/// The batches of one column of a Parquet file, no other one is decoded; `None` without such a
+/// column.
+pub(super) fn read_column_batches(
+    bytes: Bytes,
+    field: FieldId,
+) -> Result<Option<ParquetRecordBatchReader>, Failure> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes)?;
+    let wanted = field.to_string();
+    let mut columns = builder.schema().fields().iter();
+    let position = columns
+        .position(|column| column.metadata().get(PARQUET_FIELD_ID_META_KEY) == Some(&wanted));
+    let Some(position) = position else {
+        return Ok(None);
+    };
+    let mask = ProjectionMask::roots(builder.parquet_schema(), [position]);
+    let builder = builder.with_projection(mask).with_batch_size(READ_ROWS);
+    Ok(Some(builder.build()?))
 }
 
 /// Copies a column into an Arrow array.

@@ -7,6 +7,7 @@
 //! primary keys. Any Parquet reader opens the first; both are written once and never changed.
 
 mod arrow;
+mod column;
 mod decode;
 mod encode;
 
@@ -26,6 +27,8 @@ use crate::{
     growing::GrowingSnapshot,
     segment::SegmentMeta,
 };
+pub use column::read_column;
+
 pub(crate) use arrow::{ColumnSpec, key_column, parquet_bytes, read_batches};
 
 /// Version of the files written by this build.

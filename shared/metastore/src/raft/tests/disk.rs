@@ -52,7 +52,7 @@ fn entries_of_every_size_come_back_from_one_file() {
     let disk = SledDisk::open(dir.path()).unwrap();
     assert_eq!(disk.read(0..u64::MAX, usize::MAX).unwrap(), expected);
     assert_eq!(disk.last().unwrap().as_ref(), expected.last());
-    assert_eq!(disk.runs().unwrap(), [10..21]);
+    assert!(disk.runs().unwrap().into_iter().eq(std::iter::once(10..21)));
     // A read ends behind the entry with which it exceeds its size, and has at least one.
     let few = disk.read(10..u64::MAX, 5_000).unwrap();
     assert_eq!(

@@ -3,6 +3,7 @@
 mod disk;
 mod node;
 mod suite;
+mod sync;
 
 use std::path::Path;
 use std::time::Duration;

@@ -55,12 +55,18 @@ struct Tracked {
 
 impl Tracked {
     fn is_settled(&self) -> bool {
-        self.acted.as_ref().is_some_and(|acted| Arc::ptr_eq(acted, &self.wanted))
+        self.acted
+            .as_ref()
+            .is_some_and(|acted| Arc::ptr_eq(acted, &self.wanted))
     }
 
     fn partitions(&self) -> Vec<PartitionProgress> {
         let wanted = request::served_partitions(&self.wanted).map(|partition| partition.0);
-        let channels = self.wanted.channels().iter().map(|channel| self.channels.get(channel));
+        let channels = self
+            .wanted
+            .channels()
+            .iter()
+            .map(|channel| self.channels.get(channel));
         progress::add_up(wanted, channels)
     }
 }
@@ -146,7 +152,11 @@ impl Keeper {
     /// How far a collection's partitions are loaded; empty when none is to be served.
     pub fn load_progress(&self, collection: CollectionId) -> Vec<PartitionProgress> {
         let state = self.state.lock();
-        state.collections.get(&collection).map(Tracked::partitions).unwrap_or_default()
+        state
+            .collections
+            .get(&collection)
+            .map(Tracked::partitions)
+            .unwrap_or_default()
     }
 
     /// Whether every channel of every collection is owned and everything loaded is served.
@@ -174,16 +184,28 @@ impl Keeper {
         for assignment in batch {
             let key = keys::channel_owner(&assignment.owner.channel);
             let compare = match &assignment.former {
-                Some(former) => {
-                    Compare::Value { key: key.clone(), value: former.encode_to_vec().into() }
-                }
+                Some(former) => Compare::Value {
+                    key: key.clone(),
+                    value: former.encode_to_vec().into(),
+                },
                 None => Compare::Absent { key: key.clone() },
             };
-            txn = txn.when(compare).then(Op::put(key, assignment.owner.encode_to_vec()));
+            txn = txn
+                .when(compare)
+                .then(Op::put(key, assignment.owner.encode_to_vec()));
         }
-        match self.kv.txn(txn).await.map_err(|error| Error::from_coded(&error))? {
+        match self
+            .kv
+            .txn(txn)
+            .await
+            .map_err(|error| Error::from_coded(&error))?
+        {
             TxnOutcome::Applied { revision } => {
-                info!(channels = batch.len(), revision = revision.0, "channel owners assigned");
+                info!(
+                    channels = batch.len(),
+                    revision = revision.0,
+                    "channel owners assigned"
+                );
             }
             TxnOutcome::Refused { .. } => debug!("a channel has changed hands meanwhile"),
         }
@@ -213,7 +235,9 @@ impl Keeper {
                     start.push(id);
                 }
             }
-            state.collections.retain(|id, _| view.collection_by_id(*id).is_some());
+            state
+                .collections
+                .retain(|id, _| view.collection_by_id(*id).is_some());
             state.scanned = state.scanned.max(view.revision());
         }
         self.changed();
@@ -266,10 +290,12 @@ impl Keeper {
     fn note(&self, id: CollectionId, entry: &Arc<CollectionEntry>, channels: Channels) -> bool {
         let settled = {
             let mut state = self.state.lock();
-            let Some(tracked) = state.collections.get_mut(&id) else { return true };
+            let Some(tracked) = state.collections.get_mut(&id) else {
+                return true;
+            };
             tracked.channels = channels;
-            let complete = progress::is_complete(&tracked.partitions())
-                && is_owned(entry, &tracked.channels);
+            let complete =
+                progress::is_complete(&tracked.partitions()) && is_owned(entry, &tracked.channels);
             if complete {
                 tracked.acted = Some(entry.clone());
             }
@@ -320,7 +346,10 @@ impl Keeper {
             txn = txn.then(Op::delete(key));
         }
         if !txn.ops.is_empty() {
-            self.kv.txn(txn).await.map_err(|error| Error::from_coded(&error))?;
+            self.kv
+                .txn(txn)
+                .await
+                .map_err(|error| Error::from_coded(&error))?;
         }
         Ok(())
     }
@@ -328,8 +357,10 @@ impl Keeper {
     /// The owners whose process is alive; the others get a successor in the next round.
     fn live_owners(&self, entry: &CollectionEntry) -> BTreeMap<String, Arc<ChannelOwner>> {
         let view = self.catalog.view();
-        let live: Vec<u64> =
-            view.sessions(Role::QueryNode.name()).map(|session| session.node_id).collect();
+        let live: Vec<u64> = view
+            .sessions(Role::QueryNode.name())
+            .map(|session| session.node_id)
+            .collect();
         entry
             .owners
             .iter()
@@ -343,8 +374,12 @@ impl Keeper {
 fn is_owned(entry: &CollectionEntry, answered: &Channels) -> bool {
     match entry.state() {
         ObjectState::Dropping | ObjectState::Dropped => entry.owners.is_empty(),
-        ObjectState::Created | ObjectState::Creating => {
-            entry.channels().iter().all(|channel| answered.contains_key(channel))
-        }
+        ObjectState::Created | ObjectState::Creating => entry
+            .channels()
+            .iter()
+            .all(|channel| answered.contains_key(channel)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,9 +23,12 @@ impl StopFlag {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// The bare flag, for code that must not know this crate.
-    pub fn as_atomic(&self) -> &AtomicBool {
-        &self.0
+    /// Fails once it is set.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn check(&self) -> Result<(), Stopped> {
+        if self.is_stopped() { Err(Stopped) } else { Ok(()) }
     }
 
     /// A guard that sets the flag when it is dropped.
@@ -33,6 +36,11 @@ impl StopFlag {
         StopOnDrop(self.clone())
     }
 }
+
+/// Nobody wants the answer any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("stopped because nobody waits for the answer")]
+pub struct Stopped;
 
 /// Sets its flag when it is dropped; held by whoever waits for the answer.
 #[derive(Debug)]

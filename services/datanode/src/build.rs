@@ -1,0 +1,179 @@
+//! Builds one index over one segment.
+
+use std::{sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use redkite_index::{BuildOptions, FORMAT_VERSION, IndexParams};
+use redkite_proto::{
+    convert::schema::field_from_proto,
+    redkite::{
+        datanode::{BuildIndexRequest, BuildIndexResponse},
+        meta::{FileInfo, IndexInfo, SegmentInfo},
+    },
+};
+use redkite_runtime::{CpuPool, Priority};
+use redkite_segment::{
+    FileEntry, FileKind,
+    file::read_column,
+};
+use redkite_storage::{ObjectStore, crc32c, layout};
+use redkite_types::{
+    BuildId, CollectionId, ColumnData, Error, PartitionId, Result, SegmentId, StopFlag,
+};
+use tracing::info;
+
+/// The only file of an index.
+const FILE: &str = "index.bin";
+
+/// Builds indexes from an object store into the same one.
+#[derive(Clone, Debug)]
+pub struct IndexBuilder {
+    store: Arc<dyn ObjectStore>,
+    cpu: CpuPool,
+}
+
+/// What a request asks for, checked.
+struct Job {
+    build: BuildId,
+    segment: SegmentInfo,
+    params: IndexParams,
+    field: redkite_types::FieldSchema,
+    data: FileEntry,
+}
+
+impl IndexBuilder {
+    /// Builds on these threads.
+    pub fn new(store: Arc<dyn ObjectStore>, cpu: CpuPool) -> Self {
+        Self { store, cpu }
+    }
+
+    /// Builds one index and writes its file. The same build id writes the same bytes to the same
+    /// key, so doing it twice is doing it once.
+    ///
+    /// # Errors
+    /// Codes 1100 and 1700 when the index cannot be built with such parameters: never retry. Others
+    /// as the store says.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops the build; a file that was being written may be there or not.
+    pub async fn build(&self, request: BuildIndexRequest) -> Result<BuildIndexResponse> {
+        let started = Instant::now();
+        let job = Job::read(request)?;
+        let segment = SegmentId(job.segment.id);
+        let column = read_column(self.store.as_ref(), segment, &job.data, &job.field)
+            .await
+            .map_err(|error| Error::from_coded(&error))?;
+        let rows = column.len();
+        let ColumnData::FloatVector { dim, values } = column.data else {
+            return Err(no_vector(&job));
+        };
+        let bytes = self.compute(&job, dim, values).await?;
+        let (collection, partition) =
+            (CollectionId(job.segment.collection_id), PartitionId(job.segment.partition_id));
+        let path = layout::segment_index(collection, partition, segment, job.build, FILE);
+        let file =
+            FileInfo { path: path.clone(), size: bytes.len() as u64, crc32c: crc32c(&bytes) };
+        self.store.put(&path, bytes).await.map_err(|error| Error::from_coded(&error))?;
+        let elapsed = started.elapsed();
+        metrics::histogram!("redkite_datanode_build_seconds").record(elapsed);
+        metrics::counter!("redkite_datanode_built_rows_total").increment(rows as u64);
+        info!(
+            build = job.build.0,
+            segment = segment.0,
+            index_type = job.params.index_type.name(),
+            rows,
+            bytes = file.size,
+            elapsed_ms = elapsed.as_millis(),
+            "index written"
+        );
+        Ok(BuildIndexResponse {
+            files: vec![file],
+            rows: rows as i64,
+            format_version: FORMAT_VERSION,
+        })
+    }
+
+    /// Builds on the pool; the file's bytes.
+    async fn compute(&self, job: &Job, dim: usize, values: Vec<f32>) -> Result<Bytes> {
+        let params = job.params.clone();
+        // With one thread the same seed makes the same graph.
+        let seed = job.build.0.unsigned_abs();
+        let work = move |stop: &StopFlag| {
+            let options = BuildOptions { threads: 1, seed, progress: None, stop };
+            let index = redkite_index::build(&params, &values, dim, &options)?;
+            drop(values);
+            let mut bytes = Vec::with_capacity(index.memory_bytes());
+            index.write(&mut bytes)?;
+            Ok(Bytes::from(bytes))
+        };
+        let built: redkite_index::Result<Bytes> = self
+            .cpu
+            .run_stoppable(Priority::Build, work)
+            .await
+            .map_err(|error| Error::from_coded(&error))?;
+        built.map_err(|error| user_error(&error))
+    }
+}
+
+impl Job {
+    fn read(request: BuildIndexRequest) -> Result<Self> {
+        let absent = |what| Error::internal(format!("the build request has no {what}"));
+        let segment = request.segment.ok_or_else(|| absent("segment"))?;
+        let index = request.index.ok_or_else(|| absent("index"))?;
+        let field = field_from_proto(request.field.ok_or_else(|| absent("field"))?)?;
+        let params = index_params(&index)?;
+        let data = data_file(&segment)?;
+        Ok(Self { build: BuildId(request.build_id), segment, params, field, data })
+    }
+}
+
+/// The definition's parameters, the type and the metric of the definition itself among them.
+fn index_params(index: &IndexInfo) -> Result<IndexParams> {
+    let own = [("index_type", &index.index_type), ("metric_type", &index.metric_type)];
+    let given = index.params.iter().map(|pair| (pair.key.clone(), pair.value.clone()));
+    let mut pairs: Vec<_> =
+        given.filter(|(key, _)| own.iter().all(|(name, _)| name != key)).collect();
+    pairs.extend(own.map(|(name, value)| (name.to_owned(), value.clone())));
+    IndexParams::from_pairs(&pairs).map_err(|error| user_error(&error))
+}
+
+/// The file that holds the rows.
+fn data_file(segment: &SegmentInfo) -> Result<FileEntry> {
+    let path = layout::segment_data(
+        CollectionId(segment.collection_id),
+        PartitionId(segment.partition_id),
+        SegmentId(segment.id),
+    );
+    let file = segment.files.iter().find(|file| file.path == path).ok_or_else(|| {
+        Error::internal(format!("segment {} names no data file {path}", segment.id))
+    })?;
+    Ok(FileEntry {
+        kind: FileKind::Data,
+        path: file.path.clone(),
+        size_bytes: file.size,
+        crc32c: file.crc32c,
+    })
+}
+
+fn no_vector(job: &Job) -> Error {
+    Error::invalid_parameter(format!(
+        "field {} of type {} cannot have an index of type {}",
+        job.field.name,
+        job.field.data_type,
+        job.params.index_type.name()
+    ))
+}
+
+/// What is wrong with rows or parameters will be wrong again.
+fn user_error(error: &redkite_index::Error) -> Error {
+    use redkite_index::Error as Index;
+    let user = Error::from_coded(error);
+    match error {
+        Index::DimMismatch { .. }
+        | Index::NotFinite { .. }
+        | Index::InvalidParameter { .. }
+        | Index::InvalidIndexType { .. }
+        | Index::TooManyRows { .. } => Error::input(user.code, user.message),
+        _ => user,
+    }
+}

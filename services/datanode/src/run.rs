@@ -1,0 +1,61 @@
+//! Puts a data node together and starts it.
+
+use std::sync::Arc;
+
+use redkite_catalog::Role;
+use redkite_config::Validate;
+use redkite_node::{Exposure, NodeContext, Process, Result};
+use redkite_proto::redkite::datanode::data_node_server::DataNodeServer;
+use redkite_rpc::limit_messages;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+use crate::{DataNodeService, IndexBuilder};
+
+/// Section `datanode` of the configuration; nothing can be set yet.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataNodeOptions {}
+
+/// The sections of the configuration that are a data node's own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The data node.
+    pub datanode: DataNodeOptions,
+}
+
+impl Validate for Config {
+    fn validate(&self) -> redkite_config::Result<()> {
+        Ok(())
+    }
+}
+
+/// Starts a data node and announces it.
+///
+/// # Errors
+/// When the object store cannot be opened, or the metastore refuses.
+pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
+    let builder = IndexBuilder::new(context.store()?, context.cpu()?);
+    let service = Arc::new(DataNodeService::new(builder));
+    let address = context.expose(
+        Role::DataNode,
+        exposure,
+        |connector, address| connector.register_local_data_node(address, service.clone()),
+        |server| {
+            let limit = server.max_message_size();
+            server.add_service(limit_messages!(DataNodeServer::from_arc(service.clone()), limit))
+        },
+    );
+    context.announce(Role::DataNode, &address).await
+}
+
+/// A data node as a process of its own.
+///
+/// # Errors
+/// As [`start`].
+pub async fn run(process: Process, _config: Config, listener: TcpListener) -> Result<()> {
+    let exposure = Exposure::network(listener, &process.options.common)?;
+    let context = NodeContext::join(process).await?;
+    start(&context, exposure).await
+}

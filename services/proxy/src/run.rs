@@ -1,0 +1,84 @@
+//! Puts a proxy together and starts it.
+
+use std::sync::Arc;
+
+use redkite_catalog::Role;
+use redkite_config::Validate;
+use redkite_node::{Error, Exposure, NodeContext, Process, Result, listen, options::split_address};
+use redkite_proto::redkite::proxy::proxy_server::ProxyServer;
+use redkite_rpc::limit_messages;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+use crate::{Identity, InternalService, ProxyContext, ProxyOptions, milvus_server};
+
+/// The sections of the configuration that are a proxy's own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The proxy.
+    pub proxy: ProxyOptions,
+}
+
+impl Validate for Config {
+    fn validate(&self) -> redkite_config::Result<()> {
+        self.proxy.validate()
+    }
+}
+
+/// Starts a proxy: clients on `clients`, the other services as `exposure` says. Announces it.
+///
+/// # Errors
+/// When the metastore refuses.
+pub async fn start(
+    context: &NodeContext,
+    options: ProxyOptions,
+    clients: TcpListener,
+    exposure: Exposure,
+) -> Result<()> {
+    let deploy_mode = match exposure {
+        Exposure::Local => "STANDALONE",
+        Exposure::Network { .. } => "CLUSTER",
+    };
+    let proxy = ProxyContext::new(
+        context.catalog.clone(),
+        context.peers.clone(),
+        options,
+        context.control_tasks(Role::Proxy),
+        Identity {
+            node: context.identity.node,
+            address: exposure.address(Role::Proxy),
+            deploy_mode,
+        },
+    );
+    let service = Arc::new(InternalService::new(proxy.clone()));
+    let address = context.expose(
+        Role::Proxy,
+        exposure,
+        |connector, address| connector.register_local_proxy(address, service.clone()),
+        |server| {
+            let limit = server.max_message_size();
+            server.add_service(limit_messages!(ProxyServer::from_arc(service.clone()), limit))
+        },
+    );
+    // Announced before the first client comes: a DDL waits for every announced proxy, so no client
+    // can see an older state than one whose DDL was answered.
+    context.announce(Role::Proxy, &address).await?;
+    let server = context.process.server().add_service(milvus_server(&proxy));
+    context.process.serve("clients", server, clients);
+    Ok(())
+}
+
+/// A proxy as a process of its own. The other services reach it on a port of its own, on the same
+/// host as its clients do.
+///
+/// # Errors
+/// As [`start`].
+pub async fn run(process: Process, config: Config, clients: TcpListener) -> Result<()> {
+    let local = clients.local_addr().map_err(Error::start("read a listener's address"))?.to_string();
+    let host = split_address(&local).map_or("127.0.0.1", |(host, _)| host);
+    let internal = listen::bind(&format!("{host}:0"), "--listen").await?;
+    let exposure = Exposure::network(internal, &process.options.common)?;
+    let context = NodeContext::join(process).await?;
+    start(&context, config.proxy, clients, exposure).await
+}

@@ -1,0 +1,70 @@
+//! Puts the query coordinator together and starts it.
+
+use std::sync::Arc;
+
+use redkite_catalog::Role;
+use redkite_config::Validate;
+use redkite_node::{Exposure, NodeContext, Process, Result};
+use redkite_proto::redkite::querycoord::query_coord_server::QueryCoordServer;
+use redkite_rpc::limit_messages;
+use redkite_runtime::OnFailure;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+use crate::{Keeper, QueryCoordService};
+
+/// Section `querycoord` of the configuration; nothing can be set yet.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueryCoordOptions {}
+
+/// The sections of the configuration that are the query coordinator's own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The query coordinator.
+    pub querycoord: QueryCoordOptions,
+}
+
+impl Validate for Config {
+    fn validate(&self) -> redkite_config::Result<()> {
+        Ok(())
+    }
+}
+
+/// Starts the query coordinator and announces it. The keeper tells when everything is served.
+///
+/// # Errors
+/// When the metastore refuses.
+pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<Arc<Keeper>> {
+    let tasks = context.control_tasks(Role::QueryCoord);
+    let keeper = Keeper::new(
+        context.kv.clone(),
+        context.catalog.clone(),
+        context.peers.clone(),
+        tasks.clone(),
+    );
+    let service = Arc::new(QueryCoordService::new(keeper.clone()));
+    let address = context.expose(
+        Role::QueryCoord,
+        exposure,
+        |connector, address| connector.register_local_query_coord(address, service.clone()),
+        |server| {
+            let limit = server.max_message_size();
+            server.add_service(limit_messages!(QueryCoordServer::from_arc(service.clone()), limit))
+        },
+    );
+    context.announce(Role::QueryCoord, &address).await?;
+    tasks.spawn("keeper", OnFailure::Shutdown, keeper.clone().run());
+    Ok(keeper)
+}
+
+/// The query coordinator as a process of its own.
+///
+/// # Errors
+/// As [`start`].
+pub async fn run(process: Process, _config: Config, listener: TcpListener) -> Result<()> {
+    let exposure = Exposure::network(listener, &process.options.common)?;
+    let context = NodeContext::join(process).await?;
+    start(&context, exposure).await.map(drop)
+}

@@ -1,0 +1,442 @@
+//! From growing rows to committed segments.
+//!
+//! A flush seals what is growing at the channel's last record, writes segment files and the deletes
+//! since the last checkpoint, and commits all of it with the new checkpoint in one transaction.
+//! Until that is answered, and if it fails, everything is served as before; then the growing
+//! segments become sealed ones in one step. One flush at a time; what cannot be committed stays
+//! sealed and is part of the next one.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use redkite_proto::redkite::{
+    datacoord::CommitFlushRequest,
+    meta::{ChannelCheckpoint, DeltaInfo, SegmentInfo},
+};
+use redkite_runtime::{Backoff, OnFailure, Priority};
+use redkite_segment::{
+    DeleteBatch, GrowingSegment, SealedSegment, delta::write_delta, file::EncodedSegment,
+};
+use redkite_types::{Error, ErrorCode, PartitionId, Result, Revision, SegmentId, Timestamp};
+use tokio::{sync::oneshot, time::Instant};
+use tracing::{Instrument as _, info, info_span, warn};
+
+use super::{
+    Channel, Control, deletes,
+    owner::{Flow, Owner},
+    state::{Checkpoint, Growing, Sealed},
+};
+use crate::{deps::Shared, manifest, metrics};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Pause before a flush that failed for good is tried again.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// What a flush has done.
+#[derive(Clone, Debug)]
+pub(crate) struct FlushOutcome {
+    /// Segments that were sealed by it.
+    pub(crate) segments: Vec<SegmentId>,
+    /// Every write up to here is in them or in earlier ones.
+    pub(crate) ts: Timestamp,
+}
+
+/// Somebody who wants a flush: with `wait` answered after the commit, else once sealed.
+pub(super) struct FlushWaiter {
+    pub(super) wait: bool,
+    pub(super) reply: oneshot::Sender<Result<FlushOutcome>>,
+}
+
+impl FlushWaiter {
+    pub(super) fn nobody() -> Self {
+        Self {
+            wait: false,
+            reply: oneshot::channel().0,
+        }
+    }
+
+    fn answer(self, answer: Result<FlushOutcome>) {
+        // Nobody minds if the caller has left.
+        let _ = self.reply.send(answer);
+    }
+}
+
+/// The flush that runs and those who want one.
+pub(super) struct FlushControl {
+    running: Option<Running>,
+    /// They came after the running one had sealed, and there was more to seal.
+    waiting: Vec<FlushWaiter>,
+    retry_at: Option<Instant>,
+    retry: Backoff,
+}
+
+struct Running {
+    checkpoint: Checkpoint,
+    outcome: FlushOutcome,
+    waiters: Vec<FlushWaiter>,
+    started: Instant,
+}
+
+/// What was committed.
+pub(super) struct Flushed {
+    revision: Revision,
+    segments: Vec<FlushedSegment>,
+    delta: Option<DeltaInfo>,
+    /// Deletes with lower numbers are in delete files.
+    deletes_below: u64,
+    log_bytes: u64,
+}
+
+struct FlushedSegment {
+    info: SegmentInfo,
+    /// The rows, if they were to be served when the flush began.
+    rows: Option<Arc<SealedSegment>>,
+}
+
+/// The work of one flush.
+struct Job {
+    channel: Arc<Channel>,
+    segments: Vec<Arc<GrowingSegment>>,
+    /// Partitions whose rows stay in memory.
+    served: BTreeSet<PartitionId>,
+    deletes: Option<DeleteBatch>,
+    deletes_below: u64,
+    checkpoint: Checkpoint,
+    log_bytes: u64,
+}
+
+impl FlushControl {
+    pub(super) fn new() -> Self {
+        Self {
+            running: None,
+            waiting: Vec::new(),
+            retry_at: None,
+            retry: Backoff::new(FIRST_RETRY, LONGEST_RETRY),
+        }
+    }
+
+    /// When a failed flush is to be tried again.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+}
+
+impl Owner {
+    pub(super) fn request_flush(&mut self, waiter: FlushWaiter) {
+        let Some(running) = &mut self.flush.running else {
+            self.start_flush(vec![waiter]);
+            return;
+        };
+        if self.state.applied_lsn < running.checkpoint.lsn {
+            // Nothing came since it sealed.
+            if waiter.wait {
+                running.waiters.push(waiter);
+            } else {
+                waiter.answer(Ok(running.outcome.clone()));
+            }
+        } else {
+            self.flush.waiting.push(waiter);
+        }
+    }
+
+    /// The retry of a flush that failed.
+    pub(super) fn flush_again(&mut self) {
+        self.flush.retry_at = None;
+        if self.flush.running.is_none() {
+            self.start_flush(Vec::new());
+        }
+    }
+
+    /// Flushes because memory is short.
+    pub(super) fn relieve(&mut self) {
+        let waits = self.flush.running.is_some() || self.flush.retry_at.is_some();
+        if !waits && self.state.is_dirty() {
+            self.start_flush(Vec::new());
+        }
+    }
+
+    /// Flushes when a segment is full or the log is long.
+    pub(super) fn relieve_if_full(&mut self) {
+        let options = &self.channel.shared.deps.options;
+        let bytes: usize = self
+            .state
+            .growing
+            .values()
+            .map(|growing| growing.bytes)
+            .sum();
+        let full = bytes as u64 >= options.segment_max_size.as_u64()
+            || self.state.log_bytes >= options.log_max_size.as_u64()
+            || self.state.growing_rows() as u64 >= options.segment_max_rows;
+        if full {
+            self.relieve();
+        }
+    }
+
+    fn start_flush(&mut self, waiters: Vec<FlushWaiter>) {
+        self.flush.retry_at = None;
+        let growing = std::mem::take(&mut self.state.growing);
+        let (full, empty): (Vec<_>, Vec<_>) = growing
+            .into_iter()
+            .partition(|(_, growing)| growing.rows.snapshot().rows() > 0);
+        self.state.growing.extend(empty);
+        let sealed_now = full.iter().map(|(_, growing)| growing.id).collect();
+        self.state
+            .sealing
+            .extend(full.into_iter().map(|(_, growing)| growing));
+        if !self.state.is_dirty() {
+            let ts = self.state.checkpoint.ts;
+            for waiter in waiters {
+                waiter.answer(Ok(FlushOutcome {
+                    segments: Vec::new(),
+                    ts,
+                }));
+            }
+            return;
+        }
+        let checkpoint = Checkpoint {
+            lsn: self.state.applied_lsn.next(),
+            ts: self.state.applied_ts,
+        };
+        let outcome = FlushOutcome {
+            segments: sealed_now,
+            ts: checkpoint.ts,
+        };
+        let (waiters, sealed_only): (Vec<_>, Vec<_>) =
+            waiters.into_iter().partition(|waiter| waiter.wait);
+        for waiter in sealed_only {
+            waiter.answer(Ok(outcome.clone()));
+        }
+        let job = self.job(checkpoint);
+        self.flush.running = Some(Running {
+            checkpoint,
+            outcome,
+            waiters,
+            started: Instant::now(),
+        });
+        let span = info_span!("flush", channel = %self.channel.name, lsn = checkpoint.lsn.0);
+        let work = async move {
+            let channel = job.channel.clone();
+            let flushed = Box::pin(job.run()).await;
+            // Without an owner nobody needs it.
+            let _ = channel
+                .control
+                .send(Control::Flushed(Box::new(flushed)))
+                .await;
+        };
+        let name = format!("flush of {}", self.channel.name);
+        self.channel
+            .tasks
+            .spawn_cancellable(name, OnFailure::Log, work.instrument(span));
+    }
+
+    fn job(&self, checkpoint: Checkpoint) -> Job {
+        let unflushed: Vec<Arc<DeleteBatch>> = self.state.deletes.unflushed().cloned().collect();
+        // Segments that a failed flush had sealed without rows hold nothing to write.
+        let sealing = self
+            .state
+            .sealing
+            .iter()
+            .map(|growing| growing.rows.clone());
+        Job {
+            channel: self.channel.clone(),
+            segments: sealing.filter(|rows| rows.snapshot().rows() > 0).collect(),
+            served: self.state.loaded.clone(),
+            deletes: deletes::concat(&unflushed),
+            deletes_below: self.state.deletes.end(),
+            checkpoint,
+            log_bytes: self.state.log_bytes,
+        }
+    }
+
+    /// Hands over what was committed, or keeps everything for the next try.
+    pub(super) fn flushed(&mut self, outcome: Result<Flushed>) -> Flow {
+        let Some(running) = self.flush.running.take() else {
+            return Flow::Continue;
+        };
+        let segments = outcome.as_ref().map_or(0, |flushed| flushed.segments.len());
+        metrics::flushed(outcome.is_ok(), segments, running.started.elapsed());
+        let answer = match outcome {
+            Ok(flushed) => {
+                self.hand_over(flushed, running.checkpoint);
+                self.flush.retry.reset();
+                Ok(running.outcome)
+            }
+            Err(error) => {
+                warn!(channel = %self.channel.name, %error, "flush failed");
+                if error.code == ErrorCode::ChannelMisrouted {
+                    return Flow::GiveUp;
+                }
+                self.flush.retry_at = Some(Instant::now() + self.flush.retry.next_delay());
+                Err(error)
+            }
+        };
+        for waiter in running.waiters {
+            waiter.answer(answer.clone());
+        }
+        let waiting = std::mem::take(&mut self.flush.waiting);
+        if !waiting.is_empty() {
+            self.start_flush(waiting);
+        }
+        Flow::Continue
+    }
+
+    /// Growing segments become sealed ones: one snapshot has the former, the next the latter.
+    fn hand_over(&mut self, flushed: Flushed, checkpoint: Checkpoint) {
+        let state = &mut self.state;
+        state.checkpoint = checkpoint;
+        state.committed = state.committed.max(flushed.revision);
+        state.log_bytes = state.log_bytes.saturating_sub(flushed.log_bytes);
+        state.deletes.mark_flushed(flushed.deletes_below);
+        state
+            .deltas
+            .extend(flushed.delta.map(|delta| (delta.id, delta)));
+        let committed: BTreeSet<i64> = flushed
+            .segments
+            .iter()
+            .map(|segment| segment.info.id)
+            .collect();
+        let is_done = |growing: &Growing| {
+            committed.contains(&growing.id.0) || growing.rows.snapshot().rows() == 0
+        };
+        state.sealing.retain(|growing| !is_done(growing));
+        for segment in flushed.segments {
+            let mut sealed = Sealed::new(segment.info);
+            if state.forgotten.contains(&sealed.partition()) {
+                continue;
+            }
+            if state.loaded.contains(&sealed.partition()) {
+                sealed.loaded = segment.rows;
+            }
+            state.sealed.insert(SegmentId(sealed.info.id), sealed);
+        }
+        self.trim_deletes();
+        self.start_loads();
+        self.publish();
+        self.truncate_log(checkpoint);
+    }
+
+    fn truncate_log(&self, checkpoint: Checkpoint) {
+        let Some(log) = self.log.clone() else { return };
+        let name = self.channel.name.clone();
+        let work = async move {
+            if let Err(error) = log.truncate_before(checkpoint.lsn).await {
+                // The next flush deletes what this one left.
+                warn!(channel = %name, %error, "log not truncated");
+            }
+        };
+        self.channel
+            .tasks
+            .spawn("truncate log", OnFailure::Log, work);
+    }
+}
+
+impl Job {
+    async fn run(self) -> Result<Flushed> {
+        let shared = &self.channel.shared;
+        let mut segments = Vec::with_capacity(self.segments.len());
+        for segment in &self.segments {
+            segments.push(self.write_segment(shared, segment).await?);
+        }
+        let delta = self.write_deletes(shared).await?;
+        let request = CommitFlushRequest {
+            channel: self.channel.name.clone(),
+            collection_id: self.channel.snapshot().collection.0,
+            epoch: self.channel.epoch,
+            segments: segments
+                .iter()
+                .map(|segment| segment.info.clone())
+                .collect(),
+            delta: delta.clone(),
+            checkpoint: Some(ChannelCheckpoint {
+                channel: self.channel.name.clone(),
+                collection_id: self.channel.snapshot().collection.0,
+                lsn: self.checkpoint.lsn.0,
+                ts: self.checkpoint.ts.0,
+            }),
+        };
+        // What becomes of a try that was not answered is unknown: only the same one again, until it
+        // is answered, tells.
+        let commit = || shared.deps.coordinators.commit_flush(request.clone());
+        let revision = retrying("commit", commit).await?;
+        info!(segments = segments.len(), revision = revision.0, "flushed");
+        let (deletes_below, log_bytes) = (self.deletes_below, self.log_bytes);
+        Ok(Flushed {
+            revision,
+            segments,
+            delta,
+            deletes_below,
+            log_bytes,
+        })
+    }
+
+    async fn write_segment(
+        &self,
+        shared: &Shared,
+        segment: &GrowingSegment,
+    ) -> Result<FlushedSegment> {
+        let (cpu, snapshot) = (&shared.deps.cpu, segment.snapshot());
+        let keep = self.served.contains(&snapshot.meta().partition);
+        let store = || {
+            let rows = snapshot.clone();
+            let encode = move || EncodedSegment::of_growing(&rows);
+            async move {
+                let encoded = coded(cpu.run(Priority::Build, encode).await?)?;
+                coded(encoded.store(&*shared.deps.store).await)
+            }
+            .boxed()
+        };
+        let manifest = retrying("write segment", store).await?;
+        let rows = match keep {
+            true => {
+                let build = move || SealedSegment::from_growing(&snapshot);
+                Some(Arc::new(coded(cpu.run(Priority::Build, build).await?)?))
+            }
+            false => None,
+        };
+        let info = manifest::to_info(&manifest, &self.channel.name, self.checkpoint.ts);
+        Ok(FlushedSegment { info, rows })
+    }
+
+    async fn write_deletes(&self, shared: &Shared) -> Result<Option<DeltaInfo>> {
+        let Some(batch) = &self.deletes else {
+            return Ok(None);
+        };
+        let coordinators = &shared.deps.coordinators;
+        let id = retrying("allocate an id", || coordinators.ids(1)).await?;
+        let store = || {
+            let (store, name) = (&*shared.deps.store, &self.channel.name);
+            async move { coded(write_delta(store, name, id, batch.clone()).await) }.boxed()
+        };
+        let file = retrying("write deletes", store).await?;
+        let times = batch.timestamps.iter();
+        Ok(Some(DeltaInfo {
+            id,
+            collection_id: self.channel.snapshot().collection.0,
+            channel: self.channel.name.clone(),
+            rows: batch.len() as i64,
+            min_ts: times.clone().min().map_or(0, |ts| ts.0),
+            max_ts: times.max().map_or(0, |ts| ts.0),
+            file: Some(manifest::to_file(&file)),
+        }))
+    }
+}
+
+fn coded<T>(result: redkite_segment::Result<T>) -> Result<T> {
+    result.map_err(|error| Error::from_coded(&error))
+}
+
+/// Tries until it succeeds or fails for good.
+async fn retrying<'a, T>(what: &str, attempt: impl Fn() -> BoxFuture<'a, Result<T>>) -> Result<T> {
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    loop {
+        match attempt().await {
+            Err(error) if error.retriable && error.code != ErrorCode::ChannelMisrouted => {
+                warn!(%error, what, "flush is held up, will retry");
+                backoff.wait().await;
+            }
+            answer => return answer,
+        }
+    }
+}

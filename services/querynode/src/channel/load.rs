@@ -1,0 +1,334 @@
+//! Segments and their indexes from files into memory, in tasks of their own.
+
+use std::{collections::BTreeMap, io::Cursor, sync::Arc, time::Duration};
+
+use redkite_index::VectorIndex;
+use redkite_proto::redkite::meta::{DeltaInfo, SegmentIndexInfo, SegmentInfo};
+use redkite_runtime::{OnFailure, Priority};
+use redkite_segment::{
+    DeleteBatch, FileKind, SealedSegment, SegmentMeta, delta::read_delta, file::read_segment,
+};
+use redkite_storage::{ObjectStore, checksum};
+use redkite_types::{CollectionSchema, Error, ErrorCode, FieldId, Result, SegmentId, error::chain};
+use tokio::{sync::OnceCell, time::Instant};
+use tracing::{Instrument as _, info_span, warn};
+
+use super::{
+    Control,
+    owner::Owner,
+    state::{LoadFailure, Sealed},
+};
+use crate::{deps::Shared, manifest, metrics};
+
+/// Pause after the first failure of a load; doubled after each further one.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
+
+/// The loads that run.
+#[derive(Debug, Default)]
+pub(super) struct Loads {
+    next: u64,
+    /// For each the number of the first delete that it has not applied.
+    running: BTreeMap<u64, u64>,
+}
+
+/// What one load came to.
+pub(super) struct LoadOutcome {
+    load: u64,
+    segment: SegmentId,
+    result: Result<LoadedSegment>,
+    /// The number of the first delete that it has not applied.
+    deletes_from: u64,
+}
+
+struct LoadedSegment {
+    segment: Arc<SealedSegment>,
+    opened: BTreeMap<FieldId, i64>,
+    /// Why an index could not be opened; the rows are served without it.
+    index_failure: Option<String>,
+}
+
+/// Delete files, each read once for all loads that were started together.
+struct DeltaFiles {
+    files: Vec<(DeltaInfo, OnceCell<Arc<DeleteBatch>>)>,
+}
+
+/// One load.
+struct Load {
+    info: SegmentInfo,
+    schema: Arc<CollectionSchema>,
+    /// The rows if they are in memory and only indexes are missing.
+    rows: Option<Arc<SealedSegment>>,
+    /// Index files to open.
+    builds: Vec<SegmentIndexInfo>,
+    deltas: Arc<DeltaFiles>,
+    /// Deletes that are in no delete file.
+    recent: Vec<Arc<DeleteBatch>>,
+}
+
+impl Owner {
+    /// Starts to load what is missing of the segments to serve.
+    pub(super) fn start_loads(&mut self) {
+        let now = Instant::now();
+        let loaded = &self.state.loaded;
+        let sealed = self.state.sealed.iter();
+        let due: Vec<SegmentId> = sealed
+            .filter(|(_, sealed)| loaded.contains(&sealed.partition()) && sealed.is_due(now))
+            .map(|(id, _)| *id)
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        let deltas = self.state.deltas.values();
+        let files = deltas
+            .map(|delta| (delta.clone(), OnceCell::new()))
+            .collect();
+        let deltas = Arc::new(DeltaFiles { files });
+        for id in due {
+            self.start_load(id, deltas.clone());
+        }
+    }
+
+    fn start_load(&mut self, id: SegmentId, deltas: Arc<DeltaFiles>) {
+        let Some(sealed) = self.state.sealed.get_mut(&id) else {
+            return;
+        };
+        self.loads.next += 1;
+        let number = self.loads.next;
+        let deletes_from = self.state.deletes.end();
+        self.loads.running.insert(number, deletes_from);
+        sealed.load = Some(number);
+        let load = Load {
+            info: sealed.info.clone(),
+            schema: self.state.schema.clone(),
+            rows: sealed.loaded.clone(),
+            builds: sealed.missing_builds().cloned().collect(),
+            deltas,
+            recent: self.state.deletes.unflushed().cloned().collect(),
+        };
+        let channel = self.channel.clone();
+        let span = info_span!("load segment", channel = %channel.name, segment = id.0);
+        let work = async move {
+            let started = Instant::now();
+            let result = Box::pin(load.run(&channel.shared)).await;
+            metrics::loaded(result.is_ok(), started.elapsed());
+            let outcome = LoadOutcome {
+                load: number,
+                segment: id,
+                result,
+                deletes_from,
+            };
+            // Without an owner nobody needs it.
+            let _ = channel
+                .control
+                .send(Control::Loaded(Box::new(outcome)))
+                .await;
+        };
+        let name = format!("load segment {id}");
+        self.channel
+            .tasks
+            .spawn_cancellable(name, OnFailure::Log, work.instrument(span));
+    }
+
+    /// Takes over what a load came to, unless it is not wanted any more.
+    pub(super) fn loaded(&mut self, outcome: LoadOutcome) {
+        self.loads.running.remove(&outcome.load);
+        if let Some(sealed) = self.state.sealed.get_mut(&outcome.segment)
+            && sealed.load == Some(outcome.load)
+        {
+            sealed.load = None;
+            match outcome.result {
+                Ok(loaded) => {
+                    // Deletes that came while it was loading.
+                    for batch in self.state.deletes.since(outcome.deletes_from) {
+                        loaded.segment.delete(batch);
+                    }
+                    sealed.loaded = Some(loaded.segment);
+                    sealed.opened.extend(loaded.opened);
+                    match loaded.index_failure {
+                        Some(reason) => sealed.failed(reason),
+                        None => sealed.failure = None,
+                    }
+                }
+                Err(error) => {
+                    warn!(
+                        channel = %self.channel.name,
+                        segment = outcome.segment.0,
+                        %error,
+                        "segment not loaded"
+                    );
+                    sealed.failed(error.message);
+                }
+            }
+        }
+        self.trim_deletes();
+        // An index may have been built meanwhile.
+        self.start_loads();
+        self.publish();
+    }
+
+    /// Forgets deletes that are in files and that no running load has to apply.
+    pub(super) fn trim_deletes(&mut self) {
+        let needed_from = self.loads.running.values().min().copied();
+        self.state.deletes.trim(needed_from.unwrap_or(u64::MAX));
+    }
+}
+
+impl Sealed {
+    /// Whether a load is to be started now.
+    fn is_due(&self, now: Instant) -> bool {
+        let missing = self.loaded.is_none() || self.missing_builds().next().is_some();
+        let waits = self
+            .failure
+            .as_ref()
+            .is_some_and(|failure| failure.retry_at > now);
+        missing && self.load.is_none() && !waits
+    }
+
+    /// Index files that are to be used and are not open.
+    fn missing_builds(&self) -> impl Iterator<Item = &SegmentIndexInfo> {
+        let missing = |(field, build): &(&FieldId, &SegmentIndexInfo)| {
+            self.opened.get(field) != Some(&build.build_id)
+        };
+        self.builds.iter().filter(missing).map(|(_, build)| build)
+    }
+
+    fn failed(&mut self, reason: String) {
+        let times = self.failure.as_ref().map_or(0, |failure| failure.times) + 1;
+        let pause = FIRST_RETRY
+            .saturating_mul(1 << (times - 1).min(10))
+            .min(LONGEST_RETRY);
+        self.failure = Some(LoadFailure {
+            reason,
+            times,
+            retry_at: Instant::now() + pause,
+        });
+    }
+}
+
+impl Load {
+    async fn run(self, shared: &Shared) -> Result<LoadedSegment> {
+        let _permit = shared.load_permits.acquire().await;
+        let mut segment = match self.rows.clone() {
+            Some(segment) => segment,
+            None => self.read_rows(shared).await?,
+        };
+        let mut opened = BTreeMap::new();
+        let mut index_failure = None;
+        for build in &self.builds {
+            let field = FieldId(build.field_id);
+            let with = match open_index(&*shared.deps.store, build).await {
+                Ok(index) => segment
+                    .with_index(field, index)
+                    .map_err(|e| Error::from_coded(&e)),
+                Err(error) => Err(error),
+            };
+            match with {
+                Ok(with) => {
+                    segment = with;
+                    opened.insert(field, build.build_id);
+                }
+                Err(error) => {
+                    warn!(build = build.build_id, %error, "index not opened");
+                    index_failure = Some(error.message);
+                }
+            }
+        }
+        Ok(LoadedSegment {
+            segment,
+            opened,
+            index_failure,
+        })
+    }
+
+    async fn read_rows(&self, shared: &Shared) -> Result<Arc<SealedSegment>> {
+        let store = &*shared.deps.store;
+        let manifest = manifest::from_info(&self.info);
+        let chunk = read_segment(store, &manifest, self.schema.clone()).await;
+        let chunk = chunk.map_err(|error| Error::from_coded(&error))?;
+        let mut deletes = self.recent.clone();
+        // A delete hides rows that are older than itself.
+        let later = |file: &&(DeltaInfo, _)| file.0.max_ts > self.info.min_ts;
+        for (info, cell) in self.deltas.files.iter().filter(later) {
+            deletes.push(
+                cell.get_or_try_init(|| read_deletes(store, info))
+                    .await?
+                    .clone(),
+            );
+        }
+        let meta = SegmentMeta {
+            collection: manifest.collection,
+            partition: manifest.partition,
+            segment: manifest.segment,
+            schema: self.schema.clone(),
+        };
+        let build = move || {
+            let segment = SealedSegment::new(meta, chunk)?;
+            for batch in &deletes {
+                segment.delete(batch);
+            }
+            Ok(Arc::new(segment))
+        };
+        let built: redkite_segment::Result<_> = shared.deps.cpu.run(Priority::Build, build).await?;
+        built.map_err(|error| Error::from_coded(&error))
+    }
+}
+
+async fn read_deletes(store: &dyn ObjectStore, info: &DeltaInfo) -> Result<Arc<DeleteBatch>> {
+    let file = info.file.as_ref().ok_or_else(|| {
+        let text = format!("delete file {} has no path", info.id);
+        Error::new(ErrorCode::DataIntegrity, text)
+    })?;
+    let batch = read_delta(store, &manifest::from_file(FileKind::Delta, file)).await;
+    batch
+        .map(Arc::new)
+        .map_err(|error| Error::from_coded(&error))
+}
+
+/// Opens an index; its file checks its own checksums when it is opened.
+async fn open_index(
+    store: &dyn ObjectStore,
+    build: &SegmentIndexInfo,
+) -> Result<Arc<dyn VectorIndex>> {
+    let integrity = |text: String| Error::new(ErrorCode::DataIntegrity, text);
+    let [file] = build.files.as_slice() else {
+        let count = build.files.len();
+        return Err(integrity(format!(
+            "index build {} has {count} files",
+            build.build_id
+        )));
+    };
+    let path = file.path.clone();
+    let local = store.local_path(&path);
+    let bytes = match &local {
+        Some(_) => None,
+        None => {
+            let bytes = store
+                .get(&path)
+                .await
+                .map_err(|error| Error::from_coded(&error))?;
+            checksum::verify(&path, &bytes, file.size, file.crc32c)
+                .map_err(|error| Error::from_coded(&error))?;
+            Some(bytes)
+        }
+    };
+    let opened = tokio::task::spawn_blocking(move || match (local, bytes) {
+        (Some(local), _) => match std::fs::File::open(local) {
+            Ok(file) => redkite_index::load(file).map_err(|error| error_of(&error)),
+            Err(error) => Err(Error::new(
+                ErrorCode::IoFailed,
+                format!("cannot open index file {path}: {error}"),
+            )),
+        },
+        (None, bytes) => redkite_index::load(Cursor::new(bytes.unwrap_or_default()))
+            .map_err(|error| error_of(&error)),
+    });
+    match opened.await {
+        Ok(opened) => Ok(Arc::from(opened?)),
+        Err(stopped) => Err(Error::internal(chain(&stopped))),
+    }
+}
+
+fn error_of(error: &redkite_index::Error) -> Error {
+    Error::from_coded(error)
+}

@@ -1,0 +1,224 @@
+//! The nearest rows.
+
+use std::sync::Arc;
+
+use futures::future::try_join_all;
+use redkite_index::{IndexType, RangeBounds, SearchParams};
+use redkite_proto::{
+    convert::{keys, vectors},
+    redkite::querynode::{SearchRequest, SearchResponse},
+};
+use redkite_runtime::Priority;
+use redkite_segment::{Segment, SegmentSearcher, StopFlag, TopK, merge_topk};
+use redkite_types::{CollectionSchema, Error, ErrorCode, FieldId, MetricType, Result, Timestamp};
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+use tracing::instrument;
+
+use super::{Read, ReadRequest, StopOnDrop, coded, deadline, fetch, fetch::Output, jobs};
+use crate::{
+    channel::{Channel, ShardSnapshot},
+    deps::QueryNodeDeps,
+    metrics,
+};
+
+/// A sealed segment with an index costs about as much as comparing this many rows a query.
+const INDEX_SEARCH_ROWS: usize = 2_048;
+
+/// Answers a search of any number of queries.
+///
+/// # Errors
+/// What is not loaded, vectors, parameters, a filter or fields that do not fit, a guarantee that
+/// was not reached in time.
+#[instrument(level = "debug", skip_all, fields(channel = %request.channel, nq = request.nq))]
+pub(crate) async fn search(
+    deps: &QueryNodeDeps,
+    channel: &Channel,
+    request: SearchRequest,
+) -> Result<SearchResponse> {
+    let started = Instant::now();
+    let deadline = deadline(deps, request.timeout_ms);
+    let wanted = ReadRequest {
+        partitions: &request.partition_ids,
+        filter: &request.filter,
+        mvcc: Timestamp(request.mvcc_ts),
+        guarantee: Timestamp(request.guarantee_ts),
+        ignore_growing: request.ignore_growing,
+    };
+    let read = Read::begin(deps, channel, wanted, deadline).await?;
+    let output = Output::new(&request.output_fields, &read.snapshot.schema)?;
+    let searcher = Arc::new(searcher(&request, &read)?);
+    let stop = StopFlag::new();
+    let _guard = StopOnDrop(stop.clone());
+    let answer = run(deps, &read, searcher, output, stop);
+    let answer = deadline.timeout("the search", answer).await??;
+    metrics::read(
+        "search",
+        request.nq as usize,
+        answer.rows_searched,
+        started.elapsed(),
+    );
+    Ok(answer)
+}
+
+fn searcher(request: &SearchRequest, read: &Read) -> Result<SegmentSearcher> {
+    let field = FieldId(request.field_id);
+    let metric = MetricType::parse(&request.metric_type)?;
+    let (queries, dim) = queries(request, &read.snapshot.schema)?;
+    Ok(SegmentSearcher {
+        field,
+        metric,
+        queries,
+        dim,
+        k: request.topk as usize,
+        params: params(request, metric, &read.snapshot)?,
+        filter: read.filter.clone(),
+        view: read.view,
+    })
+}
+
+/// The query vectors and their dimension, which must be the field's.
+fn queries(request: &SearchRequest, schema: &CollectionSchema) -> Result<(Arc<[f32]>, usize)> {
+    let field = schema.field_by_id(FieldId(request.field_id));
+    let field = field
+        .filter(|field| field.data_type.is_vector())
+        .ok_or_else(|| {
+            let text = format!(
+                "field not found[field={}][no vector field]",
+                request.field_id
+            );
+            Error::new(ErrorCode::FieldNotFound, text)
+        })?;
+    let expected = (request.nq as usize).saturating_mul(field.dim);
+    let values = vectors::from_le_bytes(&request.queries).unwrap_or_default();
+    if expected == 0 || values.len() != expected {
+        return Err(Error::invalid_parameter(format!(
+            "{} queries of field {} have {} bytes, expected {}",
+            request.nq,
+            field.name,
+            request.queries.len(),
+            expected * size_of::<f32>()
+        )));
+    }
+    Ok((values.into(), field.dim))
+}
+
+fn params(
+    request: &SearchRequest,
+    metric: MetricType,
+    snapshot: &ShardSnapshot,
+) -> Result<SearchParams> {
+    let index = snapshot.indexes.get(&FieldId(request.field_id));
+    let index_type = match index {
+        Some(index) => IndexType::parse(&index.index_type).map_err(|e| Error::from_coded(&e))?,
+        None => IndexType::AutoIndex,
+    };
+    let map: Map<String, Value> = match request.params.as_str() {
+        "" => Map::new(),
+        text => serde_json::from_str(text).map_err(|error| {
+            Error::invalid_parameter(format!("search params are no JSON object: {error}"))
+        })?,
+    };
+    let mut params = SearchParams::parse(index_type, &map).map_err(input)?;
+    if let Some(radius) = request.radius {
+        params.range = Some(RangeBounds {
+            radius: radius as f32,
+            range_filter: request.range_filter.map(|near| near as f32),
+        });
+    }
+    if let Some(range) = &params.range {
+        range.validate(metric).map_err(input)?;
+    }
+    Ok(params)
+}
+
+fn input(error: redkite_index::Error) -> Error {
+    Error::input(ErrorCode::InvalidParameter, error.to_string())
+}
+
+async fn run(
+    deps: &QueryNodeDeps,
+    read: &Read,
+    searcher: Arc<SegmentSearcher>,
+    output: Output,
+    stop: StopFlag,
+) -> Result<SearchResponse> {
+    let work = |segment: &Segment| {
+        let rows = match segment.index(searcher.field) {
+            Some(_) => INDEX_SEARCH_ROWS.min(segment.rows()),
+            None => segment.rows(),
+        };
+        rows.saturating_mul(searcher.queries.len())
+    };
+    let mut jobs = jobs(&read.segments, work);
+    let finish = Finish {
+        segments: read.segments.clone(),
+        schema: read.snapshot.schema.clone(),
+        searcher: searcher.clone(),
+        output,
+    };
+    if jobs.len() <= 1 {
+        // The usual case of little data: one job does everything.
+        let job = jobs.pop().unwrap_or_default();
+        let work = move || {
+            let parts = search_each(&searcher, &job, &stop)?;
+            finish.run(parts)
+        };
+        return deps.cpu.run(Priority::Search, work).await?;
+    }
+    let parts = jobs.into_iter().map(|job| {
+        let (searcher, stop) = (searcher.clone(), stop.clone());
+        let work = move || search_each(&searcher, &job, &stop);
+        async move { deps.cpu.run(Priority::Search, work).await? }
+    });
+    let parts = try_join_all(parts).await?.into_iter().flatten().collect();
+    deps.cpu
+        .run(Priority::Search, move || finish.run(parts))
+        .await?
+}
+
+fn search_each(
+    searcher: &SegmentSearcher,
+    segments: &[Segment],
+    stop: &StopFlag,
+) -> Result<Vec<TopK>> {
+    let search = |segment| searcher.search(segment, stop).map_err(coded);
+    segments.iter().map(search).collect()
+}
+
+/// From the segments' hits to the answer.
+struct Finish {
+    segments: Vec<Segment>,
+    schema: Arc<CollectionSchema>,
+    searcher: Arc<SegmentSearcher>,
+    output: Output,
+}
+
+impl Finish {
+    fn run(self, parts: Vec<TopK>) -> Result<SearchResponse> {
+        let searcher = &self.searcher;
+        let nq = searcher.queries.len() / searcher.dim;
+        let mut merged = merge_topk(searcher.metric, parts, searcher.k);
+        merged.lists.resize_with(nq, Vec::new);
+        let counts = merged.lists.iter().map(|list| list.len() as u32).collect();
+        let hits = merged.lists.into_iter().flatten();
+        let (mut rows, mut scores, mut timestamps) = (Vec::new(), Vec::new(), Vec::new());
+        let mut found = Vec::new();
+        for hit in hits {
+            rows.push(hit.at);
+            scores.push(hit.score);
+            timestamps.push(hit.ts.0);
+            found.push(hit.key);
+        }
+        let fields = self.output.read(&self.segments, &rows)?;
+        let found = fetch::keys(&self.schema, found.into_iter());
+        Ok(SearchResponse {
+            counts,
+            ids: Some(keys::to_proto(found)),
+            scores,
+            timestamps,
+            fields,
+            rows_searched: merged.rows_searched,
+        })
+    }
+}

@@ -1,0 +1,180 @@
+//! Which channels this node owns, by name and epoch.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use futures::future::join_all;
+use redkite_types::{Error, ErrorCode, Result};
+
+use crate::{
+    channel::{Channel, Progress, SyncTarget},
+    deps::Shared,
+    metrics,
+};
+
+/// The place of one channel, which may be empty.
+#[derive(Default)]
+struct Slot {
+    /// Held while the channel is opened or closed.
+    changing: tokio::sync::Mutex<()>,
+    channel: ArcSwapOption<Channel>,
+}
+
+impl Slot {
+    fn open_channel(&self) -> Option<Arc<Channel>> {
+        self.channel
+            .load_full()
+            .filter(|channel| !channel.is_closed())
+    }
+
+    async fn close(&self) {
+        if let Some(channel) = self.channel.swap(None) {
+            channel.close().await;
+        }
+    }
+}
+
+/// The channels of this node.
+pub(crate) struct Registry {
+    shared: Arc<Shared>,
+    slots: ArcSwap<imbl::HashMap<String, Arc<Slot>>>,
+}
+
+impl Registry {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            slots: ArcSwap::default(),
+        }
+    }
+
+    /// The channel with this name.
+    ///
+    /// # Errors
+    /// Code 503, retriable, when it is not open here: not yet, or not any more.
+    pub(crate) fn get(&self, name: &str) -> Result<Arc<Channel>> {
+        let slots = self.slots.load();
+        let channel = slots.get(name).and_then(|slot| slot.open_channel());
+        channel.ok_or_else(|| {
+            let node = self.shared.deps.node;
+            let text = format!("channel not available[channel={name}][node={node}]");
+            Error::new(ErrorCode::ChannelNotAvailable, text)
+        })
+    }
+
+    /// Opens a channel if this node does not own it under this epoch yet, and acts on the order.
+    ///
+    /// # Errors
+    /// Code 507 for an epoch that is over; else why the channel could not be opened.
+    pub(crate) async fn sync(&self, target: SyncTarget) -> Result<Progress> {
+        let slot = self.slot(&target.channel);
+        let channel = {
+            let _one = slot.changing.lock().await;
+            match slot.open_channel() {
+                Some(channel) if channel.epoch() == target.epoch => channel,
+                Some(channel) if channel.epoch() > target.epoch => {
+                    return Err(out_of_date(&target.channel, target.epoch, channel.epoch()));
+                }
+                Some(_) | None => {
+                    slot.close().await;
+                    let opened = Box::pin(Channel::open(&self.shared, &target)).await?;
+                    slot.channel.store(Some(opened.clone()));
+                    opened
+                }
+            }
+        };
+        channel.sync(target).await
+    }
+
+    /// Gives a channel up; with `drop` also removes its log. One that is not here counts as given
+    /// up.
+    ///
+    /// # Errors
+    /// Code 507 for an epoch that is over; else why the log could not be removed.
+    pub(crate) async fn release(&self, name: &str, epoch: u64, drop: bool) -> Result<()> {
+        let slot = self.slot(name);
+        let _one = slot.changing.lock().await;
+        if let Some(channel) = slot.open_channel()
+            && channel.epoch() > epoch
+        {
+            return Err(out_of_date(name, epoch, channel.epoch()));
+        }
+        slot.close().await;
+        if drop {
+            let removed = self.shared.deps.log.remove(name).await;
+            removed.map_err(|error| Error::from_coded(&error))?;
+        }
+        self.forget(name, &slot);
+        Ok(())
+    }
+
+    /// Refuses a write that memory has no room for, and has the largest channel make some.
+    ///
+    /// # Errors
+    /// Code 8, retriable.
+    pub(crate) fn check_memory(&self) -> Result<()> {
+        let limit = self.shared.deps.options.growing_memory_limit.as_usize();
+        let used = self.shared.growing_bytes();
+        if used < limit {
+            return Ok(());
+        }
+        metrics::refused("memory");
+        let largest = self
+            .channels()
+            .max_by_key(|channel| channel.growing_bytes());
+        if let Some(channel) = largest {
+            channel.relieve();
+        }
+        Err(Error::new(
+            ErrorCode::RateLimit,
+            format!("rate limit exceeded[growing rows take up {used} of {limit} bytes]"),
+        ))
+    }
+
+    /// Gives every channel up, its log written and closed.
+    pub(crate) async fn close(&self) {
+        let slots: Vec<Arc<Slot>> = self.slots.load().values().cloned().collect();
+        join_all(slots.iter().map(|slot| async {
+            let _one = slot.changing.lock().await;
+            slot.close().await;
+        }))
+        .await;
+    }
+
+    fn channels(&self) -> impl Iterator<Item = Arc<Channel>> {
+        let slots = self.slots.load_full();
+        let open: Vec<_> = slots
+            .values()
+            .filter_map(|slot| slot.open_channel())
+            .collect();
+        open.into_iter()
+    }
+
+    fn slot(&self, name: &str) -> Arc<Slot> {
+        if let Some(slot) = self.slots.load().get(name) {
+            return slot.clone();
+        }
+        let new = Arc::new(Slot::default());
+        self.slots.rcu(|slots| match slots.contains_key(name) {
+            true => slots.as_ref().clone(),
+            false => slots.update(name.to_owned(), new.clone()),
+        });
+        self.slots.load().get(name).cloned().unwrap_or(new)
+    }
+
+    /// Removes an empty place unless somebody else is about to use it.
+    fn forget(&self, name: &str, slot: &Arc<Slot>) {
+        self.slots.rcu(|slots| match Arc::strong_count(slot) {
+            // The map's and the caller's.
+            0..=2 => slots.without(name),
+            _ => slots.as_ref().clone(),
+        });
+    }
+}
+
+fn out_of_date(channel: &str, epoch: u64, current: u64) -> Error {
+    Error::new(
+        ErrorCode::ChannelMisrouted,
+        format!("channel misrouted[channel={channel}][epoch {epoch} is behind {current}]"),
+    )
+}

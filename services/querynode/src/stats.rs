@@ -1,0 +1,59 @@
+//! Rows and segments of a channel.
+
+use std::collections::BTreeMap;
+
+use redkite_proto::redkite::querynode::{ChannelStatsResponse, PartitionStats, SegmentStats};
+use redkite_types::PartitionId;
+
+use crate::channel::State;
+
+/// Rows of every partition, deleted ones included, and every segment.
+pub(crate) fn of(state: &State) -> ChannelStatsResponse {
+    let mut rows: BTreeMap<PartitionId, i64> = state
+        .known
+        .iter()
+        .map(|partition| (*partition, 0))
+        .collect();
+    let mut segments = Vec::new();
+    for sealed in state.sealed.values() {
+        *rows.entry(sealed.partition()).or_default() += sealed.info.rows;
+        segments.push(SegmentStats {
+            segment_id: sealed.info.id,
+            partition_id: sealed.info.partition_id,
+            rows: sealed.info.rows,
+            growing: false,
+            loaded: sealed.loaded.is_some(),
+            memory_bytes: sealed
+                .loaded
+                .as_ref()
+                .map_or(0, |rows| rows.memory_bytes() as i64),
+            indexed_fields: sealed.opened.keys().map(|field| field.0).collect(),
+        });
+    }
+    for growing in state.sealing.iter().chain(state.growing.values()) {
+        let count = growing.rows.snapshot().rows() as i64;
+        if count == 0 {
+            continue;
+        }
+        *rows.entry(growing.partition).or_default() += count;
+        segments.push(SegmentStats {
+            segment_id: growing.id.0,
+            partition_id: growing.partition.0,
+            rows: count,
+            growing: true,
+            loaded: state.loaded.contains(&growing.partition),
+            memory_bytes: growing.bytes as i64,
+            indexed_fields: Vec::new(),
+        });
+    }
+    let partitions = rows.into_iter();
+    ChannelStatsResponse {
+        partitions: partitions
+            .map(|(partition, rows)| PartitionStats {
+                partition_id: partition.0,
+                rows,
+            })
+            .collect(),
+        segments,
+    }
+}

@@ -1,0 +1,223 @@
+//! What is loaded, what is not, and what it takes.
+
+use std::sync::atomic::Ordering;
+
+use redkite_index::{BuildOptions, IndexParams};
+use redkite_proto::{
+    milvus::common::IndexState,
+    redkite::{
+        meta::{FileInfo, SegmentIndexInfo},
+        querynode::QueryRequest,
+    },
+};
+use redkite_runtime::testing::eventually;
+use redkite_segment::StopFlag;
+use redkite_storage::checksum;
+use redkite_types::MetricType;
+
+use crate::world::{COLLECTION, P1, P2, PATIENCE, VECTOR, World, code, rows_of};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_is_loaded_is_served() {
+    let world = World::new();
+    world.played.change(|meta| meta.loaded.clear());
+    let node = world.node().await;
+    node.insert(P1, &[(1, 1)]).await;
+    node.insert(P2, &[(2, 2)]).await;
+    assert_eq!(
+        code(&node.try_query(node.query_request()).await.unwrap_err()),
+        101
+    );
+    node.flush().await;
+    node.insert(P1, &[(3, 3)]).await;
+    let stats = node.stats().await;
+    assert!(stats.segments.iter().all(|segment| !segment.loaded));
+    assert_eq!(
+        stats.partitions.iter().map(|p| p.rows).collect::<Vec<_>>(),
+        [2, 1]
+    );
+
+    world.played.change(|meta| meta.loaded = vec![P1]);
+    let answer = node.sync().await.unwrap();
+    let progress = &answer.partitions[0];
+    assert_eq!(
+        (
+            progress.partition_id,
+            progress.segments,
+            progress.segments_loaded
+        ),
+        (P1, 1, 1)
+    );
+    assert_eq!(node.rows().await, [(1, 1), (3, 3)]);
+    let other = QueryRequest {
+        partition_ids: vec![P2],
+        ..node.query_request()
+    };
+    assert_eq!(code(&node.try_query(other.clone()).await.unwrap_err()), 201);
+
+    world.played.change(|meta| meta.loaded = vec![P1, P2]);
+    node.sync_until_loaded().await;
+    let other = QueryRequest {
+        guarantee_ts: 0,
+        mvcc_ts: 0,
+        ..other
+    };
+    assert_eq!(rows_of(node.try_query(other).await.unwrap()), [(2, 2)]);
+    world.played.change(|meta| meta.loaded.clear());
+    node.sync().await.unwrap();
+    assert_eq!(
+        code(&node.try_query(node.query_request()).await.unwrap_err()),
+        101
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deletes_reach_segments_that_are_not_in_memory() {
+    let world = World::new();
+    let node = world.node().await;
+    node.insert(P1, &[(1, 1), (2, 2), (3, 3), (4, 4)]).await;
+    node.flush().await;
+    world.played.change(|meta| meta.loaded.clear());
+    node.sync().await.unwrap();
+    node.delete(&[1]).await;
+    node.flush().await;
+    node.delete(&[2]).await;
+    world.played.change(|meta| meta.loaded = vec![P1, P2]);
+    node.sync_until_loaded().await;
+    assert_eq!(node.rows().await, [(3, 3), (4, 4)]);
+    assert_eq!(world.played.meta.lock().deltas.len(), 1);
+    node.crash();
+    let node = world.node().await;
+    assert_eq!(node.rows().await, [(3, 3), (4, 4)]);
+    node.delete(&[4]).await;
+    assert_eq!(node.rows().await, [(3, 3)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_older_than_the_nodes_own_commit_is_ignored() {
+    let world = World::new();
+    let node = world.node().await;
+    node.insert(P1, &[(1, 1)]).await;
+    let old = node.sync_request();
+    node.flush().await;
+    use redkite_proto::redkite::querynode::query_node_server::QueryNode;
+    node.service
+        .sync_channel(tonic::Request::new(old))
+        .await
+        .unwrap();
+    assert_eq!(
+        node.rows().await,
+        [(1, 1)],
+        "the new segment is still served"
+    );
+    node.sync_until_loaded().await;
+    assert_eq!(node.rows().await, [(1, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_that_cannot_be_read_is_reported_and_tried_again() {
+    let world = World::new();
+    let node = world.node().await;
+    node.insert(P1, &[(1, 1)]).await;
+    node.flush().await;
+    node.crash();
+    let path = {
+        let meta = world.played.meta.lock();
+        meta.segments.values().next().unwrap().files[0].path.clone()
+    };
+    let bytes = world.store.get(&path).await.unwrap();
+    world.store.delete(&path).await.unwrap();
+    world.played.change(|meta| meta.epoch += 1);
+    let node = world.bare_node();
+    let answer = eventually("the failure is reported", PATIENCE, || async {
+        let answer = node.sync().await.unwrap();
+        let failed = answer.partitions.iter().any(|p| !p.fail_reason.is_empty());
+        failed.then_some(answer)
+    })
+    .await;
+    let progress = answer
+        .partitions
+        .iter()
+        .find(|p| p.partition_id == P1)
+        .unwrap();
+    assert_eq!((progress.segments, progress.segments_loaded), (1, 0));
+    assert!(
+        progress.fail_reason.contains("not found"),
+        "{}",
+        progress.fail_reason
+    );
+    assert_eq!(
+        code(&node.try_query(node.query_request()).await.unwrap_err()),
+        103
+    );
+    world.store.put(&path, bytes).await.unwrap();
+    node.sync_until_loaded().await;
+    assert_eq!(node.rows().await, [(1, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_was_built_is_swapped_in_and_out() {
+    let world = World::new();
+    world.played.change(|meta| meta.index_type = Some("HNSW"));
+    let node = world.node().await;
+    let rows: Vec<(i64, i64)> = (0..500).map(|key| (key, key * 3 % 7)).collect();
+    node.insert(P1, &rows).await;
+    let segment = node.flush().await.segment_ids[0];
+    let exact = node.nearest([250.0, 3.0], 5).await;
+
+    let vectors: Vec<f32> = rows
+        .iter()
+        .flat_map(|(key, number)| [*key as f32, *number as f32])
+        .collect();
+    let stop = StopFlag::new();
+    let options = BuildOptions {
+        threads: 1,
+        seed: 1,
+        progress: None,
+        stop: &stop,
+    };
+    let params = IndexParams::hnsw(MetricType::L2, 8, 64);
+    let index = redkite_index::build(&params, &vectors, 2, &options).unwrap();
+    let mut bytes = Vec::new();
+    index.write(&mut bytes).unwrap();
+    let path = format!("segments/{COLLECTION}/{P1}/{segment}/index/77/hnsw.v1.bin");
+    let file = FileInfo {
+        path: path.clone(),
+        size: bytes.len() as u64,
+        crc32c: checksum::crc32c(&bytes),
+    };
+    world.store.put(&path, bytes.into()).await.unwrap();
+    let build = SegmentIndexInfo {
+        build_id: 77,
+        index_id: 1,
+        segment_id: segment,
+        field_id: VECTOR,
+        state: IndexState::Finished.into(),
+        rows: 500,
+        files: vec![file],
+        ..SegmentIndexInfo::default()
+    };
+    world.played.change(|meta| {
+        meta.indexes.insert(segment, vec![build]);
+    });
+    let indexed = |wanted: &'static [i64]| {
+        let node = &node;
+        eventually("the index is swapped", PATIENCE, move || async move {
+            node.sync().await.unwrap();
+            let stats = node.stats().await;
+            (stats.segments[0].indexed_fields == wanted).then_some(())
+        })
+    };
+    indexed(&[VECTOR]).await;
+    node.delete(&[exact[0]]).await;
+    assert_eq!(node.nearest([250.0, 3.0], 4).await, exact[1..]);
+    node.crash();
+    let node = world.node().await;
+    assert_eq!(node.stats().await.segments[0].indexed_fields, [VECTOR]);
+    assert_eq!(node.nearest([250.0, 3.0], 4).await, exact[1..]);
+    world.played.change(|meta| meta.index_type = None);
+    node.sync().await.unwrap();
+    assert!(node.stats().await.segments[0].indexed_fields.is_empty());
+    assert_eq!(node.nearest([250.0, 3.0], 4).await, exact[1..]);
+    assert_eq!(world.played.failures.load(Ordering::SeqCst), 0);
+}

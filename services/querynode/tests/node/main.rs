@@ -1,0 +1,9 @@
+//! A query node in this process, with an object store in memory, logs in a temporary directory and
+//! coordinators that are played.
+
+mod flush;
+mod load;
+mod model;
+mod recover;
+mod serve;
+mod world;

@@ -1,0 +1,151 @@
+//! Writes are seen at once, reads see what they must and nothing else.
+
+use redkite_config::ByteSize;
+use redkite_proto::redkite::querynode::{QueryRequest, SearchRequest, WriteRequest};
+use redkite_querynode::QueryNodeOptions;
+
+use crate::world::{P1, P2, World, code, filter, int_keys, numbers, rows_of};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_deletes_and_upserts_are_seen_at_once() {
+    let node = World::new().node().await;
+    assert!(node.rows().await.is_empty());
+    node.insert(P1, &[(1, 10), (3, 30)]).await;
+    node.insert(P2, &[(2, 20)]).await;
+    assert_eq!(node.rows().await, [(1, 10), (2, 20), (3, 30)]);
+    assert_eq!(node.nearest([3.0, 29.0], 2).await, [3, 2]);
+    node.delete(&[3]).await;
+    node.upsert(P1, &[(1, 11), (4, 40)]).await;
+    assert_eq!(node.rows().await, [(1, 11), (2, 20), (4, 40)]);
+    assert_eq!(node.count().await, 3);
+    assert_eq!(node.nearest([3.0, 29.0], 2).await, [2, 4]);
+    // An upsert into another partition moves the row.
+    node.upsert(P2, &[(1, 12)]).await;
+    let request = QueryRequest {
+        partition_ids: vec![P1],
+        ..node.query_request()
+    };
+    assert_eq!(rows_of(node.try_query(request).await.unwrap()), [(4, 40)]);
+    assert_eq!(node.count().await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_at_an_earlier_time_sees_the_rows_of_that_time() {
+    let node = World::new().node().await;
+    node.insert(P1, &[(1, 1), (2, 2)]).await;
+    let before = node.query_request();
+    node.upsert(P1, &[(1, 100)]).await;
+    node.delete(&[2]).await;
+    assert_eq!(
+        rows_of(node.try_query(before.clone()).await.unwrap()),
+        [(1, 1), (2, 2)]
+    );
+    node.flush().await;
+    assert_eq!(
+        rows_of(node.try_query(before).await.unwrap()),
+        [(1, 1), (2, 2)]
+    );
+    assert_eq!(node.rows().await, [(1, 100)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_limits_ranges_and_many_queries() {
+    let node = World::new().node().await;
+    let rows: Vec<(i64, i64)> = (0..100).map(|key| (key, key % 10)).collect();
+    node.insert(P1, &rows[..50]).await;
+    node.flush().await;
+    node.insert(P2, &rows[50..]).await;
+
+    let request = QueryRequest {
+        filter: filter("n == 3 && id > 20").into(),
+        limit: 4,
+        ..node.query_request()
+    };
+    let found = rows_of(node.try_query(request.clone()).await.unwrap());
+    assert_eq!(found, [(23, 3), (33, 3), (43, 3), (53, 3)]);
+    let request = QueryRequest {
+        count_only: true,
+        ..request
+    };
+    assert_eq!(node.try_query(request).await.unwrap().count, 8);
+    let request = QueryRequest {
+        filter: filter("id in [7, 77, 777]").into(),
+        ..node.query_request()
+    };
+    assert_eq!(
+        rows_of(node.try_query(request).await.unwrap()),
+        [(7, 7), (77, 7)]
+    );
+
+    let request = node.search_request(&[[10.0, 0.0], [70.0, 0.0]], 3);
+    let answer = node.try_search(request.clone()).await.unwrap();
+    assert_eq!(answer.counts, [3, 3]);
+    assert_eq!(int_keys(answer.ids), [10, 11, 9, 70, 71, 69].map(i64::from));
+    assert_eq!(numbers(answer.fields[0].clone()), [0, 1, 9, 0, 1, 9]);
+    assert_eq!(answer.scores[..2], [0.0, 2.0]);
+    let request = SearchRequest {
+        radius: Some(200.0),
+        range_filter: Some(1.0),
+        filter: filter("n == 0").into(),
+        ..request
+    };
+    let answer = node.try_search(request.clone()).await.unwrap();
+    assert_eq!(answer.counts, [2, 2]);
+    assert_eq!(int_keys(answer.ids), [0, 20, 60, 80]);
+    let request = SearchRequest {
+        ignore_growing: true,
+        ..request
+    };
+    let answer = node.try_search(request).await.unwrap();
+    assert_eq!(answer.counts, [2, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_is_refused_with_its_code_and_leaves_nothing() {
+    let node = World::new().node().await;
+    let mut write = node.change(&[], P1, &[(1, 1), (2, 2)]);
+    write.inserts[0].num_rows = 3;
+    assert_eq!(code(&node.write(write).await.unwrap_err()), 1009);
+    let mut write = node.change(&[], P1, &[(1, 1)]);
+    write.inserts[0].fields.remove(0);
+    assert_eq!(code(&node.write(write).await.unwrap_err()), 1009);
+    assert_eq!(node.count().await, 0);
+
+    let elsewhere = WriteRequest {
+        channel: "99v0".into(),
+        ..node.change(&[1], P1, &[])
+    };
+    assert_eq!(code(&node.write(elsewhere).await.unwrap_err()), 503);
+    let mut search = node.search_request(&[[1.0, 1.0]], 1);
+    search.nq = 2;
+    assert_eq!(code(&node.try_search(search).await.unwrap_err()), 1100);
+    let mut search = node.search_request(&[[1.0, 1.0]], 1);
+    search.params = r#"{"surprise": 1}"#.to_owned();
+    assert_eq!(code(&node.try_search(search).await.unwrap_err()), 1100);
+    let mut query = node.query_request();
+    query.output_fields = vec![999];
+    assert_eq!(code(&node.try_query(query).await.unwrap_err()), 1700);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_beyond_the_memory_limit_are_refused_until_a_flush_makes_room() {
+    let mut world = World::new();
+    world.options = QueryNodeOptions {
+        growing_memory_limit: ByteSize::kib(64),
+        ..QueryNodeOptions::default()
+    };
+    let node = world.node().await;
+    let rows: Vec<(i64, i64)> = (0..1_000).map(|key| (key, 0)).collect();
+    node.insert(P1, &rows).await;
+    let status = node
+        .write(node.change(&[], P1, &[(5_000, 0)]))
+        .await
+        .unwrap_err();
+    assert_eq!(code(&status), 8);
+    redkite_runtime::testing::eventually("there is room", crate::world::PATIENCE, || async {
+        node.write(node.change(&[], P1, &[(5_000, 0)])).await.ok()
+    })
+    .await;
+    assert_eq!(node.count().await, 1_001);
+    assert!(!world.played.meta.lock().segments.is_empty());
+}

@@ -1,0 +1,65 @@
+//! Starts the services.
+
+use std::time::Duration;
+
+use redkite_config::Validate;
+use redkite_node::process::print;
+use redkite_node::{Error, Exposure, NodeContext, Process, Result};
+use redkite_rootcoord::run::Host;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tracing::info;
+
+use crate::greeting::greeting;
+
+/// The sections of the configuration of all services.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The root coordinator.
+    pub rootcoord: redkite_rootcoord::RootCoordOptions,
+    /// The data coordinator.
+    pub datacoord: redkite_datacoord::run::DataCoordOptions,
+    /// The query coordinator.
+    pub querycoord: redkite_querycoord::run::QueryCoordOptions,
+    /// The query node.
+    pub querynode: redkite_querynode::QueryNodeOptions,
+    /// The data node.
+    pub datanode: redkite_datanode::run::DataNodeOptions,
+    /// The proxy.
+    pub proxy: redkite_proxy::ProxyOptions,
+}
+
+impl Validate for Config {
+    fn validate(&self) -> redkite_config::Result<()> {
+        self.querynode.validate()?;
+        self.proxy.validate()
+    }
+}
+
+/// Starts all services; clients come to `clients`. Returns once every channel has its owner and
+/// what was loaded is served again.
+///
+/// # Errors
+/// The first service that cannot start.
+pub async fn run(process: Process, config: Config, clients: TcpListener) -> Result<()> {
+    let listen = clients.local_addr().map_err(Error::start("read a listener's address"))?;
+    let host = Host::open(&process, Exposure::Local).await?;
+    let context = NodeContext::host(process, host.kv(), host.identity).await?;
+    redkite_rootcoord::run::start(host, &context, config.rootcoord).await?;
+    // The nodes come before the coordinators, whose first plan would be made without them.
+    tokio::try_join!(
+        redkite_datanode::run::start(&context, Exposure::Local),
+        redkite_querynode::run::start(&context, config.querynode, Exposure::Local),
+        redkite_datacoord::run::start(&context, Exposure::Local),
+    )?;
+    let keeper = redkite_querycoord::run::start(&context, Exposure::Local).await?;
+    redkite_proxy::run::start(&context, config.proxy, clients, Exposure::Local).await?;
+    print(&greeting(listen));
+
+    let revision = context.catalog.view().revision();
+    while !keeper.wait(revision, None, Duration::from_secs(10)).await {
+        info!("collections are still being loaded");
+    }
+    Ok(())
+}
