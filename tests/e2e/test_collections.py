@@ -4,6 +4,7 @@ import pytest
 from harness.data import count, create_simple, index_params, simple_rows, simple_schema
 from harness.errors import fails
 from harness.raw import failed
+from harness.waiting import eventually
 from pymilvus import DataType
 from pymilvus.client.prepare import Prepare
 from pymilvus.client.types import LoadState
@@ -322,3 +323,15 @@ def test_create_with_index_parameters_loads(client, name):
 def test_create_without_index_parameters_does_not_load(client, name):
     client.create_collection(name, schema=simple_schema())
     assert client.get_load_state(name)["state"] == LoadState.NotLoad
+
+
+def test_rows_outlive_a_long_ttl_and_not_a_short_one(client, name):
+    create_simple(client, name)
+    client.insert(name, simple_rows(5))
+    client.alter_collection_properties(name, {"collection.ttl.seconds": 3600})
+    assert client.query(name, output_fields=["count(*)"]) == [{"count(*)": 5}]
+    client.alter_collection_properties(name, {"collection.ttl.seconds": 1})
+    eventually(lambda: count(client, name) == 0, "all rows expire")
+    assert len(client.search(name, [[0.0] * 8], limit=5)[0]) == 0
+    client.drop_collection_properties(name, ["collection.ttl.seconds"])
+    assert client.query(name, output_fields=["count(*)"]) == [{"count(*)": 5}]

@@ -68,11 +68,12 @@ def test_ties_are_ordered_by_key(client, name):
     create_simple(client, name)
     rows = [{**row, "vector": [1.0] * 8} for row in simple_rows(20)]
     client.insert(name, rows[::-1])
-    found = client.search(name, [[1.0] * 8], limit=5)[0]
-    assert hits_of(found) == [(i, 0.0) for i in range(5)]
+    # Which of equally near rows are left out is nobody's promise; the order of those that come is.
+    found = client.search(name, [[1.0] * 8], limit=20)[0]
+    assert hits_of(found) == [(i, 0.0) for i in range(20)]
     client.flush(name)
-    found = client.search(name, [[1.0] * 8], limit=5)[0]
-    assert hits_of(found) == [(i, 0.0) for i in range(5)]
+    found = client.search(name, [[1.0] * 8], limit=20)[0]
+    assert hits_of(found) == [(i, 0.0) for i in range(20)]
 
 
 @pytest.mark.parametrize("state", ["growing", "mixed"])

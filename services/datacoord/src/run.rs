@@ -52,7 +52,10 @@ pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
         |connector, address| connector.register_local_data_coord(address, service.clone()),
         |server| {
             let limit = server.max_message_size();
-            server.add_service(limit_messages!(DataCoordServer::from_arc(service.clone()), limit))
+            server.add_service(limit_messages!(
+                DataCoordServer::from_arc(service.clone()),
+                limit
+            ))
         },
     );
     context.announce(Role::DataCoord, &address).await?;

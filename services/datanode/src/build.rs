@@ -12,10 +12,7 @@ use redkite_proto::{
     },
 };
 use redkite_runtime::{CpuPool, Priority};
-use redkite_segment::{
-    FileEntry, FileKind,
-    file::read_column,
-};
+use redkite_segment::{FileEntry, FileKind, file::read_column};
 use redkite_storage::{ObjectStore, crc32c, layout};
 use redkite_types::{
     BuildId, CollectionId, ColumnData, Error, PartitionId, Result, SegmentId, StopFlag,
@@ -68,12 +65,20 @@ impl IndexBuilder {
             return Err(no_vector(&job));
         };
         let bytes = self.compute(&job, dim, values).await?;
-        let (collection, partition) =
-            (CollectionId(job.segment.collection_id), PartitionId(job.segment.partition_id));
+        let (collection, partition) = (
+            CollectionId(job.segment.collection_id),
+            PartitionId(job.segment.partition_id),
+        );
         let path = layout::segment_index(collection, partition, segment, job.build, FILE);
-        let file =
-            FileInfo { path: path.clone(), size: bytes.len() as u64, crc32c: crc32c(&bytes) };
-        self.store.put(&path, bytes).await.map_err(|error| Error::from_coded(&error))?;
+        let file = FileInfo {
+            path: path.clone(),
+            size: bytes.len() as u64,
+            crc32c: crc32c(&bytes),
+        };
+        self.store
+            .put(&path, bytes)
+            .await
+            .map_err(|error| Error::from_coded(&error))?;
         let elapsed = started.elapsed();
         metrics::histogram!("redkite_datanode_build_seconds").record(elapsed);
         metrics::counter!("redkite_datanode_built_rows_total").increment(rows as u64);
@@ -99,7 +104,12 @@ impl IndexBuilder {
         // With one thread the same seed makes the same graph.
         let seed = job.build.0.unsigned_abs();
         let work = move |stop: &StopFlag| {
-            let options = BuildOptions { threads: 1, seed, progress: None, stop };
+            let options = BuildOptions {
+                threads: 1,
+                seed,
+                progress: None,
+                stop,
+            };
             let index = redkite_index::build(&params, &values, dim, &options)?;
             drop(values);
             let mut bytes = Vec::with_capacity(index.memory_bytes());
@@ -123,16 +133,29 @@ impl Job {
         let field = field_from_proto(request.field.ok_or_else(|| absent("field"))?)?;
         let params = index_params(&index)?;
         let data = data_file(&segment)?;
-        Ok(Self { build: BuildId(request.build_id), segment, params, field, data })
+        Ok(Self {
+            build: BuildId(request.build_id),
+            segment,
+            params,
+            field,
+            data,
+        })
     }
 }
 
 /// The definition's parameters, the type and the metric of the definition itself among them.
 fn index_params(index: &IndexInfo) -> Result<IndexParams> {
-    let own = [("index_type", &index.index_type), ("metric_type", &index.metric_type)];
-    let given = index.params.iter().map(|pair| (pair.key.clone(), pair.value.clone()));
-    let mut pairs: Vec<_> =
-        given.filter(|(key, _)| own.iter().all(|(name, _)| name != key)).collect();
+    let own = [
+        ("index_type", &index.index_type),
+        ("metric_type", &index.metric_type),
+    ];
+    let given = index
+        .params
+        .iter()
+        .map(|pair| (pair.key.clone(), pair.value.clone()));
+    let mut pairs: Vec<_> = given
+        .filter(|(key, _)| own.iter().all(|(name, _)| name != key))
+        .collect();
     pairs.extend(own.map(|(name, value)| (name.to_owned(), value.clone())));
     IndexParams::from_pairs(&pairs).map_err(|error| user_error(&error))
 }
@@ -144,9 +167,13 @@ fn data_file(segment: &SegmentInfo) -> Result<FileEntry> {
         PartitionId(segment.partition_id),
         SegmentId(segment.id),
     );
-    let file = segment.files.iter().find(|file| file.path == path).ok_or_else(|| {
-        Error::internal(format!("segment {} names no data file {path}", segment.id))
-    })?;
+    let file = segment
+        .files
+        .iter()
+        .find(|file| file.path == path)
+        .ok_or_else(|| {
+            Error::internal(format!("segment {} names no data file {path}", segment.id))
+        })?;
     Ok(FileEntry {
         kind: FileKind::Data,
         path: file.path.clone(),

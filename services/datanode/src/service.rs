@@ -26,7 +26,11 @@ impl DataNode for DataNodeService {
         &self,
         request: Request<BuildIndexRequest>,
     ) -> Result<Response<BuildIndexResponse>, Status> {
-        let built = self.builder.build(request.into_inner()).await.map_err(RpcError::from)?;
+        let built = self
+            .builder
+            .build(request.into_inner())
+            .await
+            .map_err(RpcError::from)?;
         Ok(Response::new(built))
     }
 }

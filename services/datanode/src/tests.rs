@@ -37,10 +37,19 @@ impl Fixture {
     async fn new() -> Self {
         let store = redkite_storage::open("memory://").unwrap();
         let fields = vec![
-            FieldSchema { is_primary_key: true, ..FieldSchema::new("id", DataType::Int64) },
-            FieldSchema { dim: DIM, ..FieldSchema::new("vector", DataType::FloatVector) },
+            FieldSchema {
+                is_primary_key: true,
+                ..FieldSchema::new("id", DataType::Int64)
+            },
+            FieldSchema {
+                dim: DIM,
+                ..FieldSchema::new("vector", DataType::FloatVector)
+            },
         ];
-        let schema = CollectionSchema { fields, ..CollectionSchema::default() };
+        let schema = CollectionSchema {
+            fields,
+            ..CollectionSchema::default()
+        };
         let schema = Arc::new(schema.prepare().unwrap());
         let meta = SegmentMeta {
             collection: CollectionId(1),
@@ -48,20 +57,29 @@ impl Fixture {
             segment: SegmentId(3),
             schema: schema.clone(),
         };
-        let vectors: Vec<f32> =
-            (0..ROWS * DIM).map(|at| ((at * 7919) % 1_009) as f32 / 1_009.0).collect();
+        let vectors: Vec<f32> = (0..ROWS * DIM)
+            .map(|at| ((at * 7919) % 1_009) as f32 / 1_009.0)
+            .collect();
         let columns = vec![
-            Column::new(schema.fields[0].id, ColumnData::Int64((0..ROWS as i64).collect())),
+            Column::new(
+                schema.fields[0].id,
+                ColumnData::Int64((0..ROWS as i64).collect()),
+            ),
             Column::new(
                 schema.fields[1].id,
-                ColumnData::FloatVector { dim: DIM, values: vectors.clone() },
+                ColumnData::FloatVector {
+                    dim: DIM,
+                    values: vectors.clone(),
+                },
             ),
         ];
         let batch = RowBatch::new(ROWS, columns).unwrap();
         let ids = (0..ROWS as i64).map(RowId).collect();
         let times = vec![Timestamp(5); ROWS];
         let chunk = Chunk::new(schema.fields[0].id, batch, ids, times).unwrap();
-        let manifest = write_segment(store.as_ref(), meta, vec![Arc::new(chunk)]).await.unwrap();
+        let manifest = write_segment(store.as_ref(), meta, vec![Arc::new(chunk)])
+            .await
+            .unwrap();
         let files = manifest.files.iter().map(|file| FileInfo {
             path: file.path.clone(),
             size: file.size_bytes,
@@ -77,7 +95,13 @@ impl Fixture {
         };
         let cpu = CpuPool::new(2, 8).unwrap();
         let service = DataNodeService::new(IndexBuilder::new(store.clone(), cpu));
-        Self { store, service, schema, vectors, segment }
+        Self {
+            store,
+            service,
+            schema,
+            vectors,
+            segment,
+        }
     }
 
     fn request(&self, build_id: i64, index_type: &str) -> BuildIndexRequest {
@@ -88,7 +112,10 @@ impl Fixture {
             index: Some(IndexInfo {
                 index_type: index_type.to_owned(),
                 metric_type: "L2".to_owned(),
-                params: vec![kv::pair("index_type", index_type), kv::pair("metric_type", "L2")],
+                params: vec![
+                    kv::pair("index_type", index_type),
+                    kv::pair("metric_type", "L2"),
+                ],
                 field_id: field.id.0,
                 ..IndexInfo::default()
             }),
@@ -97,7 +124,11 @@ impl Fixture {
     }
 
     async fn fails(&self, request: BuildIndexRequest) -> redkite_types::Error {
-        let status = self.service.build_index(Request::new(request)).await.unwrap_err();
+        let status = self
+            .service
+            .build_index(Request::new(request))
+            .await
+            .unwrap_err();
         from_status(&status).error
     }
 }
@@ -107,10 +138,17 @@ async fn an_index_finds_the_rows_it_was_built_over() {
     let fixture = Fixture::new().await;
     for (build, index_type) in [(10, "HNSW"), (11, "FLAT"), (12, "AUTOINDEX")] {
         let request = Request::new(fixture.request(build, index_type));
-        let built = fixture.service.build_index(request).await.unwrap().into_inner();
+        let built = fixture
+            .service
+            .build_index(request)
+            .await
+            .unwrap()
+            .into_inner();
         assert_eq!(built.rows, ROWS as i64);
         assert_eq!(built.format_version, redkite_index::FORMAT_VERSION);
-        let [file] = &built.files[..] else { panic!("one file, not {:?}", built.files) };
+        let [file] = &built.files[..] else {
+            panic!("one file, not {:?}", built.files)
+        };
         assert_eq!(file.path, format!("segments/1/2/3/index/{build}/index.bin"));
         let bytes = fixture.store.get(&file.path).await.unwrap();
         redkite_storage::verify(&file.path, &bytes, file.size, file.crc32c).unwrap();
@@ -120,7 +158,9 @@ async fn an_index_finds_the_rows_it_was_built_over() {
             let query = &fixture.vectors[row * DIM..(row + 1) * DIM];
             let (stop, mut hits) = (StopFlag::new(), Vec::new());
             let params = SearchParams::default();
-            index.search(query, &raw, &params, None, 1, &stop, &mut hits).unwrap();
+            index
+                .search(query, &raw, &params, None, 1, &stop, &mut hits)
+                .unwrap();
             assert_eq!(hits[0].score, 0.0, "{index_type} row {row}: {hits:?}");
         }
     }
@@ -132,7 +172,15 @@ async fn the_same_build_id_writes_the_same_bytes_again() {
     let mut files = Vec::new();
     for _ in 0..2 {
         let request = Request::new(fixture.request(10, "HNSW"));
-        files.push(fixture.service.build_index(request).await.unwrap().into_inner().files);
+        files.push(
+            fixture
+                .service
+                .build_index(request)
+                .await
+                .unwrap()
+                .into_inner()
+                .files,
+        );
     }
     assert_eq!(files[0], files[1]);
 }
@@ -146,12 +194,18 @@ async fn what_can_never_be_built_is_an_input_error() {
     let mut bad = fixture.request(2, "HNSW");
     bad.index.as_mut().unwrap().params.push(kv::pair("M", "1"));
     let error = fixture.fails(bad).await;
-    assert!(error.is_input_error && error.code == ErrorCode::InvalidParameter, "{error:?}");
+    assert!(
+        error.is_input_error && error.code == ErrorCode::InvalidParameter,
+        "{error:?}"
+    );
 
     let mut scalar = fixture.request(3, "FLAT");
     scalar.field = Some(field_to_proto(&fixture.schema.fields[0]));
     let error = fixture.fails(scalar).await;
-    assert!(error.is_input_error && error.message.contains("field id"), "{error:?}");
+    assert!(
+        error.is_input_error && error.message.contains("field id"),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]

@@ -58,7 +58,10 @@ pub async fn start(
         |connector, address| connector.register_local_proxy(address, service.clone()),
         |server| {
             let limit = server.max_message_size();
-            server.add_service(limit_messages!(ProxyServer::from_arc(service.clone()), limit))
+            server.add_service(limit_messages!(
+                ProxyServer::from_arc(service.clone()),
+                limit
+            ))
         },
     );
     // Announced before the first client comes: a DDL waits for every announced proxy, so no client
@@ -75,7 +78,10 @@ pub async fn start(
 /// # Errors
 /// As [`start`].
 pub async fn run(process: Process, config: Config, clients: TcpListener) -> Result<()> {
-    let local = clients.local_addr().map_err(Error::start("read a listener's address"))?.to_string();
+    let local = clients
+        .local_addr()
+        .map_err(Error::start("read a listener's address"))?
+        .to_string();
     let host = split_address(&local).map_or("127.0.0.1", |(host, _)| host);
     let internal = listen::bind(&format!("{host}:0"), "--listen").await?;
     let exposure = Exposure::network(internal, &process.options.common)?;

@@ -51,7 +51,10 @@ pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<Arc<Keep
         |connector, address| connector.register_local_query_coord(address, service.clone()),
         |server| {
             let limit = server.max_message_size();
-            server.add_service(limit_messages!(QueryCoordServer::from_arc(service.clone()), limit))
+            server.add_service(limit_messages!(
+                QueryCoordServer::from_arc(service.clone()),
+                limit
+            ))
         },
     );
     context.announce(Role::QueryCoord, &address).await?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use futures::future::join_all;
 use redkite_types::{Error, ErrorCode, Result};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::{
     channel::{Channel, Progress, SyncTarget},
@@ -16,7 +17,7 @@ use crate::{
 #[derive(Default)]
 struct Slot {
     /// Held while the channel is opened or closed.
-    changing: tokio::sync::Mutex<()>,
+    changing: Arc<Mutex<()>>,
     channel: ArcSwapOption<Channel>,
 }
 
@@ -67,9 +68,8 @@ impl Registry {
     /// # Errors
     /// Code 507 for an epoch that is over; else why the channel could not be opened.
     pub(crate) async fn sync(&self, target: SyncTarget) -> Result<Progress> {
-        let slot = self.slot(&target.channel);
         let channel = {
-            let _one = slot.changing.lock().await;
+            let (slot, _changing) = self.change(&target.channel).await;
             match slot.open_channel() {
                 Some(channel) if channel.epoch() == target.epoch => channel,
                 Some(channel) if channel.epoch() > target.epoch => {
@@ -92,8 +92,7 @@ impl Registry {
     /// # Errors
     /// Code 507 for an epoch that is over; else why the log could not be removed.
     pub(crate) async fn release(&self, name: &str, epoch: u64, drop: bool) -> Result<()> {
-        let slot = self.slot(name);
-        let _one = slot.changing.lock().await;
+        let (slot, _changing) = self.change(name).await;
         if let Some(channel) = slot.open_channel()
             && channel.epoch() > epoch
         {
@@ -104,7 +103,7 @@ impl Registry {
             let removed = self.shared.deps.log.remove(name).await;
             removed.map_err(|error| Error::from_coded(&error))?;
         }
-        self.forget(name, &slot);
+        self.slots.rcu(|slots| slots.without(name));
         Ok(())
     }
 
@@ -162,13 +161,20 @@ impl Registry {
         self.slots.load().get(name).cloned().unwrap_or(new)
     }
 
-    /// Removes an empty place unless somebody else is about to use it.
-    fn forget(&self, name: &str, slot: &Arc<Slot>) {
-        self.slots.rcu(|slots| match Arc::strong_count(slot) {
-            // The map's and the caller's.
-            0..=2 => slots.without(name),
-            _ => slots.as_ref().clone(),
-        });
+    /// The place of a channel for the only one who may open or close it now.
+    async fn change(&self, name: &str) -> (Arc<Slot>, OwnedMutexGuard<()>) {
+        loop {
+            let slot = self.slot(name);
+            let changing = slot.changing.clone().lock_owned().await;
+            // While we waited, the channel may have been given up and its place with it.
+            let slots = self.slots.load();
+            if slots
+                .get(name)
+                .is_some_and(|current| Arc::ptr_eq(current, &slot))
+            {
+                return (slot, changing);
+            }
+        }
     }
 }
 

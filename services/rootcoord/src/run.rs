@@ -75,15 +75,29 @@ impl Host {
         let term = lead(meta.leadership()).await?;
         let kv: SharedKv = Arc::new(meta.clone());
         let failed = Error::start::<redkite_types::Error>;
-        let ids = IdAllocator::open(kv.clone()).await.map_err(failed("open the ids"))?;
+        let ids = IdAllocator::open(kv.clone())
+            .await
+            .map_err(failed("open the ids"))?;
         let tso = TimestampOracle::open(kv.clone(), SystemClock::shared())
             .await
             .map_err(failed("open the timestamps"))?;
         let started = tso.alloc(1).await.map_err(failed("take a timestamp"))?;
         let id = ids.alloc(1).await.map_err(failed("take an id"))?;
-        bootstrap(kv.as_ref(), started).await.map_err(failed("make the default database"))?;
-        let identity = Identity { node: NodeId(id.unsigned_abs()), started };
-        Ok(Self { exposure, meta, term, ids: Arc::new(ids), tso: Arc::new(tso), identity })
+        bootstrap(kv.as_ref(), started)
+            .await
+            .map_err(failed("make the default database"))?;
+        let identity = Identity {
+            node: NodeId(id.unsigned_abs()),
+            started,
+        };
+        Ok(Self {
+            exposure,
+            meta,
+            term,
+            ids: Arc::new(ids),
+            tso: Arc::new(tso),
+            identity,
+        })
     }
 
     /// The metastore.
@@ -97,7 +111,10 @@ async fn lead(mut leadership: watch::Receiver<Leadership>) -> Result<u64> {
         if let Leadership::Leader { term } = *leadership.borrow_and_update() {
             return Ok(term);
         }
-        leadership.changed().await.map_err(Error::start("lead the metastore"))?;
+        leadership
+            .changed()
+            .await
+            .map_err(Error::start("lead the metastore"))?;
     }
 }
 
@@ -109,7 +126,11 @@ async fn lead(mut leadership: watch::Receiver<Leadership>) -> Result<u64> {
 pub async fn start(host: Host, context: &NodeContext, options: RootCoordOptions) -> Result<()> {
     let tasks = context.control_tasks(Role::RootCoord);
     let leadership = host.meta.leadership();
-    tasks.spawn_cancellable("leadership", OnFailure::Shutdown, deposed(leadership, host.term));
+    tasks.spawn_cancellable(
+        "leadership",
+        OnFailure::Shutdown,
+        deposed(leadership, host.term),
+    );
 
     let ddl = Arc::new(DdlContext {
         kv: context.kv.clone(),
@@ -121,11 +142,15 @@ pub async fn start(host: Host, context: &NodeContext, options: RootCoordOptions)
     });
     let registry = registry(&ddl).map_err(Error::start("register the sagas"))?;
     let config = SagaConfig::new(context.kv.clone(), host.term, registry, tasks);
-    let executor =
-        SagaExecutor::start(config).await.map_err(Error::start("take over the sagas"))?;
+    let executor = SagaExecutor::start(config)
+        .await
+        .map_err(Error::start("take over the sagas"))?;
     let gate = Arc::new(DdlGate::new(ddl, executor));
     let closing = gate.clone();
-    context.process.stops.add(Phase::Control, async move { closing.close(CLOSE_WITHIN).await });
+    context.process.stops.add(
+        Phase::Control,
+        async move { closing.close(CLOSE_WITHIN).await },
+    );
 
     let service = Arc::new(RootCoordService::new(gate, host.ids, host.tso));
     let address = context.expose(
@@ -135,9 +160,15 @@ pub async fn start(host: Host, context: &NodeContext, options: RootCoordOptions)
         |server| {
             let limit = server.max_message_size();
             server
-                .add_service(MetaService::server(context.kv.clone()))
+                .add_service(MetaService::server_until(
+                    context.kv.clone(),
+                    context.process.draining(),
+                ))
                 .add_service(host.meta.raft_service())
-                .add_service(limit_messages!(RootCoordServer::from_arc(service.clone()), limit))
+                .add_service(limit_messages!(
+                    RootCoordServer::from_arc(service.clone()),
+                    limit
+                ))
         },
     );
     context.announce(Role::RootCoord, &address).await
@@ -145,10 +176,14 @@ pub async fn start(host: Host, context: &NodeContext, options: RootCoordOptions)
 
 /// Fails as soon as this replica does not lead in its term any more.
 async fn deposed(mut leadership: watch::Receiver<Leadership>, term: u64) -> Result<()> {
-    let lost = leadership.wait_for(|now| *now != Leadership::Leader { term }).await;
+    let lost = leadership
+        .wait_for(|now| *now != Leadership::Leader { term })
+        .await;
     // The channel closes when the metastore has failed, which is as bad.
     drop(lost);
-    Err(Error::Failed { reason: format!("the metastore's lead of term {term} is lost") })
+    Err(Error::Failed {
+        reason: format!("the metastore's lead of term {term} is lost"),
+    })
 }
 
 /// The root coordinator as a process of its own.

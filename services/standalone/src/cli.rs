@@ -63,7 +63,12 @@ impl StandaloneArgs {
         if self.port.is_some() || self.listen_host.is_some() {
             let configured = common.listen.unwrap_or_default();
             let fallback = ("127.0.0.1", PROGRAM.default_port);
-            let listen = merged(&configured, fallback, self.listen_host.as_deref(), self.port);
+            let listen = merged(
+                &configured,
+                fallback,
+                self.listen_host.as_deref(),
+                self.port,
+            );
             load = load.set("common.listen", listen)?;
         }
         if self.admin_port.is_some() {
@@ -126,7 +131,10 @@ mod tests {
         let fallback = ("127.0.0.1", 19530);
         assert_eq!(merged("", fallback, None, Some(7)), "127.0.0.1:7");
         assert_eq!(merged("0.0.0.0:9", fallback, None, Some(7)), "0.0.0.0:7");
-        assert_eq!(merged("0.0.0.0:9", fallback, Some("10.0.0.1"), None), "10.0.0.1:9");
+        assert_eq!(
+            merged("0.0.0.0:9", fallback, Some("10.0.0.1"), None),
+            "10.0.0.1:9"
+        );
         assert_eq!(merged("", fallback, Some("::1"), None), "[::1]:19530");
     }
 }

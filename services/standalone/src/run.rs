@@ -43,7 +43,9 @@ impl Validate for Config {
 /// # Errors
 /// The first service that cannot start.
 pub async fn run(process: Process, config: Config, clients: TcpListener) -> Result<()> {
-    let listen = clients.local_addr().map_err(Error::start("read a listener's address"))?;
+    let listen = clients
+        .local_addr()
+        .map_err(Error::start("read a listener's address"))?;
     let host = Host::open(&process, Exposure::Local).await?;
     let context = NodeContext::host(process, host.kv(), host.identity).await?;
     redkite_rootcoord::run::start(host, &context, config.rootcoord).await?;

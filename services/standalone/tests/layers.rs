@@ -15,7 +15,9 @@ fn our_packages() -> Vec<Package> {
         .exec()
         .unwrap();
     let packages = metadata.packages.into_iter();
-    packages.filter(|package| package.name.starts_with(PREFIX)).collect()
+    packages
+        .filter(|package| package.name.starts_with(PREFIX))
+        .collect()
 }
 
 fn short(name: &str) -> &str {
@@ -31,15 +33,23 @@ fn allowed(packages: &[Package]) -> BTreeMap<String, BTreeSet<String>> {
             let folder = format!("/{folder}/");
             package.manifest_path.as_str().contains(&folder)
         });
-        within.map(|package| short(&package.name).to_owned()).collect()
+        within
+            .map(|package| short(&package.name).to_owned())
+            .collect()
     };
-    let groups = BTreeMap::from([("@shared", below("shared")), ("@services", below("services"))]);
+    let groups = BTreeMap::from([
+        ("@shared", below("shared")),
+        ("@services", below("services")),
+    ]);
     let expand = |name: &String| match groups.get(name.as_str()) {
         Some(group) => group.clone(),
         None => vec![name.clone()],
     };
     let written_out = |names: Vec<String>| names.iter().flat_map(expand).collect();
-    table.into_iter().map(|(name, names)| (name, written_out(names))).collect()
+    table
+        .into_iter()
+        .map(|(name, names)| (name, written_out(names)))
+        .collect()
 }
 
 #[test]
@@ -61,9 +71,14 @@ fn crates_point_down() {
             if counts && is_ours && !may_use.contains(used) {
                 wrong.push(format!("{name} uses {used}"));
             }
-            let hosts = dependency.features.iter().any(|feature| feature == "server");
+            let hosts = dependency
+                .features
+                .iter()
+                .any(|feature| feature == "server");
             if counts && used == "metastore" && hosts && name != "rootcoord" {
-                wrong.push(format!("{name} hosts a metastore, which only rootcoord may"));
+                wrong.push(format!(
+                    "{name} hosts a metastore, which only rootcoord may"
+                ));
             }
         }
     }
@@ -73,9 +88,16 @@ fn crates_point_down() {
 #[test]
 fn the_list_names_no_crate_that_is_gone() {
     let packages = our_packages();
-    let names: BTreeSet<_> = packages.iter().map(|package| short(&package.name)).collect();
+    let names: BTreeSet<_> = packages
+        .iter()
+        .map(|package| short(&package.name))
+        .collect();
     let allowed = allowed(&packages);
-    let listed = allowed.iter().flat_map(|(name, uses)| std::iter::once(name).chain(uses));
-    let gone: BTreeSet<_> = listed.filter(|name| !names.contains(name.as_str())).collect();
+    let listed = allowed
+        .iter()
+        .flat_map(|(name, uses)| std::iter::once(name).chain(uses));
+    let gone: BTreeSet<_> = listed
+        .filter(|name| !names.contains(name.as_str()))
+        .collect();
     assert!(gone.is_empty(), "{gone:?}");
 }

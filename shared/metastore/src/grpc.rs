@@ -6,6 +6,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use redkite_proto::redkite::metastore as pb;
 use redkite_types::Revision;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::kv::SharedKv;
@@ -18,12 +19,19 @@ pub type MetaServer = pb::meta_store_server::MetaStoreServer<MetaService>;
 #[derive(Clone)]
 pub struct MetaService {
     kv: SharedKv,
+    stop: CancellationToken,
 }
 
 impl MetaService {
     /// The server of a store, ready to be added to a listener.
     pub fn server(kv: SharedKv) -> MetaServer {
-        pb::meta_store_server::MetaStoreServer::new(Self { kv })
+        Self::server_until(kv, CancellationToken::new())
+    }
+
+    /// [`MetaService::server`] whose watches end with `stop`: they are calls that run for ever, and
+    /// a server that stops waits for its calls. Their clients go on elsewhere, or here later.
+    pub fn server_until(kv: SharedKv, stop: CancellationToken) -> MetaServer {
+        pb::meta_store_server::MetaStoreServer::new(Self { kv, stop })
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES)
     }
@@ -71,7 +79,9 @@ impl pb::meta_store_server::MetaStore for MetaService {
             .kv
             .watch(&request.prefix, Revision(request.after))
             .await?;
-        let changes = changes.map(|item| item.map(Into::into).map_err(Into::into));
+        let changes = changes
+            .map(|item| item.map(Into::into).map_err(Into::into))
+            .take_until(self.stop.clone().cancelled_owned());
         Ok(Response::new(changes.boxed()))
     }
 

@@ -11,10 +11,13 @@ use tracing::{debug, info, warn};
 
 use crate::context::NodeContext;
 use crate::error::{Error, Result};
+use crate::listen::Exposure;
 use crate::peers::Peers;
 
 /// How long one question for an id may take.
 const ALLOC_WITHIN: Duration = Duration::from_secs(5);
+/// Lease of a role that lives in the metastore's own process.
+const LOCAL_TTL: Duration = Duration::from_secs(3_600);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -66,29 +69,40 @@ impl NodeContext {
         let stop = self.sessions().token();
         let keeping = session.keep_alive(stop.clone());
         let name = format!("session of {}", role.name());
-        self.sessions().spawn(name, OnFailure::Shutdown, async move {
-            match keeping.await {
-                Err(error) if stop.is_cancelled() => {
-                    // It ends by itself, only later.
-                    warn!(role = role.name(), error = %chain(&error), "session not ended");
-                    Ok(())
+        self.sessions()
+            .spawn(name, OnFailure::Shutdown, async move {
+                match keeping.await {
+                    Err(error) if stop.is_cancelled() => {
+                        // It ends by itself, only later.
+                        warn!(role = role.name(), error = %chain(&error), "session not ended");
+                        Ok(())
+                    }
+                    kept => kept,
                 }
-                kept => kept,
-            }
-        });
+            });
         let mut revisions = self.catalog.subscribe();
         while !self.sees_itself_as(role) {
             if revisions.changed().await.is_err() {
                 break;
             }
         }
-        info!(role = role.name(), node = self.identity.node.0, address, "announced");
+        info!(
+            role = role.name(),
+            node = self.identity.node.0,
+            address,
+            "announced"
+        );
         Ok(())
     }
 
     async fn register(&self, role: Role, address: &str) -> Result<Session> {
         let Identity { node, started } = self.identity;
-        let ttl = self.options().common.session_ttl.get();
+        // What dies with the metastore itself needs no short lease, and a machine that was suspended
+        // must not end it: nobody else could take over anyway.
+        let ttl = match Exposure::is_local(address) {
+            true => LOCAL_TTL,
+            false => self.options().common.session_ttl.get(),
+        };
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let kv = self.kv.clone();
@@ -105,6 +119,7 @@ impl NodeContext {
 
     fn sees_itself_as(&self, role: Role) -> bool {
         let view = self.catalog.view();
-        view.sessions(role.name()).any(|session| session.node_id == self.identity.node.0)
+        view.sessions(role.name())
+            .any(|session| session.node_id == self.identity.node.0)
     }
 }

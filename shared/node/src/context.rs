@@ -84,7 +84,9 @@ impl NodeContext {
     ) -> Self {
         let sessions = process.tasks.child("sessions");
         process.stops.add_group(Phase::Sessions, sessions.clone());
-        process.health.set(HealthState::Starting, "starting the services");
+        process
+            .health
+            .set(HealthState::Starting, "starting the services");
         Self {
             process,
             kv,

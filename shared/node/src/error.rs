@@ -86,10 +86,9 @@ impl Coded for Error {
             Self::Config(error) => error.code(),
             Self::Listen { .. } | Self::Unreachable { .. } => ErrorCode::InvalidParameter,
             Self::DataDir { .. } => ErrorCode::IoFailed,
-            Self::Telemetry(_)
-            | Self::Locked { .. }
-            | Self::Start { .. }
-            | Self::Failed { .. } => ErrorCode::Internal,
+            Self::Telemetry(_) | Self::Locked { .. } | Self::Start { .. } | Self::Failed { .. } => {
+                ErrorCode::Internal
+            }
         }
     }
 }

@@ -6,6 +6,9 @@ use tokio::net::TcpListener;
 use crate::error::{Error, Result};
 use crate::options::CommonOptions;
 
+/// How the connector's addresses within a process begin.
+const LOCAL: &str = "local://";
+
 /// How a service is reached.
 #[derive(Debug)]
 pub enum Exposure {
@@ -26,7 +29,9 @@ impl Exposure {
     /// # Errors
     /// [`Error::Unreachable`] when it listens on all addresses and none is advertised.
     pub fn network(listener: TcpListener, options: &CommonOptions) -> Result<Self> {
-        let local = listener.local_addr().map_err(Error::start("read a listener's address"))?;
+        let local = listener
+            .local_addr()
+            .map_err(Error::start("read a listener's address"))?;
         let address = match &options.advertised_host {
             Some(host) => format!("{host}:{}", local.port()),
             None if local.ip().is_unspecified() => {
@@ -39,10 +44,15 @@ impl Exposure {
         Ok(Self::Network { listener, address })
     }
 
+    /// Whether an address is one within a process.
+    pub fn is_local(address: &str) -> bool {
+        address.starts_with(LOCAL)
+    }
+
     /// The address under which a role is reached.
     pub fn address(&self, role: Role) -> String {
         match self {
-            Self::Local => format!("local://{}", role.name()),
+            Self::Local => format!("{LOCAL}{}", role.name()),
             Self::Network { address, .. } => address.clone(),
         }
     }
@@ -53,11 +63,13 @@ impl Exposure {
 /// # Errors
 /// [`Error::Listen`].
 pub async fn bind(address: &str, flag: &str) -> Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|source| Error::Listen {
-        address: address.to_owned(),
-        flag: flag.to_owned(),
-        source,
-    })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Listen {
+            address: address.to_owned(),
+            flag: flag.to_owned(),
+            source,
+        })
 }
 
 #[cfg(test)]
@@ -69,7 +81,10 @@ mod tests {
         let first = bind("127.0.0.1:0", "--listen").await.unwrap();
         let address = first.local_addr().unwrap().to_string();
         let error = bind(&address, "--listen").await.unwrap_err().to_string();
-        assert!(error.contains(&address) && error.contains("--listen"), "{error}");
+        assert!(
+            error.contains(&address) && error.contains("--listen"),
+            "{error}"
+        );
     }
 
     #[tokio::test]

@@ -119,7 +119,10 @@ impl Validate for NodeOptions {
             }
         }
         if common.rootcoord.is_empty() {
-            return Err(Error::value("common.rootcoord", "must name one address at least"));
+            return Err(Error::value(
+                "common.rootcoord",
+                "must name one address at least",
+            ));
         }
         for address in &common.rootcoord {
             split_address(address).ok_or_else(|| not_an_address("common.rootcoord", address))?;
@@ -138,7 +141,9 @@ fn not_an_address(key: &str, address: &str) -> Error {
 /// Takes `host:port` apart; an IPv6 host stands in brackets.
 pub fn split_address(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
     let is_valid = match bare {
         Some(bare) => bare.parse::<IpAddr>().is_ok(),
         None => !host.is_empty() && !host.contains([':', '/', '[']),
@@ -162,7 +167,15 @@ mod tests {
         assert_eq!(split_address("127.0.0.1:80"), Some(("127.0.0.1", 80)));
         assert_eq!(split_address("[::1]:80"), Some(("[::1]", 80)));
         assert_eq!(split_address("db.local:0"), Some(("db.local", 0)));
-        for wrong in ["", ":80", "::1:80", "host", "host:99999", "http://host:80", "[x]:1"] {
+        for wrong in [
+            "",
+            ":80",
+            "::1:80",
+            "host",
+            "host:99999",
+            "http://host:80",
+            "[x]:1",
+        ] {
             assert_eq!(split_address(wrong), None, "{wrong}");
         }
     }

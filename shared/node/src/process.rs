@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{CommandFactory as _, FromArgMatches as _};
 use redkite_config::{LoadOptions, Validate};
 use redkite_rpc::{Connector, ServerBuilder, admin};
-use redkite_runtime::{Health, OnFailure, Shutdown, TaskGroup, shutdown_signal};
+use redkite_runtime::{CancellationToken, Health, OnFailure, Shutdown, TaskGroup, shutdown_signal};
 use redkite_telemetry::chain;
 use redkite_types::Coded;
 use serde::Serialize;
@@ -118,6 +118,12 @@ impl Process {
     pub fn serve(&self, name: &'static str, server: ServerBuilder, listener: TcpListener) {
         let serving = server.serve(listener, self.servers.token());
         self.servers.spawn(name, OnFailure::Shutdown, serving);
+    }
+
+    /// Cancelled when the servers take no more calls and wait for those that run. A call that has no
+    /// end of its own must end then.
+    pub fn draining(&self) -> CancellationToken {
+        self.servers.token()
     }
 
     /// Goes through the phases of a stop.
@@ -229,12 +235,7 @@ pub fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-async fn live<S, B, F>(
-    program: &Program,
-    options: NodeOptions,
-    sections: S,
-    body: B,
-) -> Result<()>
+async fn live<S, B, F>(program: &Program, options: NodeOptions, sections: S, body: B) -> Result<()>
 where
     B: FnOnce(Process, S, TcpListener) -> F,
     F: Future<Output = Result<()>>,

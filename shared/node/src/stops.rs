@@ -59,9 +59,12 @@ impl Phase {
     }
 }
 
+/// What is to be done in a phase.
+type Work = BoxFuture<'static, ()>;
+
 /// What is to be done at the end of a process. Clones are the same list.
 #[derive(Clone, Default)]
-pub struct Stops(Arc<Mutex<Vec<(Phase, BoxFuture<'static, ()>)>>>);
+pub struct Stops(Arc<Mutex<Vec<(Phase, Work)>>>);
 
 impl Stops {
     /// Adds something to be done in a phase, together with all else of that phase.
@@ -90,7 +93,9 @@ impl Stops {
                 !now
             });
             if !work.is_empty() {
-                shutdown.phase(phase.name(), phase.limit(), join_all(work)).await;
+                shutdown
+                    .phase(phase.name(), phase.limit(), join_all(work))
+                    .await;
             }
         }
     }
@@ -98,7 +103,9 @@ impl Stops {
 
 impl std::fmt::Debug for Stops {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stops").field("left", &self.0.lock().len()).finish()
+        f.debug_struct("Stops")
+            .field("left", &self.0.lock().len())
+            .finish()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use redkite_catalog::CollectionEntry;
 use redkite_proto::{
     milvus::{
         milvus::{QueryRequest, QueryResults, SearchRequest, SearchResults},
@@ -36,13 +37,22 @@ pub(super) async fn now(context: &ProxyContext, deadline: Deadline) -> Result<Ti
 async fn read_time(
     context: &ProxyContext,
     meta: &RequestContext,
-    entry: &redkite_catalog::CollectionEntry,
+    entry: &CollectionEntry,
     asked: Asked,
 ) -> Result<ReadTime> {
     let level = entry.info().map_or(0, |info| info.consistency_level);
     let own = redkite_proto::convert::schema::consistency_from_proto(level)?;
     let now = now(context, meta.deadline).await?;
     ReadTime::decide(asked, own, now, context.options.graceful_time.get())
+}
+
+/// Rows written before this have outlived the collection's time to live.
+fn expired_before(entry: &CollectionEntry, at: Timestamp) -> u64 {
+    let seconds = entry.property("collection.ttl.seconds").and_then(|text| text.parse().ok());
+    match seconds {
+        Some(seconds @ 1..=u64::MAX) => at.minus_ms(seconds.saturating_mul(1_000)).0,
+        Some(0) | None => 0,
+    }
 }
 
 fn millis_left(deadline: Deadline) -> u32 {
@@ -66,7 +76,7 @@ pub(crate) async fn search(
         Vec::new()
     } else {
         call_owners(context, meta.deadline, &entry, |node, channel| {
-            let message = search_message(&plan, entry.id().0, channel, time, meta.deadline);
+            let message = search_message(&plan, &entry, channel, time, meta.deadline);
             async move {
                 redkite_rpc::call(meta.deadline, message, |request| node.search(request)).await
             }
@@ -85,14 +95,14 @@ pub(crate) async fn search(
 
 fn search_message(
     plan: &SearchPlan,
-    collection_id: i64,
+    entry: &CollectionEntry,
     channel: String,
     time: ReadTime,
     deadline: Deadline,
 ) -> querynode::SearchRequest {
     querynode::SearchRequest {
         channel,
-        collection_id,
+        collection_id: entry.id().0,
         partition_ids: plan
             .partitions
             .iter()
@@ -112,6 +122,7 @@ fn search_message(
         range_filter: plan.range_filter,
         output_fields: plan.output.fields.iter().map(|field| field.0).collect(),
         timeout_ms: millis_left(deadline),
+        expired_before: expired_before(entry, time.mvcc),
     }
 }
 
@@ -132,7 +143,7 @@ pub(crate) async fn query(
         Vec::new()
     } else {
         call_owners(context, meta.deadline, &entry, |node, channel| {
-            let message = query_message(&plan, entry.id().0, channel, time, meta.deadline);
+            let message = query_message(&plan, &entry, channel, time, meta.deadline);
             async move {
                 redkite_rpc::call(meta.deadline, message, |request| node.query(request)).await
             }
@@ -163,14 +174,14 @@ pub(crate) async fn query(
 
 fn query_message(
     plan: &QueryPlan,
-    collection_id: i64,
+    entry: &CollectionEntry,
     channel: String,
     time: ReadTime,
     deadline: Deadline,
 ) -> querynode::QueryRequest {
     querynode::QueryRequest {
         channel,
-        collection_id,
+        collection_id: entry.id().0,
         partition_ids: plan
             .partitions
             .iter()
@@ -184,6 +195,7 @@ fn query_message(
         ignore_growing: plan.ignore_growing,
         count_only: plan.count_only,
         timeout_ms: millis_left(deadline),
+        expired_before: expired_before(entry, time.mvcc),
     }
 }
 

@@ -73,11 +73,11 @@ impl SearchPlan {
         let field = vector_field(entry, params.take("anns_field"))?;
         let index = entry.index_on(field.id);
         let metric = metric(index.map(AsRef::as_ref), params.take("metric_type"))?;
-        let (limit, offset) = window(&mut params)?;
+        let mut inner = inner_params(params.take("params"), metric)?;
+        let (limit, offset) = window(&mut params, inner_number(&mut inner, "offset")?)?;
         let round_decimal = round_decimal(&mut params)?;
         let ignore_growing = params.take_flag("ignore_growing")?;
         let iterator = params.take_flag("iterator")?;
-        let mut inner = inner_params(params.take("params"), metric)?;
         let mut bound = |key: &str| -> Result<Option<f64>> {
             let outer = params.take_number(key)?;
             Ok(outer.or(inner_number(&mut inner, key)?))
@@ -180,9 +180,15 @@ fn vector_field(entry: &CollectionEntry, name: Option<String>) -> Result<&FieldS
             let mut fields = schema.vector_fields();
             match (fields.next(), fields.next()) {
                 (Some(field), None) => Ok(field),
-                _ => Err(Error::invalid_parameter(
-                    "multiple anns_fields exist, please specify a anns_field in search_params",
-                )),
+                _ => {
+                    let names: Vec<&str> =
+                        schema.vector_fields().map(|field| field.name.as_str()).collect();
+                    Err(Error::invalid_parameter(format!(
+                        "multiple anns_fields exist, please specify a anns_field in \
+                         search_params, one of [{}]",
+                        names.join(" ")
+                    )))
+                }
             }
         }
     }
@@ -207,8 +213,8 @@ fn metric(index: Option<&IndexInfo>, asked: Option<String>) -> Result<MetricType
     }
 }
 
-/// Limit and offset, within Milvus's window.
-fn window(params: &mut Params) -> Result<(usize, usize)> {
+/// Limit and offset, within Milvus's window; clients may say the offset in either place.
+fn window(params: &mut Params, inner_offset: Option<f64>) -> Result<(usize, usize)> {
     let max = limits::MAX_RESULT_WINDOW;
     let limit = match params.take_number::<i64>("topk")? {
         Some(limit) => limit,
@@ -221,7 +227,8 @@ fn window(params: &mut Params) -> Result<(usize, usize)> {
             "topk [{limit}] is invalid, it should be in range [1, {max}], but got {limit}"
         )));
     }
-    let offset = params.take_number::<i64>("offset")?.unwrap_or(0);
+    let offset = params.take_number::<i64>("offset")?;
+    let offset = offset.or(inner_offset.map(|offset| offset as i64)).unwrap_or(0);
     if !(0..=max).contains(&offset) {
         return Err(Error::invalid_parameter(format!(
             "offset [{offset}] is invalid, it should be in range [0, {max}], but got {offset}"
@@ -308,7 +315,7 @@ mod tests {
     use super::*;
 
     fn window_of(pairs: &[(&str, &str)]) -> Result<(usize, usize)> {
-        window(&mut Params::new(kv::from_iter(pairs.iter().copied())))
+        window(&mut Params::new(kv::from_iter(pairs.iter().copied())), None)
     }
 
     #[test]

@@ -89,6 +89,15 @@ impl Owner {
         }
     }
 
+    /// When a load that failed is to be tried again.
+    pub(super) fn load_retry_at(&self) -> Option<Instant> {
+        let sealed = self.state.sealed.values();
+        let wanted = sealed.filter(|sealed| self.state.loaded.contains(&sealed.partition()));
+        let idle = wanted.filter(|sealed| sealed.load.is_none() && sealed.is_incomplete());
+        idle.filter_map(|sealed| sealed.failure.as_ref().map(|failure| failure.retry_at))
+            .min()
+    }
+
     fn start_load(&mut self, id: SegmentId, deltas: Arc<DeltaFiles>) {
         let Some(sealed) = self.state.sealed.get_mut(&id) else {
             return;
@@ -177,12 +186,15 @@ impl Owner {
 impl Sealed {
     /// Whether a load is to be started now.
     fn is_due(&self, now: Instant) -> bool {
-        let missing = self.loaded.is_none() || self.missing_builds().next().is_some();
         let waits = self
             .failure
             .as_ref()
             .is_some_and(|failure| failure.retry_at > now);
-        missing && self.load.is_none() && !waits
+        self.is_incomplete() && self.load.is_none() && !waits
+    }
+
+    fn is_incomplete(&self) -> bool {
+        self.loaded.is_none() || self.missing_builds().next().is_some()
     }
 
     /// Index files that are to be used and are not open.

@@ -81,14 +81,8 @@ pub(crate) struct Progress {
     /// The metadata's revision that was acted on.
     pub(crate) synced: Revision,
     pub(crate) partitions: Vec<PartitionProgress>,
-}
-
-impl Progress {
-    fn is_complete(&self) -> bool {
-        self.partitions
-            .iter()
-            .all(|partition| partition.segments == partition.segments_loaded)
-    }
+    /// Whether loads run.
+    pub(crate) loading: bool,
 }
 
 /// A channel as everybody but its owner sees it.
@@ -248,10 +242,15 @@ impl Channel {
         .await?;
         done.await.map_err(|_| self.unavailable())?;
         let mut progress = self.progress.subscribe();
-        let complete = async { progress.wait_for(Progress::is_complete).await.map(|_| ()) };
+        let idle = async {
+            progress
+                .wait_for(|progress| !progress.loading)
+                .await
+                .map(|_| ())
+        };
         // Loads that take longer go on; the caller asks again.
         let limit = self.shared.deps.options.load_wait.get();
-        let _ = Deadline::after(limit).timeout("loads", complete).await;
+        let _ = Deadline::after(limit).timeout("loads", idle).await;
         Ok(self.progress.borrow().clone())
     }
 

@@ -72,12 +72,17 @@ impl Owner {
         let mut batch = Vec::new();
         let mut flow = Flow::Continue;
         while flow == Flow::Continue {
-            let retry_at = self.flush.retry_at();
+            let retry_at = self
+                .flush
+                .retry_at()
+                .into_iter()
+                .chain(self.load_retry_at())
+                .min();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 Some(message) = inbox.control.recv() => flow = self.handle(message),
-                () = wait_until(retry_at) => self.flush_again(),
+                () = wait_until(retry_at) => self.retry(),
                 _ = inbox.writes.recv_many(&mut batch, WRITE_BATCH) => {
                     let writes = std::mem::take(&mut batch);
                     let span = debug_span!("write", channel = %self.channel.name);
@@ -86,8 +91,24 @@ impl Owner {
             }
         }
         info!(channel = %self.channel.name, epoch = self.channel.epoch, "channel given up");
+        inbox.writes.close();
+        while let Ok(queued) = inbox.writes.try_recv() {
+            refuse([queued], &self.channel.unavailable());
+        }
         if let Some(log) = self.log.take() {
             log.close().await;
+        }
+    }
+
+    /// Tries again what has failed and is due.
+    fn retry(&mut self) {
+        let now = Instant::now();
+        if self.flush.retry_at().is_some_and(|moment| moment <= now) {
+            self.flush_again();
+        }
+        if self.load_retry_at().is_some_and(|moment| moment <= now) {
+            self.start_loads();
+            self.note_progress();
         }
     }
 
@@ -165,11 +186,11 @@ impl Owner {
         channel
             .published
             .store(Arc::new(self.state.snapshot_after_write(&before)));
+        self.note_growing();
         for (reply, ts) in answers {
             let _ = reply.send(Ok(ts));
         }
         metrics::written(count, rows, deletes, started.elapsed());
-        self.note_growing();
         // A write whose fate is unknown may still turn up: reads wait until that is known.
         let flow = match failed {
             None => Flow::Continue,

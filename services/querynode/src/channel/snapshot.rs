@@ -38,16 +38,16 @@ impl ShardSnapshot {
         if self.loaded.is_empty() {
             return Err(Error::collection_not_loaded(self.collection));
         }
-        if partitions.is_empty() {
-            if let Some((partition, _)) = self.loaded.iter().find(|(_, complete)| !**complete) {
-                return Err(Error::new(
-                    ErrorCode::CollectionNotFullyLoaded,
-                    format!(
-                        "collection not fully loaded[collection={}][partition={partition}]",
-                        self.collection
-                    ),
-                ));
-            }
+        if partitions.is_empty()
+            && let Some((partition, _)) = self.loaded.iter().find(|(_, complete)| !**complete)
+        {
+            return Err(Error::new(
+                ErrorCode::CollectionNotFullyLoaded,
+                format!(
+                    "collection not fully loaded[collection={}][partition={partition}]",
+                    self.collection
+                ),
+            ));
         }
         for partition in partitions {
             self.check_partition(PartitionId(*partition))?;

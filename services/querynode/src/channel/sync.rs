@@ -224,6 +224,7 @@ impl State {
         Progress {
             synced: self.synced,
             partitions: partitions.into_values().collect(),
+            loading: self.sealed.values().any(|sealed| sealed.load.is_some()),
         }
     }
 }

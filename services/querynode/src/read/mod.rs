@@ -43,6 +43,7 @@ struct ReadRequest<'a> {
     filter: &'a [u8],
     mvcc: Timestamp,
     guarantee: Timestamp,
+    expired_before: Timestamp,
     ignore_growing: bool,
 }
 
@@ -74,7 +75,10 @@ impl Read {
         Ok(Self {
             snapshot,
             segments,
-            view: ReadView::at(at),
+            view: ReadView {
+                at,
+                expired_before: request.expired_before,
+            },
             filter,
         })
     }

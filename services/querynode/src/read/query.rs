@@ -34,6 +34,7 @@ pub(crate) async fn query(
         filter: &request.filter,
         mvcc: Timestamp(request.mvcc_ts),
         guarantee: Timestamp(request.guarantee_ts),
+        expired_before: Timestamp(request.expired_before),
         ignore_growing: request.ignore_growing,
     };
     let read = Read::begin(deps, channel, wanted, deadline).await?;

@@ -3,12 +3,14 @@
 use redkite_config::ByteSize;
 use redkite_proto::redkite::querynode::{QueryRequest, SearchRequest, WriteRequest};
 use redkite_querynode::QueryNodeOptions;
+use redkite_types::Timestamp;
 
 use crate::world::{P1, P2, World, code, filter, int_keys, numbers, rows_of};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_deletes_and_upserts_are_seen_at_once() {
-    let node = World::new().node().await;
+    let world = World::new();
+    let node = world.node().await;
     assert!(node.rows().await.is_empty());
     node.insert(P1, &[(1, 10), (3, 30)]).await;
     node.insert(P2, &[(2, 20)]).await;
@@ -31,7 +33,8 @@ async fn writes_deletes_and_upserts_are_seen_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_at_an_earlier_time_sees_the_rows_of_that_time() {
-    let node = World::new().node().await;
+    let world = World::new();
+    let node = world.node().await;
     node.insert(P1, &[(1, 1), (2, 2)]).await;
     let before = node.query_request();
     node.upsert(P1, &[(1, 100)]).await;
@@ -50,7 +53,8 @@ async fn a_read_at_an_earlier_time_sees_the_rows_of_that_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn filters_limits_ranges_and_many_queries() {
-    let node = World::new().node().await;
+    let world = World::new();
+    let node = world.node().await;
     let rows: Vec<(i64, i64)> = (0..100).map(|key| (key, key % 10)).collect();
     node.insert(P1, &rows[..50]).await;
     node.flush().await;
@@ -80,8 +84,11 @@ async fn filters_limits_ranges_and_many_queries() {
     let request = node.search_request(&[[10.0, 0.0], [70.0, 0.0]], 3);
     let answer = node.try_search(request.clone()).await.unwrap();
     assert_eq!(answer.counts, [3, 3]);
-    assert_eq!(int_keys(answer.ids), [10, 11, 9, 70, 71, 69].map(i64::from));
-    assert_eq!(numbers(answer.fields[0].clone()), [0, 1, 9, 0, 1, 9]);
+    assert_eq!(
+        int_keys(answer.ids),
+        [10, 11, 12, 70, 71, 72].map(i64::from)
+    );
+    assert_eq!(numbers(answer.fields[0].clone()), [0, 1, 2, 0, 1, 2]);
     assert_eq!(answer.scores[..2], [0.0, 2.0]);
     let request = SearchRequest {
         radius: Some(200.0),
@@ -102,7 +109,8 @@ async fn filters_limits_ranges_and_many_queries() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_is_refused_with_its_code_and_leaves_nothing() {
-    let node = World::new().node().await;
+    let world = World::new();
+    let node = world.node().await;
     let mut write = node.change(&[], P1, &[(1, 1), (2, 2)]);
     write.inserts[0].num_rows = 3;
     assert_eq!(code(&node.write(write).await.unwrap_err()), 1009);
@@ -148,4 +156,41 @@ async fn writes_beyond_the_memory_limit_are_refused_until_a_flush_makes_room() {
     .await;
     assert_eq!(node.count().await, 1_001);
     assert!(!world.played.meta.lock().segments.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_rows_are_not_seen() {
+    let world = World::new();
+    let node = world.node().await;
+    node.insert(P1, &[(1, 1)]).await;
+    node.flush().await;
+    let second = node.insert(P1, &[(2, 2)]).await;
+    let request = QueryRequest {
+        expired_before: second,
+        ..node.query_request()
+    };
+    assert_eq!(rows_of(node.try_query(request).await.unwrap()), [(2, 2)]);
+    let request = SearchRequest {
+        expired_before: second + 1,
+        ..node.search_request(&[[1.0, 1.0]], 2)
+    };
+    assert!(int_keys(node.try_search(request).await.unwrap().ids).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guarantee_from_the_future_is_not_reached_in_time() {
+    let world = World::new();
+    let node = world.node().await;
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let request = QueryRequest {
+        guarantee_ts: Timestamp::new(now.as_millis() as u64 + 3_600_000, 0).0,
+        timeout_ms: 50,
+        ..node.query_request()
+    };
+    assert_eq!(code(&node.try_query(request).await.unwrap_err()), 10_001);
+    // It binds no later write.
+    node.insert(P1, &[(1, 1)]).await;
+    assert_eq!(node.rows().await, [(1, 1)]);
 }

@@ -19,16 +19,15 @@ use serde::{Deserialize, Serialize};
 use super::{context::DdlContext, resolve, steps};
 
 /// Properties that would change what reads and writes do, and that nothing acts on yet.
-const UNSUPPORTED: [&str; 3] = [
-    "collection.ttl.seconds",
-    "partitionkey.isolation",
-    "dynamicfield.enabled",
-];
+const UNSUPPORTED: [&str; 2] = ["partitionkey.isolation", "dynamicfield.enabled"];
+/// For how long rows live; zero or less means for ever.
+const TTL_SECONDS: &str = "collection.ttl.seconds";
 
-/// Refuses properties whose effect is missing, so that none is taken and then ignored.
+/// Refuses properties whose effect is missing, so that none is taken and then ignored, and values
+/// that make no sense.
 ///
 /// # Errors
-/// Code 3000 that names the property.
+/// Codes 3000 and 1100 that name the property.
 pub fn check_properties(properties: &[(String, String)]) -> Result<()> {
     for (key, value) in properties {
         if UNSUPPORTED.contains(&key.as_str()) {
@@ -36,6 +35,11 @@ pub fn check_properties(properties: &[(String, String)]) -> Result<()> {
                 ErrorCode::UnsupportedOperation,
                 format!("unsupported operation: collection property {key}={value} is not served"),
             ));
+        }
+        if key == TTL_SECONDS && value.parse::<i64>().is_err() {
+            return Err(Error::invalid_parameter(format!(
+                "{TTL_SECONDS} [{value}] is invalid, it should be a number of seconds"
+            )));
         }
     }
     Ok(())

@@ -54,11 +54,13 @@ pub fn from_placeholder_group(group: Bytes, field: &FieldSchema) -> Result<Query
     for (query, bytes) in placeholder.values.iter().enumerate() {
         if bytes.len() != field.dim * size_of::<f32>() {
             return Err(Error::invalid_parameter(format!(
-                "vector dimension mismatch, expected vector size(byte) {}, actual {}, field {}, \
-                 query {query}",
+                "vector dimension mismatch, expected vector size(byte) {}, actual {}: field {} has \
+                 dimension {}, query {query} has {}",
                 field.dim * size_of::<f32>(),
                 bytes.len(),
-                field.name
+                field.name,
+                field.dim,
+                bytes.len() / size_of::<f32>()
             )));
         }
         append_le_bytes(&mut values, bytes);

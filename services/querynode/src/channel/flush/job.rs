@@ -1,0 +1,158 @@
+//! The work of one flush: files first, then the commit that makes them count.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use redkite_proto::redkite::{
+    datacoord::CommitFlushRequest,
+    meta::{ChannelCheckpoint, DeltaInfo, SegmentInfo},
+};
+use redkite_runtime::{Backoff, Priority};
+use redkite_segment::{
+    DeleteBatch, GrowingSegment, SealedSegment, delta::write_delta, file::EncodedSegment,
+};
+use redkite_types::{Error, ErrorCode, PartitionId, Result, Revision};
+use tracing::{info, warn};
+
+use super::super::{Channel, state::Checkpoint};
+use crate::{deps::Shared, manifest};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What was committed.
+pub(in crate::channel) struct Flushed {
+    pub(super) revision: Revision,
+    pub(super) segments: Vec<FlushedSegment>,
+    pub(super) delta: Option<DeltaInfo>,
+    /// Deletes with lower numbers are in delete files.
+    pub(super) deletes_below: u64,
+    pub(super) log_bytes: u64,
+}
+
+pub(super) struct FlushedSegment {
+    pub(super) info: SegmentInfo,
+    /// The rows, if they were to be served when the flush began.
+    pub(super) rows: Option<Arc<SealedSegment>>,
+}
+
+/// The work of one flush.
+pub(super) struct Job {
+    pub(super) channel: Arc<Channel>,
+    pub(super) segments: Vec<Arc<GrowingSegment>>,
+    /// Partitions whose rows stay in memory.
+    pub(super) served: BTreeSet<PartitionId>,
+    pub(super) deletes: Option<DeleteBatch>,
+    pub(super) deletes_below: u64,
+    pub(super) checkpoint: Checkpoint,
+    pub(super) log_bytes: u64,
+}
+
+impl Job {
+    pub(super) async fn run(self) -> Result<Flushed> {
+        let shared = &self.channel.shared;
+        let mut segments = Vec::with_capacity(self.segments.len());
+        for segment in &self.segments {
+            segments.push(self.write_segment(shared, segment).await?);
+        }
+        let delta = self.write_deletes(shared).await?;
+        let request = CommitFlushRequest {
+            channel: self.channel.name.clone(),
+            collection_id: self.channel.snapshot().collection.0,
+            epoch: self.channel.epoch,
+            segments: segments
+                .iter()
+                .map(|segment| segment.info.clone())
+                .collect(),
+            delta: delta.clone(),
+            checkpoint: Some(ChannelCheckpoint {
+                channel: self.channel.name.clone(),
+                collection_id: self.channel.snapshot().collection.0,
+                lsn: self.checkpoint.lsn.0,
+                ts: self.checkpoint.ts.0,
+            }),
+        };
+        // What becomes of a try that was not answered is unknown: only the same one again, until it
+        // is answered, tells.
+        let commit = || shared.deps.coordinators.commit_flush(request.clone());
+        let revision = retrying("commit", commit).await?;
+        info!(segments = segments.len(), revision = revision.0, "flushed");
+        let (deletes_below, log_bytes) = (self.deletes_below, self.log_bytes);
+        Ok(Flushed {
+            revision,
+            segments,
+            delta,
+            deletes_below,
+            log_bytes,
+        })
+    }
+
+    async fn write_segment(
+        &self,
+        shared: &Shared,
+        segment: &GrowingSegment,
+    ) -> Result<FlushedSegment> {
+        let (cpu, snapshot) = (&shared.deps.cpu, segment.snapshot());
+        let keep = self.served.contains(&snapshot.meta().partition);
+        let store = || {
+            let rows = snapshot.clone();
+            let encode = move || EncodedSegment::of_growing(&rows);
+            async move {
+                let encoded = coded(cpu.run(Priority::Build, encode).await?)?;
+                coded(encoded.store(&*shared.deps.store).await)
+            }
+            .boxed()
+        };
+        let manifest = retrying("write segment", store).await?;
+        let rows = match keep {
+            true => {
+                let build = move || SealedSegment::from_growing(&snapshot);
+                Some(Arc::new(coded(cpu.run(Priority::Build, build).await?)?))
+            }
+            false => None,
+        };
+        let info = manifest::to_info(&manifest, &self.channel.name, self.checkpoint.ts);
+        Ok(FlushedSegment { info, rows })
+    }
+
+    async fn write_deletes(&self, shared: &Shared) -> Result<Option<DeltaInfo>> {
+        let Some(batch) = &self.deletes else {
+            return Ok(None);
+        };
+        let coordinators = &shared.deps.coordinators;
+        let id = retrying("allocate an id", || coordinators.ids(1)).await?;
+        let store = || {
+            let (store, name) = (&*shared.deps.store, &self.channel.name);
+            async move { coded(write_delta(store, name, id, batch.clone()).await) }.boxed()
+        };
+        let file = retrying("write deletes", store).await?;
+        let times = batch.timestamps.iter();
+        Ok(Some(DeltaInfo {
+            id,
+            collection_id: self.channel.snapshot().collection.0,
+            channel: self.channel.name.clone(),
+            rows: batch.len() as i64,
+            min_ts: times.clone().min().map_or(0, |ts| ts.0),
+            max_ts: times.max().map_or(0, |ts| ts.0),
+            file: Some(manifest::to_file(&file)),
+        }))
+    }
+}
+
+fn coded<T>(result: redkite_segment::Result<T>) -> Result<T> {
+    result.map_err(|error| Error::from_coded(&error))
+}
+
+/// Tries until it succeeds or fails for good.
+async fn retrying<'a, T>(what: &str, attempt: impl Fn() -> BoxFuture<'a, Result<T>>) -> Result<T> {
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    loop {
+        match attempt().await {
+            Err(error) if error.retriable && error.code != ErrorCode::ChannelMisrouted => {
+                warn!(%error, what, "flush is held up, will retry");
+                backoff.wait().await;
+            }
+            answer => return answer,
+        }
+    }
+}
