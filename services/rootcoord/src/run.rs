@@ -2,11 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redkite_catalog::Role;
+use prost::Message;
+use redkite_catalog::{Role, keys};
 use redkite_config::Validate;
-use redkite_metastore::{Leadership, MetaNode, MetaNodeOptions, MetaService, SharedKv};
+use redkite_metastore::{
+    Leadership, MetaKv, MetaNode, MetaNodeOptions, MetaService, Op, SharedKv, Txn, read_all,
+};
 use redkite_node::{Error, Exposure, Identity, NodeContext, Phase, Process, Result};
-use redkite_proto::redkite::rootcoord::root_coord_server::RootCoordServer;
+use redkite_proto::redkite::{meta::Session, rootcoord::root_coord_server::RootCoordServer};
 use redkite_rpc::limit_messages;
 use redkite_runtime::{OnFailure, SystemClock};
 use redkite_saga::{SagaConfig, SagaExecutor};
@@ -86,6 +89,9 @@ impl Host {
         bootstrap(kv.as_ref(), started)
             .await
             .map_err(failed("make the default database"))?;
+        forget_local_sessions(kv.as_ref())
+            .await
+            .map_err(Error::start("end the sessions of an earlier process"))?;
         let identity = Identity {
             node: NodeId(id.unsigned_abs()),
             started,
@@ -104,6 +110,23 @@ impl Host {
     pub fn kv(&self) -> SharedKv {
         Arc::new(self.meta.clone())
     }
+}
+
+/// Ends the sessions of services that lived in an earlier process together with this metastore:
+/// whoever has its disk now knows that they are gone.
+async fn forget_local_sessions(kv: &dyn MetaKv) -> redkite_metastore::Result<()> {
+    let (sessions, _) = read_all(kv, keys::SESSIONS).await?;
+    let mut txn = Txn::new();
+    for pair in sessions {
+        let session = Session::decode(pair.value);
+        if session.is_ok_and(|session| Exposure::is_local(&session.address)) {
+            txn = txn.then(Op::delete(pair.key));
+        }
+    }
+    if !txn.ops.is_empty() {
+        kv.txn(txn).await?;
+    }
+    Ok(())
 }
 
 async fn lead(mut leadership: watch::Receiver<Leadership>) -> Result<u64> {

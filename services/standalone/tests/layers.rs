@@ -1,5 +1,10 @@
 //! Every edge between our crates is one that `layers.toml` allows.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "the lint knows tests by their attribute, not by their file"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use cargo_metadata::{DependencyKind, MetadataCommand, Package};

@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use redkite_proto::redkite::metastore as pb;
+use redkite_runtime::CancellationToken;
 use redkite_types::Revision;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::kv::SharedKv;

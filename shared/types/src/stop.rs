@@ -28,7 +28,11 @@ impl StopFlag {
     /// # Errors
     /// [`Stopped`].
     pub fn check(&self) -> Result<(), Stopped> {
-        if self.is_stopped() { Err(Stopped) } else { Ok(()) }
+        if self.is_stopped() {
+            Err(Stopped)
+        } else {
+            Ok(())
+        }
     }
 
     /// A guard that sets the flag when it is dropped.

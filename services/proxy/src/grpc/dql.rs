@@ -48,7 +48,9 @@ async fn read_time(
 
 /// Rows written before this have outlived the collection's time to live.
 fn expired_before(entry: &CollectionEntry, at: Timestamp) -> u64 {
-    let seconds = entry.property("collection.ttl.seconds").and_then(|text| text.parse().ok());
+    let seconds = entry
+        .property("collection.ttl.seconds")
+        .and_then(|text| text.parse().ok());
     match seconds {
         Some(seconds @ 1..=u64::MAX) => at.minus_ms(seconds.saturating_mul(1_000)).0,
         Some(0) | None => 0,

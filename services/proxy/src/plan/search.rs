@@ -181,8 +181,10 @@ fn vector_field(entry: &CollectionEntry, name: Option<String>) -> Result<&FieldS
             match (fields.next(), fields.next()) {
                 (Some(field), None) => Ok(field),
                 _ => {
-                    let names: Vec<&str> =
-                        schema.vector_fields().map(|field| field.name.as_str()).collect();
+                    let names: Vec<&str> = schema
+                        .vector_fields()
+                        .map(|field| field.name.as_str())
+                        .collect();
                     Err(Error::invalid_parameter(format!(
                         "multiple anns_fields exist, please specify a anns_field in \
                          search_params, one of [{}]",
@@ -228,7 +230,9 @@ fn window(params: &mut Params, inner_offset: Option<f64>) -> Result<(usize, usiz
         )));
     }
     let offset = params.take_number::<i64>("offset")?;
-    let offset = offset.or(inner_offset.map(|offset| offset as i64)).unwrap_or(0);
+    let offset = offset
+        .or(inner_offset.map(|offset| offset as i64))
+        .unwrap_or(0);
     if !(0..=max).contains(&offset) {
         return Err(Error::invalid_parameter(format!(
             "offset [{offset}] is invalid, it should be in range [0, {max}], but got {offset}"

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::future::try_join_all;
@@ -40,6 +40,9 @@ const CONCURRENT_COLLECTIONS: usize = 64;
 const LOADING_POLL: Duration = Duration::from_millis(20);
 /// How often owners are looked at when nothing changes.
 const TICK: Duration = Duration::from_secs(1);
+/// How often a settled collection's nodes are told again what to serve: a node that has lost a
+/// channel without losing its session gets it back.
+const REMIND: Duration = Duration::from_secs(10);
 
 /// What is known of one collection.
 struct Tracked {
@@ -50,6 +53,8 @@ struct Tracked {
     acted: Option<Arc<CollectionEntry>>,
     /// Whether a task works on it.
     busy: bool,
+    /// When the nodes last answered.
+    answered: Instant,
     channels: Channels,
 }
 
@@ -58,6 +63,11 @@ impl Tracked {
         self.acted
             .as_ref()
             .is_some_and(|acted| Arc::ptr_eq(acted, &self.wanted))
+    }
+
+    /// Whether the nodes have to be told what to serve, for the first time or again.
+    fn is_due(&self) -> bool {
+        !self.is_settled() || self.answered.elapsed() >= REMIND
     }
 
     fn partitions(&self) -> Vec<PartitionProgress> {
@@ -224,13 +234,14 @@ impl Keeper {
                     wanted_revision: view.revision(),
                     acted: None,
                     busy: false,
+                    answered: Instant::now(),
                     channels: Channels::new(),
                 });
                 if !Arc::ptr_eq(&tracked.wanted, entry) {
                     tracked.wanted = entry.clone();
                     tracked.wanted_revision = view.revision();
                 }
-                if !tracked.is_settled() && !tracked.busy {
+                if tracked.is_due() && !tracked.busy {
                     tracked.busy = true;
                     start.push(id);
                 }
@@ -279,7 +290,7 @@ impl Keeper {
     fn next_target(&self, id: CollectionId) -> Option<(Arc<CollectionEntry>, Revision)> {
         let mut state = self.state.lock();
         let tracked = state.collections.get_mut(&id)?;
-        if tracked.is_settled() {
+        if !tracked.is_due() {
             tracked.busy = false;
             return None;
         }
@@ -294,11 +305,11 @@ impl Keeper {
                 return true;
             };
             tracked.channels = channels;
+            tracked.answered = Instant::now();
             let complete =
                 progress::is_complete(&tracked.partitions()) && is_owned(entry, &tracked.channels);
-            if complete {
-                tracked.acted = Some(entry.clone());
-            }
+            // Also an answer to a reminder may say that something is missing again.
+            tracked.acted = complete.then(|| entry.clone());
             complete
         };
         self.changed();

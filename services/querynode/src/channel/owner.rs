@@ -40,6 +40,7 @@ pub(super) struct Owner {
 /// A write whose place in the log is being waited for.
 struct Submitted {
     write: PreparedWrite,
+    record_bytes: usize,
     ts: Timestamp,
     reply: oneshot::Sender<Result<Timestamp, RpcError>>,
 }
@@ -171,7 +172,7 @@ impl Owner {
         let mut steps = self.state.steps();
         let mut answers = Vec::with_capacity(count);
         for (lsn, submitted) in durable {
-            self.state.log_bytes += submitted.write.record_len() as u64;
+            self.state.log_bytes += submitted.record_bytes as u64;
             self.state
                 .plan(&mut steps, lsn, submitted.ts, submitted.write);
             answers.push((submitted.reply, submitted.ts));
@@ -182,10 +183,8 @@ impl Owner {
             channel.times.done();
             return Flow::GiveUp;
         }
-        let before = channel.published.load();
-        channel
-            .published
-            .store(Arc::new(self.state.snapshot_after_write(&before)));
+        let snapshot = self.state.snapshot_after_write(&channel.published.load());
+        channel.published.store(Arc::new(snapshot));
         self.note_growing();
         for (reply, ts) in answers {
             let _ = reply.send(Ok(ts));
@@ -270,9 +269,19 @@ impl Owner {
         let mut submitted = Vec::with_capacity(writes.len());
         for (index, mut queued) in writes.into_iter().enumerate() {
             let ts = first.plus(index as u64);
-            let future = log.submit(queued.write.take_record(ts));
+            let record = queued.write.take_record(ts);
+            let record_bytes = record.len();
+            let future = log.submit(record);
             let QueuedWrite { write, reply, .. } = queued;
-            submitted.push((future, Submitted { write, ts, reply }));
+            submitted.push((
+                future,
+                Submitted {
+                    write,
+                    record_bytes,
+                    ts,
+                    reply,
+                },
+            ));
         }
         let mut durable = Vec::with_capacity(submitted.len());
         let mut failed = None;

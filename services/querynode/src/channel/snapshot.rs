@@ -30,11 +30,11 @@ pub(crate) struct ShardSnapshot {
 }
 
 impl ShardSnapshot {
-    /// The segments that a read of some partitions (none named: all) has to look at.
+    /// Checks that some partitions (none named: all) can be read.
     ///
     /// # Errors
     /// Code 101 or 201 when something is not loaded, 103 or 202 while it is being loaded.
-    pub(crate) fn select(&self, partitions: &[i64], ignore_growing: bool) -> Result<Vec<Segment>> {
+    pub(crate) fn check_loaded(&self, partitions: &[i64]) -> Result<()> {
         if self.loaded.is_empty() {
             return Err(Error::collection_not_loaded(self.collection));
         }
@@ -52,6 +52,15 @@ impl ShardSnapshot {
         for partition in partitions {
             self.check_partition(PartitionId(*partition))?;
         }
+        Ok(())
+    }
+
+    /// The segments that a read of some partitions (none named: all) has to look at.
+    ///
+    /// # Errors
+    /// As [`ShardSnapshot::check_loaded`].
+    pub(crate) fn select(&self, partitions: &[i64], ignore_growing: bool) -> Result<Vec<Segment>> {
+        self.check_loaded(partitions)?;
         let wanted = |id: PartitionId| partitions.is_empty() || partitions.contains(&id.0);
         let sealed = self
             .sealed

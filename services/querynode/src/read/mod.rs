@@ -60,9 +60,7 @@ impl Read {
             bytes => Plan::decode(bytes)?,
         };
         // What is not loaded is said at once, not after a wait.
-        channel
-            .snapshot()
-            .select(request.partitions, request.ignore_growing)?;
+        channel.snapshot().check_loaded(request.partitions)?;
         reached(deps, request.guarantee, deadline).await?;
         channel.times().wait(request.guarantee, deadline).await?;
         let snapshot = channel.snapshot();

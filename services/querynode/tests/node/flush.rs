@@ -193,3 +193,21 @@ async fn an_owner_whose_epoch_is_over_gives_the_channel_up() {
     successor.sync_until_loaded().await;
     assert_eq!(successor.rows().await, [(1, 1)]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_grows_long_is_cut_by_a_flush() {
+    let mut world = World::new();
+    world.options = QueryNodeOptions {
+        log_max_size: ByteSize::kib(32),
+        ..QueryNodeOptions::default()
+    };
+    let node = world.node().await;
+    let keys: Vec<i64> = (0..1_000).collect();
+    for _ in 0..40 {
+        node.delete(&keys).await;
+    }
+    eventually_true("deletes are committed", || {
+        !world.played.meta.lock().deltas.is_empty()
+    })
+    .await;
+}

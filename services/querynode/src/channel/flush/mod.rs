@@ -245,7 +245,10 @@ impl Owner {
             waiter.answer(answer.clone());
         }
         let waiting = std::mem::take(&mut self.flush.waiting);
-        if !waiting.is_empty() {
+        if waiting.is_empty() {
+            // What came meanwhile may be enough for another one.
+            self.relieve_if_full();
+        } else {
             self.start_flush(waiting);
         }
         Flow::Continue
