@@ -3,6 +3,7 @@
 //! Hosts the metastore, gives out timestamps and ids, and runs every DDL as a saga. Never touches
 //! rows.
 //!
+//! - [`admin`]: what operators see
 //! - [`alloc`]: timestamps and ids that are never given out twice
 //! - [`ddl`]: the gate and the sagas
 //! - [`announce`]: how a DDL tells the other services
@@ -10,6 +11,7 @@
 //! - [`service`]: the gRPC side
 //! - [`run`]: puts it together and starts it
 
+pub mod admin;
 pub mod alloc;
 pub mod announce;
 pub mod bootstrap;

@@ -175,6 +175,8 @@ pub async fn start(host: Host, context: &NodeContext, options: RootCoordOptions)
         async move { closing.close(CLOSE_WITHIN).await },
     );
 
+    let routes = crate::admin::routes(context.kv.clone(), host.meta.clone(), gate.clone());
+    context.process.admin.add(routes);
     let service = Arc::new(RootCoordService::new(gate, host.ids, host.tso));
     let address = context.expose(
         Role::RootCoord,

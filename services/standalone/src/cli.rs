@@ -9,6 +9,8 @@ use redkite_node::options::split_address;
 use redkite_node::process::CONFIG_HELP;
 use redkite_node::{Launch, NodeOptions, Program};
 
+use crate::admin::{self, MetaCommand, RaftCommand, SagaCommand};
+
 const PROGRAM: Program = Program {
     name: "redkite",
     about: "All services in one process",
@@ -31,6 +33,15 @@ enum Command {
     /// Run all services in this process
     #[command(after_help = CONFIG_HELP)]
     Standalone(StandaloneArgs),
+    /// Show the metadata of a running deployment
+    #[command(subcommand)]
+    Meta(MetaCommand),
+    /// Show the DDL that is under way in a running deployment
+    #[command(subcommand)]
+    Saga(SagaCommand),
+    /// Show the raft group of a running deployment
+    #[command(subcommand)]
+    Raft(RaftCommand),
 }
 
 /// The flags of `redkite standalone`. They stand above file and environment.
@@ -99,7 +110,32 @@ fn merged(
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
-    let Command::Standalone(args) = Cli::parse().command;
+    match Cli::parse().command {
+        Command::Standalone(args) => standalone(&args),
+        Command::Meta(command) => ask(admin::meta(command)),
+        Command::Saga(command) => ask(admin::saga(command)),
+        Command::Raft(command) => ask(admin::raft(command)),
+    }
+}
+
+/// Runs a command that asks another process.
+fn ask(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    match runtime
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(command))
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn standalone(args: &StandaloneArgs) -> ExitCode {
     match args.load_options() {
         Ok(load) => {
             let launch = Launch {

@@ -3,10 +3,12 @@
 //! It owns the command line of `redkite` and the order in which services start. Everything else is
 //! the services' own code, the same as in processes of their own.
 //!
+//! - [`admin`]: commands that ask a running process
 //! - [`cli`]: flags and subcommands
 //! - [`run`]: starts the services
 //! - [`greeting`]: tells a new user how to connect
 
+pub mod admin;
 pub mod cli;
 pub mod greeting;
 pub mod run;

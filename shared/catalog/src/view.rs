@@ -7,7 +7,8 @@ use prost::Message;
 use redkite_metastore::{KeyValue, WatchEvent};
 use redkite_proto::redkite::meta::{
     AliasInfo, ChannelCheckpoint, ChannelOwner, CollectionInfo, DatabaseInfo, DeltaInfo, FieldInfo,
-    IndexInfo, LoadInfo, ObjectState, PartitionInfo, SegmentIndexInfo, SegmentInfo, Session,
+    IndexInfo, LoadInfo, ObjectState, PartitionInfo, PartitionLoadInfo, SegmentIndexInfo,
+    SegmentInfo, Session,
 };
 use redkite_types::{CollectionId, DatabaseId, PartitionId, Revision, limits};
 
@@ -354,6 +355,30 @@ impl CatalogView {
                 })?;
         }
         Ok(())
+    }
+}
+
+/// A record in readable form; `None` for what the view does not know, or cannot decode.
+pub fn describe(pair: &KeyValue) -> Option<String> {
+    fn show<M: Message + Default + std::fmt::Debug>(pair: &KeyValue) -> Option<String> {
+        decode::<M>(pair).ok().map(|record| format!("{record:#?}"))
+    }
+    match Key::parse(&pair.key) {
+        Key::Database(_) => show::<DatabaseInfo>(pair),
+        Key::Collection(_) => show::<CollectionInfo>(pair),
+        Key::Field(..) => show::<FieldInfo>(pair),
+        Key::Partition(..) => show::<PartitionInfo>(pair),
+        Key::Alias(..) => show::<AliasInfo>(pair),
+        Key::Index(..) => show::<IndexInfo>(pair),
+        Key::SegmentIndex(..) => show::<SegmentIndexInfo>(pair),
+        Key::Segment(..) => show::<SegmentInfo>(pair),
+        Key::Delta(..) => show::<DeltaInfo>(pair),
+        Key::Checkpoint(_) => show::<ChannelCheckpoint>(pair),
+        Key::Load(_) => show::<LoadInfo>(pair),
+        Key::PartitionLoad(..) => show::<PartitionLoadInfo>(pair),
+        Key::ChannelOwner(_) => show::<ChannelOwner>(pair),
+        Key::Session(_) => show::<Session>(pair),
+        Key::Other => None,
     }
 }
 

@@ -89,6 +89,8 @@ pub struct Process {
     pub health: Health,
     /// What is to be done at the end.
     pub stops: Stops,
+    /// What services add to the admin port.
+    pub admin: admin::LateRoutes,
     servers: TaskGroup,
 }
 
@@ -105,6 +107,7 @@ impl Process {
             tasks,
             health: Health::new(),
             stops,
+            admin: admin::LateRoutes::default(),
             servers,
         }
     }
@@ -263,7 +266,7 @@ where
     let process = Process::new(program.name, options);
     // Its own group: it answers until the very end.
     let admin_tasks = process.tasks.child("admin");
-    let routes = admin::routes(process.health.clone());
+    let routes = admin::routes(process.health.clone(), process.admin.clone());
     let serving = admin::serve(admin_listener, routes, admin_tasks.token());
     admin_tasks.spawn("admin", OnFailure::Shutdown, serving);
 

@@ -18,7 +18,7 @@ use crate::raft::types::{LogId, storage};
 const SNAPSHOT_RETRY: Duration = Duration::from_millis(200);
 
 /// What an operator asks of a replica.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize)]
 pub struct NodeStatus {
     /// The replica's id.
     pub node_id: u64,

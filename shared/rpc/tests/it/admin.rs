@@ -30,8 +30,8 @@ async fn operators_see_health_metrics_and_further_routes() {
     let address = listener.local_addr().unwrap().to_string();
     let health = Health::new();
     let group = TaskGroup::new("admin");
-    let own = Router::new().route("/admin/own", get(|| async { "own" }));
-    let routes = admin::routes(health.clone()).merge(own);
+    let late = admin::LateRoutes::default();
+    let routes = admin::routes(health.clone(), late.clone());
     group.spawn(
         "admin",
         OnFailure::Shutdown,
@@ -51,6 +51,9 @@ async fn operators_see_health_metrics_and_further_routes() {
     let (status, body) = fetch(&address, "/metrics").await;
     assert_eq!(status, 200);
     assert!(body.contains("redkite_rpc_admin_test_total 2"), "{body}");
+    // A service comes up later and adds its own.
+    assert_eq!(fetch(&address, "/admin/own").await.0, 404);
+    late.add(Router::new().route("/admin/own", get(|| async { "own" })));
     assert_eq!(fetch(&address, "/admin/own").await, (200, "own".to_owned()));
     assert_eq!(fetch(&address, "/nothing").await.0, 404);
     group.shutdown(Duration::from_secs(20)).await.unwrap();
