@@ -16,13 +16,11 @@
 //! - `registry`: which channels this node owns, by name and epoch
 //! - [`channel`]: one channel: write loop, recovery, load, flush, snapshots
 //! - `read`: search and query on a snapshot
-//! - `manifest`: segment files between metadata and the segment crate
 //! - `stats`: rows and segments of a channel
 //! - `metrics`: what is measured
 
 pub mod channel;
 pub mod deps;
-mod manifest;
 mod metrics;
 pub mod options;
 mod read;

@@ -7,8 +7,8 @@ use redkite_proto::{
     convert::{kv, schema as convert},
     milvus::common::IndexState,
     redkite::meta::{
-        ChannelCheckpoint, ChannelOwner, CollectionInfo, DeltaInfo, FieldInfo, IndexInfo, LoadInfo,
-        ObjectState, PartitionInfo, SegmentIndexInfo, SegmentInfo,
+        ChannelCheckpoint, ChannelOwner, CollectionInfo, CompactionInfo, DeltaInfo, FieldInfo,
+        IndexInfo, LoadInfo, ObjectState, PartitionInfo, SegmentIndexInfo, SegmentInfo,
     },
 };
 use redkite_types::{
@@ -52,6 +52,8 @@ pub struct CollectionEntry {
     pub segments: OrdMap<SegmentId, SegmentEntry>,
     /// Flushed deletes.
     pub deltas: OrdMap<i64, Arc<DeltaInfo>>,
+    /// Compaction plans, those that have ended included.
+    pub compactions: OrdMap<i64, Arc<CompactionInfo>>,
     /// How far each channel's log is flushed.
     pub checkpoints: OrdMap<String, Arc<ChannelCheckpoint>>,
     /// Who owns each channel.
@@ -149,6 +151,7 @@ impl CollectionEntry {
             && self.loaded_partitions.is_empty()
             && self.segments.is_empty()
             && self.deltas.is_empty()
+            && self.compactions.is_empty()
             && self.checkpoints.is_empty()
             && self.owners.is_empty()
     }

@@ -27,6 +27,7 @@ const INDEX: &str = "field-index/";
 const SEGMENT_INDEX: &str = "segment-index/";
 const SEGMENT: &str = "datacoord-meta/s/";
 const DELTA: &str = "datacoord-meta/delta/";
+const COMPACTION: &str = "datacoord-meta/compaction/";
 const CHECKPOINT: &str = "datacoord-meta/channel-cp/";
 const LOAD: &str = "querycoord-collection-loadinfo/";
 const PARTITION_LOAD: &str = "querycoord-partition-loadinfo/";
@@ -122,6 +123,16 @@ pub fn deltas(collection: CollectionId) -> String {
     format!("{DELTA}{collection}/")
 }
 
+/// A compaction plan.
+pub fn compaction(collection: CollectionId, plan: i64) -> String {
+    format!("{COMPACTION}{collection}/{plan}")
+}
+
+/// All compaction plans of a collection.
+pub fn compactions(collection: CollectionId) -> String {
+    format!("{COMPACTION}{collection}/")
+}
+
 /// How far a channel's log is in segments and deltas.
 pub fn checkpoint(channel: &str) -> String {
     format!("{CHECKPOINT}{channel}")
@@ -169,6 +180,7 @@ pub(crate) enum Key<'a> {
     SegmentIndex(CollectionId, SegmentId, BuildId),
     Segment(CollectionId, SegmentId),
     Delta(CollectionId, i64),
+    Compaction(CollectionId, i64),
     Checkpoint(&'a str),
     Load(CollectionId),
     PartitionLoad(CollectionId, PartitionId),
@@ -226,6 +238,10 @@ impl<'a> Key<'a> {
             let [collection, delta] = ids(rest)?;
             return Some(Self::Delta(CollectionId(collection), delta));
         }
+        if let Some(rest) = key.strip_prefix(COMPACTION) {
+            let [collection, plan] = ids(rest)?;
+            return Some(Self::Compaction(CollectionId(collection), plan));
+        }
         if let Some(channel) = key.strip_prefix(CHECKPOINT) {
             return Some(Self::Checkpoint(channel));
         }
@@ -282,6 +298,7 @@ mod tests {
             ),
             (segment(c, p, s), Key::Segment(c, s)),
             (delta(c, 5), Key::Delta(c, 5)),
+            (compaction(c, 6), Key::Compaction(c, 6)),
             (checkpoint("7v0"), Key::Checkpoint("7v0")),
             (load(c), Key::Load(c)),
             (partition_load(c, p), Key::PartitionLoad(c, p)),

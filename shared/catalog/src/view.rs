@@ -6,9 +6,9 @@ use imbl::{HashMap, OrdMap, OrdSet};
 use prost::Message;
 use redkite_metastore::{KeyValue, WatchEvent};
 use redkite_proto::redkite::meta::{
-    AliasInfo, ChannelCheckpoint, ChannelOwner, CollectionInfo, DatabaseInfo, DeltaInfo, FieldInfo,
-    IndexInfo, LoadInfo, ObjectState, PartitionInfo, PartitionLoadInfo, SegmentIndexInfo,
-    SegmentInfo, Session,
+    AliasInfo, ChannelCheckpoint, ChannelOwner, CollectionInfo, CompactionInfo, DatabaseInfo,
+    DeltaInfo, FieldInfo, IndexInfo, LoadInfo, ObjectState, PartitionInfo, PartitionLoadInfo,
+    SegmentIndexInfo, SegmentInfo, Session,
 };
 use redkite_types::{CollectionId, DatabaseId, PartitionId, Revision, limits};
 
@@ -233,6 +233,11 @@ impl CatalogView {
                     .deltas
                     .insert(delta, Arc::new(decode::<DeltaInfo>(pair)?));
             }
+            Key::Compaction(_, plan) => {
+                entry
+                    .compactions
+                    .insert(plan, Arc::new(decode::<CompactionInfo>(pair)?));
+            }
             Key::Checkpoint(channel) => {
                 let info = decode::<ChannelCheckpoint>(pair)?;
                 entry.checkpoints.insert(channel.to_owned(), Arc::new(info));
@@ -310,6 +315,9 @@ impl CatalogView {
             Key::Delta(_, delta) => {
                 entry.deltas.remove(&delta);
             }
+            Key::Compaction(_, plan) => {
+                entry.compactions.remove(&plan);
+            }
             Key::Checkpoint(channel) => {
                 entry.checkpoints.remove(channel);
             }
@@ -373,6 +381,7 @@ pub fn describe(pair: &KeyValue) -> Option<String> {
         Key::SegmentIndex(..) => show::<SegmentIndexInfo>(pair),
         Key::Segment(..) => show::<SegmentInfo>(pair),
         Key::Delta(..) => show::<DeltaInfo>(pair),
+        Key::Compaction(..) => show::<CompactionInfo>(pair),
         Key::Checkpoint(_) => show::<ChannelCheckpoint>(pair),
         Key::Load(_) => show::<LoadInfo>(pair),
         Key::PartitionLoad(..) => show::<PartitionLoadInfo>(pair),
@@ -391,6 +400,7 @@ fn collection_of(key: Key<'_>) -> Option<CollectionId> {
         | Key::SegmentIndex(id, _, _)
         | Key::Segment(id, _)
         | Key::Delta(id, _)
+        | Key::Compaction(id, _)
         | Key::Load(id)
         | Key::PartitionLoad(id, _) => Some(id),
         Key::Checkpoint(channel) | Key::ChannelOwner(channel) => {

@@ -14,6 +14,7 @@
 //! - [`reduce`]: many answers become one
 //! - [`mod@fetch`]: output columns for the winners
 //! - [`mod@file`], [`delta`], [`bloom`]: Parquet files, their manifest and their checksums
+//! - [`manifest`]: manifests as the metadata's records, and back
 //! - [`error`]: what can go wrong
 
 pub mod bloom;
@@ -24,6 +25,7 @@ pub mod error;
 pub mod fetch;
 pub mod file;
 pub mod growing;
+pub mod manifest;
 pub mod reduce;
 pub mod retrieve;
 pub mod sealed;

@@ -19,4 +19,4 @@ pub mod store;
 
 pub use checksum::{crc32c, verify};
 pub use error::{Error, Result};
-pub use store::{ObjectMeta, ObjectStore, PutOutcome, open};
+pub use store::{LocalFile, ObjectMeta, ObjectStore, PutOutcome, open};

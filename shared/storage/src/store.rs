@@ -20,6 +20,26 @@ pub struct ObjectMeta {
     pub modified_ms: Option<u64>,
 }
 
+/// An object as a local file, which neither changes nor goes away while this is held.
+#[derive(Clone, Debug)]
+pub struct LocalFile {
+    path: PathBuf,
+    /// Keeps a cached copy from being evicted.
+    _pin: Option<Arc<dyn std::any::Any + Send + Sync>>,
+}
+
+impl LocalFile {
+    /// A file that nobody evicts.
+    pub(crate) fn permanent(path: PathBuf) -> Self {
+        Self { path, _pin: None }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+}
+
 /// What [`ObjectStore::put_if_absent`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutOutcome {
@@ -85,6 +105,15 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug {
 
     /// The file that holds an object, where objects are local files (for memory mapping).
     fn local_path(&self, key: &str) -> Option<PathBuf>;
+
+    /// An object as a local file: itself where objects are local files, else a copy in the disk
+    /// cache, fetched if need be. `None` where there is neither. Its bytes are not checked.
+    ///
+    /// # Errors
+    /// `NotFound` · `Io` (retry when transient) · `NoSpace` when the cache's disk is full
+    async fn local_file(&self, key: &str) -> Result<Option<LocalFile>> {
+        Ok(self.local_path(key).map(LocalFile::permanent))
+    }
 }
 
 /// Opens the store that a URI names: `fs://<path>` (absolute, or relative to the working

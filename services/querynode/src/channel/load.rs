@@ -7,6 +7,7 @@ use redkite_proto::redkite::meta::{DeltaInfo, SegmentIndexInfo, SegmentInfo};
 use redkite_runtime::{OnFailure, Priority};
 use redkite_segment::{
     DeleteBatch, FileKind, SealedSegment, SegmentMeta, delta::read_delta, file::read_segment,
+    manifest,
 };
 use redkite_storage::{ObjectStore, checksum};
 use redkite_types::{CollectionSchema, Error, ErrorCode, FieldId, Result, SegmentId, error::chain};
@@ -18,7 +19,7 @@ use super::{
     owner::Owner,
     state::{LoadFailure, Sealed},
 };
-use crate::{deps::Shared, manifest, metrics};
+use crate::{deps::Shared, metrics};
 
 /// Pause after the first failure of a load; doubled after each further one.
 const FIRST_RETRY: Duration = Duration::from_millis(100);

@@ -9,13 +9,13 @@ use redkite_proto::redkite::{
 };
 use redkite_runtime::{Backoff, Priority};
 use redkite_segment::{
-    DeleteBatch, GrowingSegment, SealedSegment, delta::write_delta, file::EncodedSegment,
+    DeleteBatch, GrowingSegment, SealedSegment, delta::write_delta, file::EncodedSegment, manifest,
 };
 use redkite_types::{Error, ErrorCode, PartitionId, Result, Revision};
 use tracing::{info, warn};
 
 use super::super::{Channel, state::Checkpoint};
-use crate::{deps::Shared, manifest};
+use crate::deps::Shared;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
