@@ -1,6 +1,6 @@
 # make run     build (release) and start a server on 127.0.0.1:19530
 # make test    all tests: Rust, then end to end with the Milvus client
-# make bench   measure; prints the tables of docs/benchmarks.md
+# make bench   measure; prints the tables of docs/benchmarks.md (bench-storage: how rows become durable)
 # make fmt     format
 # make lint    clippy, warnings are errors
 
@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 
 # One after the other, also under `make -j`: the tests of the whole need the machine for themselves.
 .NOTPARALLEL:
-.PHONY: run test test-rust test-e2e bench fmt lint build release
+.PHONY: run test test-rust test-e2e bench bench-storage fmt lint build release
 
 run: release
 	./target/release/redkite standalone --data-dir $(DATA) --port $(PORT)
@@ -45,6 +45,9 @@ $(VENV)/ready: tests/requirements.txt
 
 bench: release $(VENV)/ready
 	$(VENV)/bin/python tests/bench/bench.py
+
+bench-storage: release $(VENV)/ready
+	$(VENV)/bin/python tests/bench/bench_storage.py
 
 fmt:
 	$(CARGO) fmt --all

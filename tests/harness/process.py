@@ -134,6 +134,12 @@ class Process:
         statm = pathlib.Path(f"/proc/{self.child.pid}/statm").read_text()
         return int(statm.split()[1]) * PAGE_BYTES
 
+    def anonymous_bytes(self):
+        """Resident memory that no file backs, so that only swapping could free it."""
+        status = pathlib.Path(f"/proc/{self.child.pid}/status").read_text()
+        lines = dict(line.split(":", 1) for line in status.splitlines())
+        return int(lines["RssAnon"].split()[0]) * 1024
+
 
 class Server(Process):
     """`redkite standalone` on free loopback ports."""
