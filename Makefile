@@ -1,5 +1,5 @@
 # make run     build (release) and start a server on 127.0.0.1:19530
-# make test    all tests: Rust, then end to end with the Milvus client
+# make test    all tests: Rust, then end to end with the Milvus client (both also on a real S3 server)
 # make bench   measure; prints the tables of docs/benchmarks.md (bench-storage: how rows become durable)
 # make fmt     format
 # make lint    clippy, warnings are errors
@@ -27,11 +27,14 @@ build:
 
 test: test-rust test-e2e
 
-test-rust: build
+# Some of them need a real S3 server or a Parquet reader, which the virtual environment has.
+TEST_ENV := REDKITE_WEED=$(CURDIR)/$(VENV)/bin/weed PYTHON=$(CURDIR)/$(VENV)/bin/python
+
+test-rust: build $(VENV)/ready
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		set -x; $(CARGO) nextest run --workspace --no-fail-fast; \
+		set -x; $(TEST_ENV) $(CARGO) nextest run --workspace --no-fail-fast; \
 	else \
-		set -x; $(CARGO) test --workspace --no-fail-fast; \
+		set -x; $(TEST_ENV) $(CARGO) test --workspace --no-fail-fast; \
 	fi
 
 # The binaries of `build`, in target/debug, against the Milvus client.

@@ -8,6 +8,7 @@ import re
 import pytest
 from harness.process import Process, Server
 from harness.raw import Raw
+from harness.weed import Bucket, Weed
 
 _numbers = itertools.count(1)
 
@@ -44,6 +45,20 @@ def restartable_server(tmp_path):
     running = Server(tmp_path).start()
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def weed(tmp_path_factory):
+    """One S3 server for all tests of this worker."""
+    running = Weed(tmp_path_factory.mktemp("weed")).start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def s3(weed):
+    """A fresh bucket: `uri`, `env` for a server that is to use it, `keys()`."""
+    return Bucket(weed)
 
 
 @pytest.fixture(scope="session")

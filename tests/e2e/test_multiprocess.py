@@ -1,5 +1,6 @@
 """The six services as six processes on loopback, and the quick start against their proxy."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -31,16 +32,17 @@ def command_of(service, folder, ports):
     ]
 
 
-@pytest.fixture
-def cluster(tmp_path):
+@contextlib.contextmanager
+def run_cluster(folder, env=None):
     """The running processes, in the order of SERVICES."""
     ports = {service: (free_port(), free_port()) for service in SERVICES}
     processes = [
         Process(
             service,
-            command_of(service, tmp_path, ports),
+            command_of(service, folder, ports),
             ports[service][1],
-            tmp_path / f"{service}.log",
+            folder / f"{service}.log",
+            env,
         )
         for service in SERVICES
     ]
@@ -54,6 +56,12 @@ def cluster(tmp_path):
     finally:
         for process in reversed(processes):
             process.stop()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    with run_cluster(tmp_path) as processes:
+        yield processes
 
 
 @pytest.mark.timeout(300)

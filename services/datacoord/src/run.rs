@@ -44,7 +44,8 @@ pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
         context.peers.clone(),
         tasks.clone(),
     );
-    let service = DataCoordService::new(context.kv.clone(), context.store()?, builder.clone());
+    let service =
+        DataCoordService::new(context.kv.clone(), context.store().await?, builder.clone());
     let service = Arc::new(service);
     let address = context.expose(
         Role::DataCoord,

@@ -39,7 +39,7 @@ pub async fn start(
     let tasks = context.process.tasks.child(Role::QueryNode.name());
     let wal_dir = context.options().wal_dir();
     let service = QueryNodeService::new(QueryNodeDeps {
-        store: context.store()?,
+        store: context.store().await?,
         log: Arc::new(LocalLogStore::new(wal_dir, LocalOptions::default())),
         coordinators: Arc::new(PeerCoordinators::new(context.peers.clone())),
         cpu: context.cpu()?,

@@ -10,6 +10,7 @@ use redkite_rpc::{Connector, ServerBuilder};
 use redkite_runtime::{Backoff, CpuPool, HealthState, OnFailure, TaskGroup};
 use redkite_storage::ObjectStore;
 use redkite_types::{Coded as _, error::chain};
+use tokio::sync::OnceCell;
 use tracing::warn;
 
 use crate::announce::Identity;
@@ -43,7 +44,7 @@ pub struct NodeContext {
 /// Made when a service first asks for them, and shared by all services of the process.
 #[derive(Default)]
 struct Resources {
-    store: Mutex<Option<Arc<dyn ObjectStore>>>,
+    store: OnceCell<Arc<dyn ObjectStore>>,
     cpu: Mutex<Option<CpuPool>>,
 }
 
@@ -134,18 +135,21 @@ impl NodeContext {
         address
     }
 
-    /// The object store; opened by the first who asks.
+    /// The object store; opened, and tried out where it is remote, by the first who asks.
     ///
     /// # Errors
-    /// [`Error::Start`].
-    pub fn store(&self) -> Result<Arc<dyn ObjectStore>> {
-        let mut slot = self.resources.store.lock();
-        if let Some(store) = &*slot {
-            return Ok(store.clone());
-        }
-        let store = redkite_storage::open(&self.options().storage_uri())
-            .map_err(Error::start("open the object store"))?;
-        Ok(slot.insert(store).clone())
+    /// [`Error::Start`], also when it does not answer within `storage.timeout`.
+    pub async fn store(&self) -> Result<Arc<dyn ObjectStore>> {
+        let store = self
+            .resources
+            .store
+            .get_or_try_init(|| async {
+                redkite_storage::open_with(&self.options().store_options())
+                    .await
+                    .map_err(Error::start("open the object store"))
+            })
+            .await?;
+        Ok(store.clone())
     }
 
     /// The threads that compute; started by the first who asks.

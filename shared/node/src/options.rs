@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use redkite_config::{Error, HumanDuration, Result, Validate};
+use redkite_config::{ByteSize, Error, HumanDuration, Result, Secret, Validate};
 use redkite_rpc::RpcOptions;
+use redkite_storage::{CacheOptions, S3Options, StoreOptions, StoreUri};
 use redkite_telemetry::TelemetryOptions;
 use serde::{Deserialize, Serialize};
 
@@ -76,11 +77,97 @@ impl Default for CommonOptions {
 }
 
 /// Section `storage` of the configuration.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageOptions {
-    /// Where segment files are: `fs://<directory>`; without it `objects` in the data directory.
+    /// Where segment files are: `fs://<directory>` or `s3://<bucket>[/<prefix>]`; without it
+    /// `objects` in the data directory.
     pub uri: Option<String>,
+    /// URL of an S3 server that is not Amazon's, `http://host:port`; else from `AWS_ENDPOINT_URL`.
+    pub endpoint: Option<String>,
+    /// Region that S3 requests are signed for; else from `AWS_REGION`, else `us-east-1`.
+    pub region: Option<String>,
+    /// Access key of S3; without it and the secret key from the environment, as Amazon's tools do.
+    pub access_key: Option<String>,
+    /// Secret key of S3.
+    pub secret_key: Secret,
+    /// Whether the bucket stands in the path of S3's URLs and not in the host name; without it yes
+    /// for an endpoint that is not Amazon's.
+    pub path_style: Option<bool>,
+    /// How long one operation on S3 may take with its retries; what asked for it tries again later.
+    pub timeout: HumanDuration,
+    /// After this one request to S3 counts as lost.
+    pub request_timeout: HumanDuration,
+    /// Bytes of S3's objects that this process keeps on local disk; 0 for none.
+    pub cache_size: ByteSize,
+    /// Where they are; without it `cache/objects` in the data directory.
+    pub cache_dir: Option<PathBuf>,
+}
+
+impl Default for StorageOptions {
+    fn default() -> Self {
+        Self {
+            uri: None,
+            endpoint: None,
+            region: None,
+            access_key: None,
+            secret_key: Secret::default(),
+            path_style: None,
+            timeout: HumanDuration::secs(30),
+            request_timeout: HumanDuration::secs(10),
+            cache_size: ByteSize::gib(10),
+            cache_dir: None,
+        }
+    }
+}
+
+impl StorageOptions {
+    /// Whether any option is set that only S3 knows; its name.
+    fn only_for_s3(&self) -> Option<&'static str> {
+        let set = [
+            ("storage.endpoint", self.endpoint.is_some()),
+            ("storage.region", self.region.is_some()),
+            ("storage.access_key", self.access_key.is_some()),
+            ("storage.secret_key", !self.secret_key.is_empty()),
+            ("storage.path_style", self.path_style.is_some()),
+            ("storage.cache_dir", self.cache_dir.is_some()),
+        ];
+        set.into_iter()
+            .find(|(_, is_set)| *is_set)
+            .map(|(key, _)| key)
+    }
+
+    fn validate(&self, uri: &str) -> Result<()> {
+        let parsed = StoreUri::parse(uri)
+            .map_err(|error| Error::value("storage.uri", format!("cannot be used: {error}")))?;
+        let is_s3 = matches!(parsed, StoreUri::S3 { .. });
+        match self.only_for_s3() {
+            Some(key) if !is_s3 => {
+                return Err(Error::value(key, format!("is for s3:// and not for {uri}")));
+            }
+            Some(_) | None => {}
+        }
+        if self.access_key.is_some() == self.secret_key.is_empty() {
+            return Err(Error::value(
+                "storage.secret_key",
+                "and storage.access_key go together",
+            ));
+        }
+        if let Some(endpoint) = &self.endpoint
+            && !endpoint.starts_with("http://")
+            && !endpoint.starts_with("https://")
+        {
+            let problem = format!("is `{endpoint}`, not http://host:port or https://host");
+            return Err(Error::value("storage.endpoint", problem));
+        }
+        if self.request_timeout.get().is_zero() || self.request_timeout > self.timeout {
+            return Err(Error::value(
+                "storage.request_timeout",
+                "must be above 0 and at most storage.timeout",
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl NodeOptions {
@@ -89,6 +176,31 @@ impl NodeOptions {
         match &self.storage.uri {
             Some(uri) => uri.clone(),
             None => format!("fs://{}", self.common.data_dir.join("objects").display()),
+        }
+    }
+
+    /// How the object store is opened.
+    pub fn store_options(&self) -> StoreOptions {
+        let storage = &self.storage;
+        let secret_key = &storage.secret_key;
+        StoreOptions {
+            uri: self.storage_uri(),
+            s3: S3Options {
+                endpoint: storage.endpoint.clone(),
+                region: storage.region.clone(),
+                access_key: storage.access_key.clone(),
+                secret_key: (!secret_key.is_empty()).then(|| secret_key.expose().to_owned()),
+                path_style: storage.path_style,
+            },
+            timeout: storage.timeout.get(),
+            request_timeout: storage.request_timeout.get(),
+            cache: Some(CacheOptions {
+                dir: match &storage.cache_dir {
+                    Some(dir) => dir.clone(),
+                    None => self.common.data_dir.join("cache").join("objects"),
+                },
+                size_bytes: storage.cache_size.as_u64(),
+            }),
         }
     }
 
@@ -130,6 +242,7 @@ impl Validate for NodeOptions {
         if common.session_ttl.get().as_millis() < 1_000 {
             return Err(Error::value("common.session_ttl", "must be at least 1s"));
         }
+        self.storage.validate(&self.storage_uri())?;
         self.rpc.validate()
     }
 }
@@ -186,5 +299,53 @@ mod tests {
         options.common.listen = Some("19530".to_owned());
         let error = options.validate().unwrap_err();
         assert!(error.to_string().contains("common.listen"), "{error}");
+    }
+
+    #[test]
+    fn storage_options_that_contradict_each_other_are_refused() {
+        let s3 = StorageOptions {
+            uri: Some("s3://bucket/some/prefix".to_owned()),
+            endpoint: Some("http://127.0.0.1:9000".to_owned()),
+            access_key: Some("key".to_owned()),
+            secret_key: "hush".into(),
+            ..StorageOptions::default()
+        };
+        let with = |change: fn(&mut StorageOptions)| {
+            let mut options = NodeOptions {
+                storage: s3.clone(),
+                ..NodeOptions::default()
+            };
+            change(&mut options.storage);
+            options
+        };
+        let good = with(|_| {});
+        good.validate().unwrap();
+        let opened = good.store_options();
+        assert_eq!(opened.s3.secret_key.as_deref(), Some("hush"));
+        let cache = opened.cache.unwrap();
+        assert_eq!(cache.dir, Path::new("./data/cache/objects"));
+        assert_eq!(cache.size_bytes, 10 << 30);
+        let dumped = redkite_config::dump(&good).unwrap();
+        assert!(
+            !dumped.contains("hush") && dumped.contains("***"),
+            "{dumped}"
+        );
+
+        let wrong: [(&str, fn(&mut StorageOptions)); 6] = [
+            ("storage.uri", |s3| s3.uri = Some("s4://x".to_owned())),
+            ("storage.endpoint", |s3| s3.uri = None),
+            ("storage.endpoint", |s3| {
+                s3.endpoint = Some("host:1".to_owned())
+            }),
+            ("storage.secret_key", |s3| s3.secret_key = Secret::default()),
+            ("storage.secret_key", |s3| s3.access_key = None),
+            ("storage.request_timeout", |s3| {
+                s3.request_timeout = HumanDuration::secs(31);
+            }),
+        ];
+        for (key, change) in wrong {
+            let error = with(change).validate().unwrap_err().to_string();
+            assert!(error.contains(key), "{key}: {error}");
+        }
     }
 }

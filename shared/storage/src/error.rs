@@ -1,5 +1,7 @@
 //! What can go wrong with an object.
 
+use std::{fmt, sync::Arc};
+
 use redkite_types::{Coded, ErrorCode, Outcome};
 
 /// Result with this crate's [`Error`].
@@ -80,6 +82,42 @@ impl Error {
         }
     }
 
+    /// The same failure for one more of those who waited for the work that failed.
+    pub(crate) fn shared(error: &Arc<Self>) -> Self {
+        let source = || Box::new(SharedCause(error.clone()));
+        match &**error {
+            Self::NotFound { key } => Self::NotFound { key: key.clone() },
+            Self::InvalidKey { key, reason } => Self::InvalidKey {
+                key: key.clone(),
+                reason,
+            },
+            Self::InvalidUri { uri, reason } => Self::InvalidUri {
+                uri: uri.clone(),
+                reason: reason.clone(),
+            },
+            Self::NoSpace { operation, key, .. } => Self::NoSpace {
+                operation,
+                key: key.clone(),
+                source: source(),
+            },
+            Self::Io {
+                operation,
+                key,
+                transient,
+                ..
+            } => Self::Io {
+                operation,
+                key: key.clone(),
+                transient: *transient,
+                source: source(),
+            },
+            Self::Corrupt { key, reason } => Self::Corrupt {
+                key: key.clone(),
+                reason: reason.clone(),
+            },
+        }
+    }
+
     pub(crate) fn from_io(operation: &'static str, key: &str, error: std::io::Error) -> Self {
         let key = key.to_owned();
         match error.kind() {
@@ -99,6 +137,28 @@ impl Error {
                 source: Box::new(error),
             },
         }
+    }
+}
+
+/// The cause of a failure that several share.
+#[derive(Debug)]
+struct SharedCause(Arc<Error>);
+
+impl SharedCause {
+    fn cause(&self) -> &(dyn std::error::Error + 'static) {
+        std::error::Error::source(&*self.0).unwrap_or(&*self.0)
+    }
+}
+
+impl fmt::Display for SharedCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.cause())
+    }
+}
+
+impl std::error::Error for SharedCause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause().source()
     }
 }
 

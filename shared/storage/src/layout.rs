@@ -100,6 +100,23 @@ pub fn check_key(key: &str) -> Result<()> {
     Ok(())
 }
 
+/// Checks what a listing is asked for: nothing, or a key that ends in `/`.
+///
+/// # Errors
+/// `InvalidKey`
+pub(crate) fn check_prefix(prefix: &str) -> Result<()> {
+    if prefix.is_empty() {
+        return Ok(());
+    }
+    match prefix.strip_suffix('/') {
+        Some(dir) => check_key(dir),
+        None => Err(Error::InvalidKey {
+            key: prefix.to_owned(),
+            reason: "a prefix ends in '/'",
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

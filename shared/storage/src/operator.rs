@@ -1,4 +1,5 @@
-//! The implementation on opendal. Nothing else in the workspace names opendal.
+//! Local disk and memory on opendal; what is behind a network is in `remote`. Nothing else in the
+//! workspace names opendal.
 
 use std::{
     ops::Range,
@@ -13,7 +14,7 @@ use opendal::{ErrorKind, Operator, options::ReadOptions, services};
 use crate::{
     durable::LocalDir,
     error::{Error, Result},
-    layout::check_key,
+    layout::{check_key, check_prefix},
     store::{ObjectMeta, ObjectStore, PutOutcome},
 };
 
@@ -92,13 +93,6 @@ impl ObjectStore for OperatorStore {
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
         let wanted = range.end.saturating_sub(range.start);
-        let ends_early = |found: u64| Error::Corrupt {
-            key: key.to_owned(),
-            reason: format!(
-                "it ends before byte {}: {found} of {wanted} bytes are there",
-                range.end
-            ),
-        };
         let options = ReadOptions {
             range: (range.start..range.end).into(),
             ..ReadOptions::default()
@@ -107,14 +101,14 @@ impl ObjectStore for OperatorStore {
         let bytes = match self.operator.read_options(key, options).await {
             Ok(buffer) => buffer.to_bytes(),
             Err(error) if error.kind() == ErrorKind::RangeNotSatisfied => {
-                return Err(ends_early(0));
+                return Err(ends_early(key, &range, 0));
             }
             Err(error) => return Err(convert("get_range", key, error)),
         };
         if bytes.len() as u64 == wanted {
             Ok(bytes)
         } else {
-            Err(ends_early(bytes.len() as u64))
+            Err(ends_early(key, &range, bytes.len() as u64))
         }
     }
 
@@ -128,17 +122,7 @@ impl ObjectStore for OperatorStore {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>> {
-        if !prefix.is_empty() {
-            match prefix.strip_suffix('/') {
-                Some(dir) => check_key(dir)?,
-                None => {
-                    return Err(Error::InvalidKey {
-                        key: prefix.to_owned(),
-                        reason: "a prefix ends in '/'",
-                    });
-                }
-            }
-        }
+        check_prefix(prefix)?;
         let root = if prefix.is_empty() { "/" } else { prefix };
         let lister = self.operator.lister_with(root).recursive(true).await;
         let mut entries = match lister {
@@ -194,7 +178,19 @@ async fn on_disk<T: Send + 'static>(
     }
 }
 
-fn object_meta(key: String, meta: &opendal::Metadata) -> ObjectMeta {
+/// The error of a read beyond the end of an object, of which `found` bytes are there.
+pub(crate) fn ends_early(key: &str, range: &Range<u64>, found: u64) -> Error {
+    let wanted = range.end.saturating_sub(range.start);
+    Error::Corrupt {
+        key: key.to_owned(),
+        reason: format!(
+            "it ends before byte {}: {found} of {wanted} bytes are there",
+            range.end
+        ),
+    }
+}
+
+pub(crate) fn object_meta(key: String, meta: &opendal::Metadata) -> ObjectMeta {
     let modified = meta.last_modified().map(std::time::SystemTime::from);
     ObjectMeta {
         key,

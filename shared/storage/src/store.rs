@@ -5,9 +5,16 @@ use std::{ops::Range, path::PathBuf, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
+    cache::CachedStore,
     error::{Error, Result},
+    metrics::Measured,
     operator::OperatorStore,
+    options::{CacheOptions, StoreOptions, StoreUri},
+    s3,
 };
+
+/// Large objects are moved in parts of this size; S3 takes no smaller ones than 5 MiB.
+pub const PART_BYTES: usize = 8 << 20;
 
 /// What is known of an object without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +41,14 @@ impl LocalFile {
         Self { path, _pin: None }
     }
 
+    /// A copy that stays as long as `pin` is held.
+    pub(crate) fn pinned(path: PathBuf, pin: Arc<dyn std::any::Any + Send + Sync>) -> Self {
+        Self {
+            path,
+            _pin: Some(pin),
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &std::path::Path {
         &self.path
@@ -58,7 +73,7 @@ pub enum PutOutcome {
 /// - Of any number of concurrent `put_if_absent` for one key exactly one answers `Created`.
 /// - `list` sees every write that returned before it was called.
 ///
-/// [`crate::open`]'s implementations pass the suite in `tests/conformance.rs`.
+/// [`open_with`]'s implementations pass the suite in `tests/conformance.rs`.
 #[async_trait::async_trait]
 pub trait ObjectStore: Send + Sync + std::fmt::Debug {
     /// Writes an object, or replaces it as a whole.
@@ -114,31 +129,64 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug {
     async fn local_file(&self, key: &str) -> Result<Option<LocalFile>> {
         Ok(self.local_path(key).map(LocalFile::permanent))
     }
+
+    /// Drops the cached copy of an object, whose bytes turned out wrong, so that the next
+    /// [`ObjectStore::local_file`] fetches it again. Whoever holds the old copy keeps it. Without a
+    /// cache it does nothing.
+    async fn forget_local(&self, key: &str) {
+        let _ = key;
+    }
 }
 
-/// Opens the store that a URI names: `fs://<path>` (absolute, or relative to the working
-/// directory) or `memory://` (each call a new, empty one).
+/// Opens a local store: `fs://<path>` (absolute, or relative to the working directory) or
+/// `memory://` (each call a new, empty one). [`open_with`] opens all others.
 ///
 /// # Errors
 /// `InvalidUri` · `Io` when the directory cannot be made
 pub fn open(uri: &str) -> Result<Arc<dyn ObjectStore>> {
-    let refuse = |reason: String| Error::InvalidUri {
-        uri: uri.to_owned(),
-        reason,
-    };
-    let Some((scheme, rest)) = uri.split_once("://") else {
-        return Err(refuse("it has no scheme such as fs://".to_owned()));
-    };
-    match scheme {
-        "fs" | "file" => {
-            if rest.is_empty() {
-                return Err(refuse("it names no directory".to_owned()));
-            }
-            Ok(Arc::new(OperatorStore::local(rest.as_ref())?))
+    open_local(uri, &StoreUri::parse(uri)?)
+}
+
+fn open_local(uri: &str, parsed: &StoreUri) -> Result<Arc<dyn ObjectStore>> {
+    let store = match parsed {
+        StoreUri::Local(directory) => OperatorStore::local(directory)?,
+        StoreUri::Memory => OperatorStore::memory()?,
+        StoreUri::S3 { .. } => {
+            return Err(Error::InvalidUri {
+                uri: uri.to_owned(),
+                reason: "it is not local".to_owned(),
+            });
         }
-        "memory" => Ok(Arc::new(OperatorStore::memory()?)),
-        other => Err(refuse(format!(
-            "scheme {other} is unknown, supported: fs, memory"
-        ))),
+    };
+    Ok(Arc::new(Measured(Arc::new(store))))
+}
+
+/// Opens a store and, where it is remote, makes sure that it can be used: it is reached, the keys
+/// are right, and writes, listings and conditional writes do what they should.
+///
+/// # Errors
+/// `InvalidUri` for what the operator has to change · `Io` when it cannot be reached (transient) or
+/// refuses (not transient), or the cache's directory cannot be used
+pub async fn open_with(options: &StoreOptions) -> Result<Arc<dyn ObjectStore>> {
+    let uri = StoreUri::parse(&options.uri)?;
+    let StoreUri::S3 { bucket, prefix } = &uri else {
+        return open_local(&options.uri, &uri);
+    };
+    let remote = s3::open(options, bucket, prefix).await?;
+    let store: Arc<dyn ObjectStore> = Arc::new(Measured(remote));
+    match &options.cache {
+        Some(cache) if cache.size_bytes > 0 => cached(store, cache).await,
+        Some(_) | None => Ok(store),
     }
+}
+
+/// A store that keeps copies of its objects on local disk, for [`ObjectStore::local_file`].
+///
+/// # Errors
+/// `Io` or `NoSpace` when the cache's directory cannot be used.
+pub async fn cached(
+    store: Arc<dyn ObjectStore>,
+    options: &CacheOptions,
+) -> Result<Arc<dyn ObjectStore>> {
+    Ok(Arc::new(CachedStore::open(store, options).await?))
 }
