@@ -20,7 +20,7 @@ use redkite_types::{
 };
 use tonic::Request;
 
-use crate::{DataNodeService, IndexBuilder};
+use crate::{Compactor, DataNodeService, IndexBuilder};
 
 const ROWS: usize = 500;
 const DIM: usize = 8;
@@ -94,7 +94,10 @@ impl Fixture {
             ..SegmentInfo::default()
         };
         let cpu = CpuPool::new(2, 8).unwrap();
-        let service = DataNodeService::new(IndexBuilder::new(store.clone(), cpu));
+        let service = DataNodeService::new(
+            IndexBuilder::new(store.clone(), cpu.clone()),
+            Compactor::new(store.clone(), cpu),
+        );
         Self {
             store,
             service,
