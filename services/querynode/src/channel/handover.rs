@@ -24,6 +24,7 @@ use super::{
     state::{Sealed, State},
     sync::SegmentTarget,
 };
+use crate::metrics;
 
 /// A segment without an index takes the place of indexed ones after this time at the latest: until
 /// then both are in memory.
@@ -50,6 +51,11 @@ impl Sealed {
             Some(behind) => behind.covered,
             None => self.loaded.is_some(),
         }
+    }
+
+    /// Whether a load runs that reads have to wait for.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.load.is_some() && self.behind.is_none_or(|behind| !behind.covered)
     }
 
     /// Rows that are deleted or superseded; zero when it is not in memory.
@@ -183,6 +189,7 @@ impl State {
             for id in &group.old {
                 self.retired.remove(id);
             }
+            metrics::replaced(group.old.len());
         }
     }
 
@@ -231,9 +238,11 @@ impl State {
                 index.is_some_and(|index| !sealed.without_file.contains(&index.id))
                     && !sealed.opened.contains_key(field)
             };
-            let late = |since: Instant| now.duration_since(since) >= INDEX_WITHIN;
-            let in_time = sealed.behind.is_none_or(|behind| !late(behind.since));
-            sealed.loaded.is_some() && !(in_time && indexed.iter().any(waits_for_index))
+            // Where reads are refused meanwhile, any answer is better than a fast one.
+            let may_wait = sealed.behind.is_some_and(|behind| {
+                behind.covered && now.duration_since(behind.since) < INDEX_WITHIN
+            });
+            sealed.loaded.is_some() && !(may_wait && indexed.iter().any(waits_for_index))
         };
         let mut new = group.new.iter().filter_map(|id| self.sealed.get(id));
         !is_flushing && new.all(is_ready)

@@ -247,11 +247,7 @@ impl State {
         Progress {
             synced: self.synced,
             partitions: partitions.into_values().collect(),
-            // What others stand in for nobody has to wait for.
-            loading: self
-                .sealed
-                .values()
-                .any(|sealed| sealed.load.is_some() && sealed.behind.is_none()),
+            loading: self.sealed.values().any(Sealed::is_awaited),
         }
     }
 }
