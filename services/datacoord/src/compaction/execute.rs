@@ -36,34 +36,26 @@ impl Compactor {
         let _permit = self.permits.acquire().await;
         let started = Instant::now();
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-        loop {
-            let outcome = match self.attempt(collection, plan).await {
-                Ok(()) => "completed",
+        let outcome = loop {
+            let reason = match self.attempt(collection, plan).await {
+                Ok(()) => break "completed",
                 Err(End::NotOurs) => return,
-                Err(End::Failed(error)) if self.goes_on(collection, plan, &error).await => {
-                    backoff.wait().await;
-                    continue;
-                }
+                Err(End::Impossible(reason)) => reason,
                 Err(End::Failed(error)) => {
-                    if !self.end(collection, plan, &error.message).await {
+                    if self.goes_on(collection, plan, &error).await {
                         backoff.wait().await;
                         continue;
                     }
-                    "failed"
-                }
-                Err(End::Impossible(reason)) => {
-                    if !self.end(collection, plan, &reason).await {
-                        backoff.wait().await;
-                        continue;
-                    }
-                    "failed"
+                    error.message
                 }
             };
-            metrics::counter!("redkite_datacoord_compactions_total", "outcome" => outcome)
-                .increment(1);
-            metrics::histogram!("redkite_datacoord_compaction_seconds").record(started.elapsed());
-            return;
-        }
+            if self.end(collection, plan, &reason).await {
+                break "failed";
+            }
+            backoff.wait().await;
+        };
+        metrics::counter!("redkite_datacoord_compactions_total", "outcome" => outcome).increment(1);
+        metrics::histogram!("redkite_datacoord_compaction_seconds").record(started.elapsed());
     }
 
     /// Whether a plan that failed is tried again: the metastore is asked as long as it takes, the
@@ -99,7 +91,7 @@ impl Compactor {
         let entry = view.collection_by_id(collection).ok_or(End::NotOurs)?;
         let sources = sources(entry, &recorded.plan)?;
         let recorded = self.begin(&recorded).await?;
-        let request = self.request(entry, &recorded.plan, &sources);
+        let request = self.order(entry, &recorded.plan, &sources);
         let answer = self.around.compact(request).await?;
         let view = self.catalog.view();
         let entry = view.collection_by_id(collection).ok_or(End::NotOurs)?;
@@ -134,7 +126,7 @@ impl Compactor {
         replaced.ok_or(End::NotOurs)
     }
 
-    fn request(
+    fn order(
         &self,
         entry: &CollectionEntry,
         plan: &CompactionInfo,

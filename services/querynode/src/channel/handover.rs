@@ -16,7 +16,7 @@ use std::{
 };
 
 use redkite_proto::redkite::meta::SegmentInfo;
-use redkite_types::{PartitionId, SegmentId};
+use redkite_types::{FieldId, PartitionId, SegmentId};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -233,7 +233,7 @@ impl State {
         let old = group.old.iter().filter_map(|id| self.retired.get(id));
         let indexed: BTreeSet<_> = old.flat_map(|old| old.opened.keys().copied()).collect();
         let is_ready = |sealed: &Sealed| {
-            let waits_for_index = |field| {
+            let waits_for_index = |field: &FieldId| {
                 let index = self.indexes.get(field);
                 index.is_some_and(|index| !sealed.without_file.contains(&index.id))
                     && !sealed.opened.contains_key(field)
