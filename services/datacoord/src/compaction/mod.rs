@@ -272,12 +272,20 @@ impl Compactor {
         if !self.running.lock().insert(plan) {
             return;
         }
-        let compactor = self.clone();
+        let running = Running(self.clone(), plan);
         let name = format!("compaction {plan}");
         self.tasks
             .spawn_cancellable(name, OnFailure::Log, async move {
-                compactor.carry_out(collection, plan).await;
-                compactor.running.lock().remove(&plan);
+                running.0.carry_out(collection, plan).await;
             });
+    }
+}
+
+/// A plan that a task works on, until the task ends, however it does.
+struct Running(Arc<Compactor>, i64);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.lock().remove(&self.1);
     }
 }
