@@ -127,7 +127,7 @@ class Writer:
 
 
 class Definer:
-    """Creates and drops collections and partitions; remembers what was acknowledged."""
+    """Creates and drops partitions, flushes and compacts; remembers what was acknowledged."""
 
     def __init__(self, seed):
         self.rng = random.Random(seed)
@@ -150,7 +150,12 @@ class Definer:
             raw.close()
 
     def step(self, raw):
-        kind = self.rng.choice(["create", "create", "drop", "flush"])
+        kind = self.rng.choice(["create", "create", "drop", "flush", "compact"])
+        if kind == "compact":
+            request = milvus_pb2.ManualCompactionRequest(collection_name=NAME)
+            reply = raw.call("ManualCompaction", request)
+            assert reply.status.code == 0, reply.status
+            return
         if kind == "flush":
             reply = raw.call("Flush", milvus_pb2.FlushRequest(collection_names=[NAME]))
             assert reply.status.code in (0, 8), reply.status

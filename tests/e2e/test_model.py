@@ -42,7 +42,7 @@ class Model:
     def run(self, steps):
         writes = [self.insert, self.upsert, self.delete_ids, self.delete_filter]
         reads = [self.query, self.search, self.count, self.get]
-        rare = [self.flush, self.flush, self.restart, self.reload]
+        rare = [self.flush, self.flush, self.restart, self.reload, self.compact]
         for _ in range(steps):
             operation = self.rng.choice(writes * 3 + reads * 4 + rare)
             self.log.append(operation.__name__)
@@ -96,6 +96,9 @@ class Model:
 
     def flush(self):
         self.client.flush(NAME)
+
+    def compact(self):
+        self.client.compact(NAME)
 
     def reload(self):
         self.client.release_collection(NAME)

@@ -33,6 +33,7 @@ pub async fn drop_data(
                 keys::segments(collection),
                 keys::segment_indexes(collection),
                 keys::deltas(collection),
+                keys::compactions(collection),
             ] {
                 txn = txn.then(Op::DeletePrefix { prefix });
             }

@@ -7,16 +7,28 @@ use redkite_config::Validate;
 use redkite_node::{Exposure, NodeContext, Process, Result};
 use redkite_proto::redkite::datacoord::data_coord_server::DataCoordServer;
 use redkite_rpc::limit_messages;
-use redkite_runtime::OnFailure;
+use redkite_runtime::{OnFailure, SystemClock};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use crate::{Builder, DataCoordService};
+use crate::{
+    Builder, Compactor, DataCoordService,
+    compaction::{CompactionOptions, PeersAround},
+};
 
-/// Section `datacoord` of the configuration; nothing can be set yet.
+/// Section `datacoord` of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct DataCoordOptions {}
+pub struct DataCoordOptions {
+    /// How segments are compacted.
+    pub compaction: CompactionOptions,
+}
+
+impl Validate for DataCoordOptions {
+    fn validate(&self) -> redkite_config::Result<()> {
+        self.compaction.validate()
+    }
+}
 
 /// The sections of the configuration that are the data coordinator's own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,7 +40,7 @@ pub struct Config {
 
 impl Validate for Config {
     fn validate(&self) -> redkite_config::Result<()> {
-        Ok(())
+        self.datacoord.validate()
     }
 }
 
@@ -36,7 +48,11 @@ impl Validate for Config {
 ///
 /// # Errors
 /// When the object store cannot be opened, or the metastore refuses.
-pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
+pub async fn start(
+    context: &NodeContext,
+    options: DataCoordOptions,
+    exposure: Exposure,
+) -> Result<()> {
     let tasks = context.control_tasks(Role::DataCoord);
     let builder = Builder::new(
         context.kv.clone(),
@@ -44,9 +60,20 @@ pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
         context.peers.clone(),
         tasks.clone(),
     );
-    let service =
-        DataCoordService::new(context.kv.clone(), context.store().await?, builder.clone());
-    let service = Arc::new(service);
+    let compactor = Compactor::new(
+        context.kv.clone(),
+        context.catalog.clone(),
+        Arc::new(PeersAround(context.peers.clone())),
+        tasks.clone(),
+        options.compaction,
+        SystemClock::shared(),
+    );
+    let service = Arc::new(DataCoordService::new(
+        context.kv.clone(),
+        context.store().await?,
+        builder.clone(),
+        compactor.clone(),
+    ));
     let address = context.expose(
         Role::DataCoord,
         exposure,
@@ -61,6 +88,7 @@ pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
     );
     context.announce(Role::DataCoord, &address).await?;
     tasks.spawn("index builds", OnFailure::Shutdown, builder.run());
+    tasks.spawn("compactions", OnFailure::Shutdown, compactor.run());
     Ok(())
 }
 
@@ -68,8 +96,8 @@ pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
 ///
 /// # Errors
 /// As [`start`].
-pub async fn run(process: Process, _config: Config, listener: TcpListener) -> Result<()> {
+pub async fn run(process: Process, config: Config, listener: TcpListener) -> Result<()> {
     let exposure = Exposure::network(listener, &process.options.common)?;
     let context = NodeContext::join(process).await?;
-    start(&context, exposure).await
+    start(&context, config.datacoord, exposure).await
 }

@@ -4,15 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use redkite_metastore::SharedKv;
 use redkite_proto::redkite::datacoord::{
-    CommitFlushRequest, CommitFlushResponse, DescribeIndexesRequest, DescribeIndexesResponse,
-    DropDataRequest, DropDataResponse, SyncRequest, SyncResponse, data_coord_server::DataCoord,
+    CommitFlushRequest, CommitFlushResponse, CompactRequest, CompactResponse,
+    DescribeIndexesRequest, DescribeIndexesResponse, DropDataRequest, DropDataResponse,
+    ListCompactionsRequest, ListCompactionsResponse, SyncRequest, SyncResponse,
+    data_coord_server::DataCoord,
 };
 use redkite_rpc::RpcError;
 use redkite_storage::ObjectStore;
 use redkite_types::{CollectionId, PartitionId, Revision, Timestamp};
 use tonic::{Request, Response, Status};
 
-use crate::{builder::Builder, describe::describe, drop::drop_data, flush};
+use crate::{Compactor, builder::Builder, describe::describe, drop::drop_data, flush};
 
 /// How long `Sync` waits for the metadata to be seen.
 const SYNC_WITHIN: Duration = Duration::from_secs(10);
@@ -22,12 +24,23 @@ pub struct DataCoordService {
     kv: SharedKv,
     store: Arc<dyn ObjectStore>,
     builder: Arc<Builder>,
+    compactor: Arc<Compactor>,
 }
 
 impl DataCoordService {
     /// Works on a metastore and an object store.
-    pub fn new(kv: SharedKv, store: Arc<dyn ObjectStore>, builder: Arc<Builder>) -> Self {
-        Self { kv, store, builder }
+    pub fn new(
+        kv: SharedKv,
+        store: Arc<dyn ObjectStore>,
+        builder: Arc<Builder>,
+        compactor: Arc<Compactor>,
+    ) -> Self {
+        Self {
+            kv,
+            store,
+            builder,
+            compactor,
+        }
     }
 }
 
@@ -80,5 +93,20 @@ impl DataCoord for DataCoordService {
             .map(|entry| describe(entry, Timestamp(request.timestamp)))
             .unwrap_or_default();
         Ok(Response::new(DescribeIndexesResponse { indexes }))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<CompactRequest>,
+    ) -> Result<Response<CompactResponse>, Status> {
+        let planned = self.compactor.request(request.into_inner()).await;
+        Ok(Response::new(planned.map_err(RpcError::from)?))
+    }
+
+    async fn list_compactions(
+        &self,
+        request: Request<ListCompactionsRequest>,
+    ) -> Result<Response<ListCompactionsResponse>, Status> {
+        Ok(Response::new(self.compactor.list(request.get_ref())))
     }
 }

@@ -1,18 +1,22 @@
 //! The data node: work that needs processors and no state.
 //!
-//! It builds indexes over segment files. It owns nothing and remembers nothing: a node that is
+//! It builds indexes over segment files, and compacts segments. It owns nothing and remembers
+//! nothing: a node that is
 //! killed is replaced by an empty one, and what it was doing is given out again. It never decides
-//! what is built, and writes no metadata.
+//! what is built or compacted, and writes no metadata.
 //!
 //! - [`build`]: builds one index over one segment
+//! - [`compact`]: writes the rows of some segments that still count as new ones
 //! - [`service`]: the gRPC side
 //! - [`run`]: puts it together and starts it
 
 pub mod build;
+pub mod compact;
 pub mod run;
 pub mod service;
 #[cfg(test)]
 mod tests;
 
 pub use build::IndexBuilder;
+pub use compact::Compactor;
 pub use service::DataNodeService;

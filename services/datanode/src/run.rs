@@ -10,7 +10,7 @@ use redkite_rpc::limit_messages;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use crate::{DataNodeService, IndexBuilder};
+use crate::{Compactor, DataNodeService, IndexBuilder};
 
 /// Section `datanode` of the configuration; nothing can be set yet.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -37,7 +37,8 @@ impl Validate for Config {
 /// When the object store cannot be opened, or the metastore refuses.
 pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
     let builder = IndexBuilder::new(context.store().await?, context.cpu()?);
-    let service = Arc::new(DataNodeService::new(builder));
+    let compactor = Compactor::new(context.store().await?, context.cpu()?);
+    let service = Arc::new(DataNodeService::new(builder, compactor));
     let address = context.expose(
         Role::DataNode,
         exposure,

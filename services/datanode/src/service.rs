@@ -1,22 +1,24 @@
 //! The gRPC side.
 
 use redkite_proto::redkite::datanode::{
-    BuildIndexRequest, BuildIndexResponse, data_node_server::DataNode,
+    BuildIndexRequest, BuildIndexResponse, CompactRequest, CompactResponse,
+    data_node_server::DataNode,
 };
 use redkite_rpc::RpcError;
 use tonic::{Request, Response, Status};
 
-use crate::build::IndexBuilder;
+use crate::{build::IndexBuilder, compact::Compactor};
 
 /// A data node's RPCs.
 pub struct DataNodeService {
     builder: IndexBuilder,
+    compactor: Compactor,
 }
 
 impl DataNodeService {
-    /// Does its work with a builder.
-    pub fn new(builder: IndexBuilder) -> Self {
-        Self { builder }
+    /// Does its work with these.
+    pub fn new(builder: IndexBuilder, compactor: Compactor) -> Self {
+        Self { builder, compactor }
     }
 }
 
@@ -32,5 +34,17 @@ impl DataNode for DataNodeService {
             .await
             .map_err(RpcError::from)?;
         Ok(Response::new(built))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<CompactRequest>,
+    ) -> Result<Response<CompactResponse>, Status> {
+        let compacted = self
+            .compactor
+            .compact(request.into_inner())
+            .await
+            .map_err(RpcError::from)?;
+        Ok(Response::new(compacted))
     }
 }

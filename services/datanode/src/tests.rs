@@ -6,21 +6,26 @@ use redkite_index::{RawSlice, SearchParams};
 use redkite_proto::{
     convert::{kv, schema::field_to_proto},
     redkite::{
-        datanode::{BuildIndexRequest, data_node_server::DataNode},
-        meta::{FileInfo, IndexInfo, SegmentInfo},
+        datanode::{BuildIndexRequest, CompactRequest, data_node_server::DataNode},
+        meta::{DeltaInfo, FileInfo, IndexInfo, SegmentInfo},
     },
 };
 use redkite_rpc::status::from_status;
 use redkite_runtime::CpuPool;
-use redkite_segment::{Chunk, SegmentMeta, file::write_segment};
+use redkite_segment::{
+    ALL_PARTITIONS, Chunk, DeleteBatch, SegmentMeta,
+    delta::write_delta,
+    file::{read_segment, write_segment},
+    manifest,
+};
 use redkite_storage::ObjectStore;
 use redkite_types::{
     CollectionId, CollectionSchema, Column, ColumnData, DataType, ErrorCode, FieldSchema,
-    PartitionId, RowBatch, RowId, SegmentId, StopFlag, Timestamp,
+    PartitionId, PrimaryKey, PrimaryKeys, RowBatch, RowId, SegmentId, StopFlag, Timestamp,
 };
 use tonic::Request;
 
-use crate::{DataNodeService, IndexBuilder};
+use crate::{Compactor, DataNodeService, IndexBuilder};
 
 const ROWS: usize = 500;
 const DIM: usize = 8;
@@ -34,6 +39,42 @@ struct Fixture {
 }
 
 impl Fixture {
+    fn meta(&self, segment: i64) -> SegmentMeta {
+        SegmentMeta {
+            collection: CollectionId(1),
+            partition: PartitionId(2),
+            segment: SegmentId(segment),
+            schema: self.schema.clone(),
+        }
+    }
+
+    /// Rows with these keys, which are their row ids too.
+    fn chunk(&self, keys: std::ops::Range<i64>, ts: u64) -> Chunk {
+        let rows = keys.clone().count();
+        let columns = vec![
+            Column::new(
+                self.schema.fields[0].id,
+                ColumnData::Int64(keys.clone().collect()),
+            ),
+            Column::new(
+                self.schema.fields[1].id,
+                ColumnData::FloatVector {
+                    dim: DIM,
+                    values: vec![0.5; rows * DIM],
+                },
+            ),
+        ];
+        let batch = RowBatch::new(rows, columns).unwrap();
+        let ids = keys.map(RowId).collect();
+        Chunk::new(
+            self.schema.fields[0].id,
+            batch,
+            ids,
+            vec![Timestamp(ts); rows],
+        )
+        .unwrap()
+    }
+
     async fn new() -> Self {
         let store = redkite_storage::open("memory://").unwrap();
         let fields = vec![
@@ -94,7 +135,10 @@ impl Fixture {
             ..SegmentInfo::default()
         };
         let cpu = CpuPool::new(2, 8).unwrap();
-        let service = DataNodeService::new(IndexBuilder::new(store.clone(), cpu));
+        let service = DataNodeService::new(
+            IndexBuilder::new(store.clone(), cpu.clone()),
+            Compactor::new(store.clone(), cpu),
+        );
         Self {
             store,
             service,
@@ -216,4 +260,108 @@ async fn a_damaged_file_is_no_input_error() {
     let error = fixture.fails(request).await;
     assert!(!error.is_input_error, "{error:?}");
     assert_eq!(error.code, ErrorCode::DataIntegrity);
+}
+
+#[tokio::test]
+async fn segments_are_merged_without_what_no_longer_counts() {
+    let fixture = Fixture::new().await;
+    // A second segment with newer rows of the last keys.
+    let chunk = fixture.chunk(450..550, 20);
+    let meta = fixture.meta(4);
+    let manifest = write_segment(fixture.store.as_ref(), meta, vec![Arc::new(chunk)])
+        .await
+        .unwrap();
+    let newer = SegmentInfo {
+        flushed_ts: 30,
+        deletes_applied_ts: 8,
+        ..manifest::to_info(&manifest, "1v0", Timestamp(30))
+    };
+    let older = SegmentInfo {
+        channel: "1v0".to_owned(),
+        flushed_ts: 6,
+        min_ts: 5,
+        max_ts: 5,
+        ..fixture.segment.clone()
+    };
+    let keys = PrimaryKeys::Int(vec![0, 1, 500]);
+    let batch = DeleteBatch {
+        timestamps: vec![Timestamp(10), Timestamp(26), Timestamp(19)],
+        partitions: vec![ALL_PARTITIONS; 3],
+        keys,
+    };
+    let file = write_delta(fixture.store.as_ref(), "1v0", 7, batch)
+        .await
+        .unwrap();
+    let request = CompactRequest {
+        plan_id: 1,
+        schema: Some(redkite_proto::convert::schema::to_proto(
+            "c",
+            &fixture.schema,
+        )),
+        sources: vec![older, newer],
+        deltas: vec![DeltaInfo {
+            id: 7,
+            file: Some(manifest::to_file(&file)),
+            ..DeltaInfo::default()
+        }],
+        deletes_until: 25,
+        expired_before: 0,
+        targets: vec![50, 51],
+    };
+    let run = || async {
+        let answer = fixture.service.compact(Request::new(request.clone())).await;
+        answer.unwrap().into_inner()
+    };
+    let answer = run().await;
+    // Key 0 is deleted, 50 keys are superseded; the delete of key 1 is behind the cut, and key 500
+    // was written after its own.
+    assert_eq!((answer.rows_read, answer.rows_written), (600, 549));
+    let rows: Vec<i64> = answer.segments.iter().map(|one| one.rows).collect();
+    assert_eq!(rows, [275, 274]);
+    let mut found = Vec::new();
+    for segment in &answer.segments {
+        assert_eq!((segment.deletes_applied_ts, segment.flushed_ts), (25, 30));
+        assert_eq!(segment.compacted_from, [3, 4]);
+        let manifest = manifest::from_info(segment);
+        let chunk = read_segment(fixture.store.as_ref(), &manifest, fixture.schema.clone())
+            .await
+            .unwrap();
+        assert_eq!(manifest.min_key, Some(chunk.key(0)));
+        found.extend((0..chunk.len()).map(|row| {
+            let key = match chunk.key(row) {
+                PrimaryKey::Int(key) => key,
+                PrimaryKey::Str(_) => panic!("a number"),
+            };
+            (key, chunk.timestamps()[row].0, chunk.row_ids()[row].0)
+        }));
+    }
+    let old = (1..450).map(|key| (key, 5, key));
+    let new = (450..550).map(|key| (key, 20, key));
+    assert_eq!(found, old.chain(new).collect::<Vec<_>>());
+    assert_eq!(
+        run().await,
+        answer,
+        "the same request writes the same files"
+    );
+
+    // Nothing is left: nothing is written.
+    let expired = CompactRequest {
+        expired_before: 21,
+        ..request.clone()
+    };
+    let answer = fixture
+        .service
+        .compact(Request::new(expired))
+        .await
+        .unwrap();
+    assert!(answer.into_inner().segments.is_empty());
+    // A source that is damaged fails the whole.
+    let mut damaged = request;
+    damaged.sources[0].files[0].crc32c ^= 1;
+    let status = fixture
+        .service
+        .compact(Request::new(damaged))
+        .await
+        .unwrap_err();
+    assert_eq!(from_status(&status).error.code, ErrorCode::DataIntegrity);
 }

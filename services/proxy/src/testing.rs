@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -315,6 +315,12 @@ pub(crate) struct Fake {
     pub(crate) stats: Mutex<querynode::ChannelStatsResponse>,
     /// Segments that a flush makes, for the first channel that is asked.
     pub(crate) to_flush: Mutex<Vec<i64>>,
+    /// Compactions that were asked for.
+    pub(crate) compactions: Mutex<Vec<CompactRequest>>,
+    /// What they are answered.
+    pub(crate) compaction_id: AtomicI64,
+    /// Plans of every compaction.
+    pub(crate) plans: Mutex<Vec<meta::CompactionInfo>>,
     clock: AtomicU64,
 }
 
@@ -422,6 +428,31 @@ impl data_coord_server::DataCoord for Fake {
     ) -> Result<Response<DescribeIndexesResponse>, Status> {
         Ok(Response::new(DescribeIndexesResponse {
             indexes: self.indexes.lock().clone(),
+        }))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<CompactRequest>,
+    ) -> Result<Response<CompactResponse>, Status> {
+        self.compactions.lock().push(request.into_inner());
+        let compaction_id = self.compaction_id.load(Ordering::Relaxed);
+        Ok(Response::new(CompactResponse {
+            compaction_id,
+            plans: i32::from(compaction_id != 0),
+        }))
+    }
+
+    async fn list_compactions(
+        &self,
+        request: Request<ListCompactionsRequest>,
+    ) -> Result<Response<ListCompactionsResponse>, Status> {
+        let wanted = request.into_inner().compaction_id;
+        let mut plans = self.plans.lock().clone();
+        plans.retain(|plan| wanted == 0 || plan.trigger_id == wanted);
+        Ok(Response::new(ListCompactionsResponse {
+            plans,
+            revision: 0,
         }))
     }
 }

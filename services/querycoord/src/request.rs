@@ -1,6 +1,6 @@
 //! What an owner is to serve, from the metadata.
 
-use redkite_catalog::CollectionEntry;
+use redkite_catalog::{CollectionEntry, SegmentEntry};
 use redkite_proto::{
     convert::schema,
     milvus::common::IndexState,
@@ -9,7 +9,7 @@ use redkite_proto::{
         querynode::{SegmentToServe, SyncChannelRequest},
     },
 };
-use redkite_types::{PartitionId, Revision};
+use redkite_types::{IndexId, PartitionId, Revision};
 
 /// Everything that the owner of a channel has to know.
 pub fn sync_channel(
@@ -28,9 +28,12 @@ pub fn sync_channel(
             .values()
             .filter(|build| build.state == i32::from(IndexState::Finished))
             .map(|build| build.as_ref().clone());
+        let visible = entry.visible_indexes().map(|index| index.id);
+        let failed = visible.filter(|index| has_failed(segment, IndexId(*index)));
         Some(SegmentToServe {
             segment: Some(info.as_ref().clone()),
             indexes: finished.collect(),
+            failed_indexes: failed.collect(),
         })
     });
     SyncChannelRequest {
@@ -69,6 +72,15 @@ pub fn sync_channel(
             .map(|partition| partition.id)
             .collect(),
     }
+}
+
+/// Whether the last build of an index over a segment has failed for good.
+fn has_failed(segment: &SegmentEntry, index: IndexId) -> bool {
+    let mut builds = segment.indexes.values().rev();
+    segment.finished(index).is_none()
+        && builds
+            .find(|build| build.index_id == index.0)
+            .is_some_and(|build| build.state() == IndexState::Failed)
 }
 
 /// The partitions that are to be served: asked for, and not being dropped.

@@ -41,6 +41,11 @@ pub(crate) fn loaded(ok: bool, took: Duration) {
     histogram!("redkite_querynode_segment_load_seconds").record(took.as_secs_f64());
 }
 
+/// Segments that compacted ones have taken the place of.
+pub(crate) fn replaced(segments: usize) {
+    counter!("redkite_querynode_segments_replaced_total").increment(segments as u64);
+}
+
 /// One channel that was opened: what its log held beyond the checkpoint.
 pub(crate) fn recovered(records: usize, took: Duration) {
     counter!("redkite_querynode_records_replayed_total").increment(records as u64);

@@ -22,7 +22,8 @@ pub(crate) fn of(state: &State) -> ChannelStatsResponse {
             partition_id: sealed.info.partition_id,
             rows: sealed.info.rows,
             growing: false,
-            loaded: sealed.loaded.is_some(),
+            loaded: sealed.loaded.is_some() && sealed.behind.is_none(),
+            deleted_rows: sealed.deleted_rows(),
             memory_bytes: sealed
                 .loaded
                 .as_ref()
@@ -30,12 +31,30 @@ pub(crate) fn of(state: &State) -> ChannelStatsResponse {
             indexed_fields: sealed.opened.keys().map(|field| field.0).collect(),
         });
     }
+    // They are still served; their rows are counted in those that take their place.
+    for retired in state.retired.values() {
+        segments.push(SegmentStats {
+            segment_id: retired.info.id,
+            partition_id: retired.info.partition_id,
+            rows: retired.info.rows,
+            growing: false,
+            loaded: retired.loaded.is_some(),
+            memory_bytes: retired
+                .loaded
+                .as_ref()
+                .map_or(0, |rows| rows.memory_bytes() as i64),
+            indexed_fields: retired.opened.keys().map(|field| field.0).collect(),
+            deleted_rows: retired.deleted_rows(),
+        });
+    }
     for growing in state.sealing.iter().chain(state.growing.values()) {
         let count = growing.rows.snapshot().rows() as i64;
         if count == 0 {
             continue;
         }
-        *rows.entry(growing.partition).or_default() += count;
+        if !state.is_replaced(growing.id) {
+            *rows.entry(growing.partition).or_default() += count;
+        }
         segments.push(SegmentStats {
             segment_id: growing.id.0,
             partition_id: growing.partition.0,
@@ -44,6 +63,7 @@ pub(crate) fn of(state: &State) -> ChannelStatsResponse {
             loaded: state.loaded.contains(&growing.partition),
             memory_bytes: growing.bytes as i64,
             indexed_fields: Vec::new(),
+            deleted_rows: 0,
         });
     }
     let partitions = rows.into_iter();

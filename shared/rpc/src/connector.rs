@@ -225,6 +225,8 @@ service! {
     sync: SyncRequest => SyncResponse,
     drop_data: DropDataRequest => DropDataResponse,
     describe_indexes: DescribeIndexesRequest => DescribeIndexesResponse,
+    compact: CompactRequest => CompactResponse,
+    list_compactions: ListCompactionsRequest => ListCompactionsResponse,
 }
 
 service! {
@@ -250,6 +252,7 @@ service! {
     datanode, data_node_server, data_node_client, DataNode, DataNodeClient,
     DataNodeStandin, register_local_data_node, data_node;
     build_index: BuildIndexRequest => BuildIndexResponse,
+    compact: CompactRequest => CompactResponse,
 }
 
 service! {

@@ -81,7 +81,7 @@ pub fn gather(batches: &[RowBatch], places: &[(usize, usize)]) -> RowBatch {
 
 /// Where the values of one field of one chunk come from.
 #[derive(Clone, Copy)]
-enum Source<'a> {
+pub(crate) enum Source<'a> {
     Column(&'a Column),
     RowIds(&'a Chunk),
     Timestamps(&'a Chunk),
@@ -138,7 +138,11 @@ fn empty_column(segments: &[Segment], field: FieldId) -> Result<Column> {
 }
 
 /// Takes rows source by source, then puts them into the order asked for.
-fn gather_column(sources: &[Source<'_>], places: &[(usize, usize)], field: FieldId) -> Column {
+pub(crate) fn gather_column(
+    sources: &[Source<'_>],
+    places: &[(usize, usize)],
+    field: FieldId,
+) -> Column {
     let mut by_source: Vec<(Vec<usize>, Vec<usize>)> = Vec::with_capacity(sources.len());
     by_source.resize_with(sources.len(), Default::default);
     for (position, &(source, row)) in places.iter().enumerate() {

@@ -13,12 +13,14 @@
 //! - [`search`], [`retrieve`]: nearest rows, rows by filter or key
 //! - [`reduce`]: many answers become one
 //! - [`mod@fetch`]: output columns for the winners
+//! - [`compact`]: the rows of several segments that still count
 //! - [`mod@file`], [`delta`], [`bloom`]: Parquet files, their manifest and their checksums
 //! - [`manifest`]: manifests as the metadata's records, and back
 //! - [`error`]: what can go wrong
 
 pub mod bloom;
 pub mod chunk;
+pub mod compact;
 pub mod delete;
 pub mod delta;
 pub mod error;
@@ -36,6 +38,7 @@ pub mod segment;
 mod testing;
 
 pub use chunk::Chunk;
+pub use compact::{Cut, Survivors};
 pub use delete::{ALL_PARTITIONS, DeleteBatch, SegmentDeletes};
 pub use error::{Error, Result};
 pub use fetch::{fetch, gather};

@@ -95,6 +95,7 @@ messages! {
         DropIndexRequest,
         DropPartitionRequest,
         GetCollectionStatisticsRequest,
+        GetCompactionPlansRequest,
         GetFlushAllStateRequest,
         GetFlushStateRequest,
         GetIndexBuildProgressRequest,
@@ -112,6 +113,7 @@ messages! {
         ListAliasesRequest,
         LoadCollectionRequest,
         LoadPartitionsRequest,
+        ManualCompactionRequest,
         QueryRequest,
         ReleaseCollectionRequest,
         ReleasePartitionsRequest,
@@ -125,7 +127,7 @@ messages! {
         FlushAllRequest,
         FlushRequest,
     }
-    // Requests about the connection or about databases themselves.
+    // Requests about the connection, about databases themselves or by an id.
     elsewhere {
         AllocTimestampRequest,
         AlterDatabaseRequest,
@@ -133,6 +135,7 @@ messages! {
         ConnectRequest,
         CreateDatabaseRequest,
         DropDatabaseRequest,
+        GetCompactionStateRequest,
         GetComponentStatesRequest,
         GetVersionRequest,
         ListDatabasesRequest,
@@ -153,6 +156,8 @@ replies! {
     FlushAllResponse,
     FlushResponse,
     GetCollectionStatisticsResponse,
+    GetCompactionPlansResponse,
+    GetCompactionStateResponse,
     GetFlushAllStateResponse,
     GetFlushStateResponse,
     GetIndexBuildProgressResponse,
@@ -167,6 +172,7 @@ replies! {
     GetVersionResponse,
     ListAliasesResponse,
     ListDatabasesResponse,
+    ManualCompactionResponse,
     QueryResults,
     SearchResults,
     ShowCollectionsResponse,

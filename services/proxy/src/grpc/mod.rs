@@ -3,7 +3,7 @@
 //! - [`ddl`]: changes what exists; forwarded to the root coordinator
 //! - [`dml`]: changes rows
 //! - [`dql`]: finds rows
-//! - [`info`]: tells about what exists, and flushes
+//! - [`info`]: tells about what exists, flushes and compacts
 
 mod call;
 pub(crate) mod ddl;
@@ -144,6 +144,7 @@ milvus_service! {
         Upsert upsert(UpsertRequest) -> MutationResult = dml::upsert;
         Flush flush(FlushRequest) -> FlushResponse = info::flush::flush;
         FlushAll flush_all(FlushAllRequest) -> FlushAllResponse = info::flush::flush_all;
+        ManualCompaction manual_compaction(ManualCompactionRequest) -> ManualCompactionResponse = info::compaction::manual_compaction;
         RenameCollection rename_collection(RenameCollectionRequest) -> common::Status = ddl::rename_collection;
         CreateDatabase create_database(CreateDatabaseRequest) -> common::Status = ddl::create_database;
         DropDatabase drop_database(DropDatabaseRequest) -> common::Status = ddl::drop_database;
@@ -165,6 +166,8 @@ milvus_service! {
         GetFlushState get_flush_state(GetFlushStateRequest) -> GetFlushStateResponse = info::flush::get_flush_state;
         GetFlushAllState get_flush_all_state(GetFlushAllStateRequest) -> GetFlushAllStateResponse = info::flush::get_flush_all_state;
         GetQuerySegmentInfo get_query_segment_info(GetQuerySegmentInfoRequest) -> GetQuerySegmentInfoResponse = info::segments::get_query_segment_info;
+        GetCompactionState get_compaction_state(GetCompactionStateRequest) -> GetCompactionStateResponse = info::compaction::get_compaction_state;
+        GetCompactionStateWithPlans get_compaction_state_with_plans(GetCompactionPlansRequest) -> GetCompactionPlansResponse = info::compaction::get_compaction_state_with_plans;
         AllocTimestamp alloc_timestamp(AllocTimestampRequest) -> AllocTimestampResponse = info::server::alloc_timestamp;
     }
     views {
@@ -206,9 +209,6 @@ milvus_service! {
         RegisterLink register_link(RegisterLinkRequest) -> RegisterLinkResponse;
         GetMetrics get_metrics(GetMetricsRequest) -> GetMetricsResponse;
         LoadBalance load_balance(LoadBalanceRequest) -> common::Status;
-        GetCompactionState get_compaction_state(GetCompactionStateRequest) -> GetCompactionStateResponse;
-        ManualCompaction manual_compaction(ManualCompactionRequest) -> ManualCompactionResponse;
-        GetCompactionStateWithPlans get_compaction_state_with_plans(GetCompactionPlansRequest) -> GetCompactionPlansResponse;
         Import import(ImportRequest) -> ImportResponse;
         GetImportState get_import_state(GetImportStateRequest) -> GetImportStateResponse;
         ListImportTasks list_import_tasks(ListImportTasksRequest) -> ListImportTasksResponse;

@@ -76,10 +76,7 @@ impl State {
     /// Begins a list of changes.
     pub(crate) fn steps(&self) -> Steps {
         let growing = self.growing.values().chain(&self.sealing);
-        let sealed = self
-            .sealed
-            .values()
-            .filter_map(|sealed| sealed.loaded.clone());
+        let sealed = self.in_memory().cloned();
         Steps {
             steps: Vec::new(),
             growing: growing.map(|growing| growing.rows.clone()).collect(),

@@ -174,6 +174,7 @@ impl Owner {
         self.trim_deletes();
         // An index may have been built meanwhile.
         self.start_loads();
+        self.state.take_over(Instant::now());
         self.publish();
     }
 
@@ -260,8 +261,10 @@ impl Load {
         let chunk = read_segment(store, &manifest, self.schema.clone()).await;
         let chunk = chunk.map_err(|error| Error::from_coded(&error))?;
         let mut deletes = self.recent.clone();
-        // A delete hides rows that are older than itself.
-        let later = |file: &&(DeltaInfo, _)| file.0.max_ts > self.info.min_ts;
+        // A delete hides rows that are older than itself; a compaction has left those out.
+        let later = |file: &&(DeltaInfo, _)| {
+            file.0.max_ts > self.info.min_ts && file.0.max_ts > self.info.deletes_applied_ts
+        };
         for (info, cell) in self.deltas.files.iter().filter(later) {
             deletes.push(
                 cell.get_or_try_init(|| read_deletes(store, info))

@@ -12,12 +12,14 @@
 //! - `recover`: from the log to the state
 //! - `sync`: what is to be served, as the query coordinator says
 //! - `load`: segments and indexes from files into memory
+//! - `handover`: compacted segments in the place of those that they come from
 //! - `flush`: from growing rows to committed segments
 //! - `snapshot`, `times`: what reads see, and when
 
 mod apply;
 mod deletes;
 mod flush;
+mod handover;
 mod load;
 mod owner;
 mod prepare;

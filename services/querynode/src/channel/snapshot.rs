@@ -24,6 +24,8 @@ pub(crate) struct ShardSnapshot {
     pub(crate) growing: Vec<Arc<GrowingSnapshot>>,
     /// Segments of loaded partitions in memory.
     pub(crate) sealed: Arc<Vec<Arc<SealedSegment>>>,
+    /// A read at an earlier time would miss rows that were hidden between it and this one.
+    pub(crate) whole_from: Timestamp,
     /// Every write up to here, and no later one, is in the segments. Their deletes go on growing,
     /// so a read must not look beyond.
     pub(crate) applied: Timestamp,

@@ -13,7 +13,7 @@ use redkite_types::{
 use redkite_wal::Lsn;
 use tokio::time::Instant;
 
-use super::{deletes::DeleteLog, snapshot::ShardSnapshot, sync::SyncTarget};
+use super::{deletes::DeleteLog, handover::Behind, snapshot::ShardSnapshot, sync::SyncTarget};
 use crate::deps::Coordinators;
 
 /// Ids asked for at a time.
@@ -40,6 +40,10 @@ pub(crate) struct Sealed {
     /// The load that runs.
     pub(crate) load: Option<u64>,
     pub(crate) failure: Option<LoadFailure>,
+    /// Indexes that have no file for it: the rows are searched exactly, or the build failed.
+    pub(crate) without_file: BTreeSet<i64>,
+    /// Others are served in its place until it can take over.
+    pub(crate) behind: Option<Behind>,
 }
 
 /// Why the last load failed, and when the next may be tried.
@@ -59,6 +63,8 @@ impl Sealed {
             opened: BTreeMap::new(),
             load: None,
             failure: None,
+            without_file: BTreeSet::new(),
+            behind: None,
         }
     }
 
@@ -72,6 +78,7 @@ impl Sealed {
         self.opened.clear();
         self.load = None;
         self.failure = None;
+        self.behind = None;
     }
 }
 
@@ -101,6 +108,8 @@ pub(crate) struct State {
     /// Sealed, not committed yet.
     pub(crate) sealing: Vec<Growing>,
     pub(crate) sealed: BTreeMap<SegmentId, Sealed>,
+    /// Segments that others have taken the place of, served until those can be.
+    pub(crate) retired: BTreeMap<SegmentId, Sealed>,
     pub(crate) deltas: BTreeMap<i64, DeltaInfo>,
     pub(crate) deletes: DeleteLog,
     pub(crate) checkpoint: Checkpoint,
@@ -147,6 +156,7 @@ impl State {
             growing: BTreeMap::new(),
             sealing: Vec::new(),
             sealed: BTreeMap::new(),
+            retired: BTreeMap::new(),
             deltas: BTreeMap::new(),
             deletes: DeleteLog::default(),
             checkpoint,
@@ -197,11 +207,7 @@ impl State {
             .iter()
             .map(|partition| (*partition, true))
             .collect();
-        for sealed in self
-            .sealed
-            .values()
-            .filter(|sealed| sealed.loaded.is_none())
-        {
+        for sealed in self.sealed.values().filter(|sealed| !sealed.is_covered()) {
             if let Some(complete) = complete.get_mut(&sealed.partition()) {
                 *complete = false;
             }
@@ -209,13 +215,20 @@ impl State {
         complete
     }
 
-    /// The segments in memory of the partitions to serve.
-    pub(crate) fn served(&self) -> Vec<Arc<SealedSegment>> {
-        let served = self
+    /// The segments in memory of the partitions to serve, those left out that others stand in for.
+    fn served(&self) -> impl Iterator<Item = &Sealed> {
+        let current = self
             .sealed
             .values()
-            .filter(|sealed| self.loaded.contains(&sealed.partition()));
-        served.filter_map(|sealed| sealed.loaded.clone()).collect()
+            .filter(|sealed| sealed.behind.is_none());
+        let served = current.chain(self.retired.values());
+        served.filter(|sealed| sealed.loaded.is_some() && self.loaded.contains(&sealed.partition()))
+    }
+
+    /// Every segment in memory: deletes go to all of them.
+    pub(crate) fn in_memory(&self) -> impl Iterator<Item = &Arc<SealedSegment>> {
+        let all = self.sealed.values().chain(self.retired.values());
+        all.filter_map(|sealed| sealed.loaded.as_ref())
     }
 
     /// What reads are to see now.
@@ -226,9 +239,16 @@ impl State {
             indexes: self.indexes.clone(),
             loaded: Arc::new(self.completeness()),
             growing: self.growing_snapshots(),
-            sealed: Arc::new(self.served()),
+            sealed: Arc::new(self.served().filter_map(|one| one.loaded.clone()).collect()),
+            whole_from: self.whole_from(),
             applied: self.applied_ts,
         }
+    }
+
+    /// Hidden rows are left out of compacted segments up to this time.
+    fn whole_from(&self) -> Timestamp {
+        let applied = self.served().map(|sealed| sealed.info.deletes_applied_ts);
+        Timestamp(applied.max().unwrap_or(0))
     }
 
     /// [`State::snapshot`] when only growing rows have changed since `before`.

@@ -16,6 +16,7 @@ use redkite_proto::{
 use redkite_types::{
     CollectionId, CollectionSchema, Error, FieldId, PartitionId, Result, Revision, SegmentId,
 };
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
@@ -46,6 +47,8 @@ pub(crate) struct SyncTarget {
 pub(crate) struct SegmentTarget {
     pub(crate) info: SegmentInfo,
     pub(crate) builds: BTreeMap<FieldId, SegmentIndexInfo>,
+    /// Indexes that have no file for it.
+    pub(crate) without_file: BTreeSet<i64>,
 }
 
 impl SyncTarget {
@@ -98,13 +101,18 @@ impl SegmentTarget {
     /// Builds without a file say that the segment is searched exactly: there is nothing to open.
     fn new(segment: SegmentToServe, wanted: &BTreeSet<i64>) -> Option<Self> {
         let info = segment.segment?;
-        let builds = segment.indexes.into_iter();
-        let builds =
-            builds.filter(|build| !build.files.is_empty() && wanted.contains(&build.index_id));
-        let builds = builds
-            .map(|build| (FieldId(build.field_id), build))
-            .collect();
-        Some(Self { info, builds })
+        let finished = segment.indexes.into_iter();
+        let finished = finished.filter(|build| wanted.contains(&build.index_id));
+        let (exact, builds): (Vec<_>, Vec<_>) = finished.partition(|build| build.files.is_empty());
+        let without_file = exact.iter().map(|build| build.index_id);
+        Some(Self {
+            info,
+            without_file: without_file.chain(segment.failed_indexes).collect(),
+            builds: builds
+                .into_iter()
+                .map(|build| (FieldId(build.field_id), build))
+                .collect(),
+        })
     }
 }
 
@@ -127,9 +135,11 @@ impl Owner {
         self.state.indexes = Arc::new(target.indexes);
         self.state.forget_partitions(&target.partitions);
         self.state.known = target.partitions;
+        let complete = self.state.complete_partitions();
         self.state.loaded = target.loaded;
         self.state.deltas = target.deltas;
-        self.state.take_segments(target.segments);
+        self.state.take_segments(target.segments, &complete);
+        self.state.take_over(Instant::now());
         self.start_loads();
         self.publish();
     }
@@ -171,23 +181,36 @@ impl State {
                 .retain(|growing| growing.partition != partition);
             self.sealed
                 .retain(|_, sealed| sealed.partition() != partition);
+            self.retired
+                .retain(|_, sealed| sealed.partition() != partition);
         }
     }
 
-    /// Takes over which segments there are, and lets go of what is not to be served.
-    fn take_segments(&mut self, target: BTreeMap<SegmentId, SegmentTarget>) {
-        self.sealed.retain(|id, _| target.contains_key(id));
+    /// Takes over which segments there are, and lets go of what is not to be served. `complete` are
+    /// the partitions that reads found whole until now.
+    fn take_segments(
+        &mut self,
+        target: BTreeMap<SegmentId, SegmentTarget>,
+        complete: &BTreeSet<PartitionId>,
+    ) {
+        self.retire(&target);
         for (id, segment) in target {
             // Its commit is known here before its answer: it is handed over then.
             if self.sealing.iter().any(|sealing| sealing.id == id) {
                 continue;
             }
+            let is_new = !self.sealed.contains_key(&id);
+            let behind = is_new
+                .then(|| self.behind(&segment.info, complete))
+                .flatten();
             let sealed = self
                 .sealed
                 .entry(id)
                 .or_insert_with(|| Sealed::new(segment.info.clone()));
             sealed.info = segment.info;
             sealed.builds = segment.builds;
+            sealed.without_file = segment.without_file;
+            sealed.behind = sealed.behind.take().or(behind);
         }
         for sealed in self.sealed.values_mut() {
             if self.loaded.contains(&sealed.partition()) {
@@ -213,9 +236,9 @@ impl State {
                 continue;
             };
             progress.segments += 1;
-            progress.segments_loaded += i32::from(sealed.loaded.is_some());
+            progress.segments_loaded += i32::from(sealed.is_covered());
             if let Some(failure) = &sealed.failure
-                && sealed.loaded.is_none()
+                && !sealed.is_covered()
                 && progress.fail_reason.is_empty()
             {
                 progress.fail_reason.clone_from(&failure.reason);
@@ -224,14 +247,14 @@ impl State {
         Progress {
             synced: self.synced,
             partitions: partitions.into_values().collect(),
-            loading: self.sealed.values().any(|sealed| sealed.load.is_some()),
+            loading: self.sealed.values().any(Sealed::is_awaited),
         }
     }
 }
 
 impl Sealed {
     /// Lets go of indexes that are not to be used any more.
-    fn drop_indexes(&mut self) {
+    pub(super) fn drop_indexes(&mut self) {
         let Some(loaded) = &mut self.loaded else {
             return;
         };

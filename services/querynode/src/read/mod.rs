@@ -65,9 +65,10 @@ impl Read {
         channel.times().wait(request.guarantee, deadline).await?;
         let snapshot = channel.snapshot();
         let segments = snapshot.select(request.partitions, request.ignore_growing)?;
+        // Later than asked for is better than rows that are neither there before nor after.
         let at = match request.mvcc {
             Timestamp::ZERO => snapshot.applied,
-            mvcc => mvcc.min(snapshot.applied),
+            mvcc => mvcc.max(snapshot.whole_from).min(snapshot.applied),
         };
         let filter = Arc::new(filter);
         Ok(Self {

@@ -6,7 +6,10 @@ use rand::RngExt as _;
 use redkite_proto::redkite::querynode::QueryRequest;
 use redkite_runtime::testing::test_rng;
 
-use crate::world::{P1, P2, World, rows_of};
+use crate::{
+    compact::compact,
+    world::{P1, P2, World, rows_of},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_operations_agree_with_a_map() {
@@ -38,10 +41,28 @@ async fn random_operations_agree_with_a_map() {
                     model.remove(key);
                 }
             }
-            65..75 => {
+            65..73 => {
                 node.flush().await;
             }
-            75..80 => {
+            73..77 => {
+                let segments: Vec<i64> = {
+                    let meta = world.played.meta.lock();
+                    let here = meta.segments.values();
+                    let here = here.filter(|segment| segment.partition_id == partition);
+                    here.map(|segment| segment.id).collect()
+                };
+                let chosen: Vec<i64> = segments
+                    .into_iter()
+                    .filter(|_| rng.random_bool(0.6))
+                    .collect();
+                if !chosen.is_empty() {
+                    compact(&world, &chosen, rng.random_range(1..3)).await;
+                }
+                if rng.random_bool(0.5) {
+                    node.sync().await.unwrap();
+                }
+            }
+            77..80 => {
                 node.crash();
                 node = world.node().await;
             }

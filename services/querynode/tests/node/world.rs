@@ -74,12 +74,14 @@ pub(crate) struct Meta {
     pub(crate) partitions: Vec<i64>,
     pub(crate) loaded: Vec<i64>,
     pub(crate) index_type: Option<&'static str>,
+    /// Segments over which the index can never be built.
+    pub(crate) failed_indexes: Vec<i64>,
 }
 
 /// The coordinators.
 pub(crate) struct Played {
     clock: AtomicU64,
-    ids: AtomicI64,
+    pub(crate) ids: AtomicI64,
     pub(crate) meta: Mutex<Meta>,
     /// Commits wait for `gate` before they are made.
     pub(crate) hold_before: AtomicBool,
@@ -256,6 +258,11 @@ impl Node {
         let segments = meta.segments.values().map(|segment| SegmentToServe {
             segment: Some(segment.clone()),
             indexes: meta.indexes.get(&segment.id).cloned().unwrap_or_default(),
+            failed_indexes: if meta.failed_indexes.contains(&segment.id) {
+                vec![1]
+            } else {
+                Vec::new()
+            },
         });
         SyncChannelRequest {
             channel: CHANNEL.to_owned(),

@@ -7,8 +7,9 @@ use std::time::Duration;
 use redkite_config::{ByteSize, HumanDuration};
 use redkite_proto::redkite::datacoord::data_coord_server::{DataCoord, DataCoordServer};
 use redkite_proto::redkite::datacoord::{
-    CommitFlushRequest, CommitFlushResponse, DescribeIndexesRequest, DescribeIndexesResponse,
-    DropDataRequest, DropDataResponse, IndexProgress, SyncRequest, SyncResponse,
+    CommitFlushRequest, CommitFlushResponse, CompactRequest, CompactResponse,
+    DescribeIndexesRequest, DescribeIndexesResponse, DropDataRequest, DropDataResponse,
+    IndexProgress, ListCompactionsRequest, ListCompactionsResponse, SyncRequest, SyncResponse,
 };
 use redkite_rpc::{RpcError, RpcOptions, ServerBuilder, limit_messages};
 use redkite_runtime::{Deadline, Health, OnFailure, TaskGroup};
@@ -83,6 +84,20 @@ impl DataCoord for Coord {
         Ok(Response::new(DescribeIndexesResponse {
             indexes: vec![index],
         }))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<CompactRequest>,
+    ) -> Result<Response<CompactResponse>, Status> {
+        Err(refusal(request.into_inner().collection_id).into())
+    }
+
+    async fn list_compactions(
+        &self,
+        request: Request<ListCompactionsRequest>,
+    ) -> Result<Response<ListCompactionsResponse>, Status> {
+        Err(refusal(request.into_inner().collection_id).into())
     }
 }
 

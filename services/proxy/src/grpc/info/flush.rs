@@ -120,11 +120,8 @@ async fn await_segments(
 ) {
     let seen = || {
         let view = context.view();
-        view.collection_by_id(collection).is_none_or(|entry| {
-            segments
-                .iter()
-                .all(|segment| entry.segments.contains_key(&SegmentId(*segment)))
-        })
+        view.collection_by_id(collection)
+            .is_none_or(|entry| segments.iter().all(|segment| is_flushed(entry, *segment)))
     };
     let mut revisions = context.catalog.subscribe();
     let all_seen = revisions.wait_for(|_| seen());
@@ -137,6 +134,15 @@ async fn await_segments(
     {
         debug!(%collection, ?segments, "flushed segments are not seen yet");
     }
+}
+
+/// Whether a segment is in files, or was and has been compacted.
+fn is_flushed(entry: &CollectionEntry, segment: i64) -> bool {
+    let is_source = || {
+        let mut plans = entry.compactions.values();
+        plans.any(|plan| plan.sources.contains(&segment))
+    };
+    entry.segments.contains_key(&SegmentId(segment)) || is_source()
 }
 
 pub(crate) async fn get_flush_state(
@@ -161,7 +167,7 @@ pub(crate) async fn get_flush_state(
             .segment_i_ds
             .iter()
             .copied()
-            .filter(|segment| !entry.segments.contains_key(&SegmentId(*segment)))
+            .filter(|segment| !is_flushed(&entry, *segment))
             .collect();
         flushed &= missing.is_empty() || !is_growing(context, &meta, &entry, &missing).await?;
     }
@@ -175,7 +181,7 @@ pub(crate) async fn get_flush_state(
 fn holders(view: &CatalogView, segments: &[i64]) -> Vec<Arc<CollectionEntry>> {
     let all_flushed = segments.iter().all(|segment| {
         view.all_collections()
-            .any(|entry| entry.segments.contains_key(&SegmentId(*segment)))
+            .any(|entry| is_flushed(entry, *segment))
     });
     if all_flushed {
         return Vec::new();

@@ -1,6 +1,7 @@
-//! What exists, where it is and how far it is: answers that change nothing, and flushes.
+//! What exists, where it is and how far it is: answers that change nothing, flushes and compactions.
 
 pub(crate) mod collections;
+pub(crate) mod compaction;
 pub(crate) mod flush;
 pub(crate) mod indexes;
 pub(crate) mod load;

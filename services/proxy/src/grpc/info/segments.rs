@@ -48,10 +48,11 @@ pub(crate) fn get_persistent_segment_info(
             num_rows: segment.rows,
             state: flushed,
             level: SegmentLevel::L1.into(),
-            is_sorted: false,
+            // Only a compaction puts rows in the order of their keys.
+            is_sorted: !segment.compacted_from.is_empty(),
             storage_version: segment.format_version.into(),
             insert_channel: segment.channel.clone(),
-            compaction_from: Vec::new(),
+            compaction_from: segment.compacted_from.clone(),
         })
         .collect();
     Ok(GetPersistentSegmentInfoResponse {

@@ -281,8 +281,12 @@ impl Owner {
             if state.loaded.contains(&sealed.partition()) {
                 sealed.loaded = segment.rows;
             }
-            state.sealed.insert(SegmentId(sealed.info.id), sealed);
+            // It may have been compacted before its commit was answered.
+            if let Some(sealed) = state.retire_flushed(sealed) {
+                state.sealed.insert(SegmentId(sealed.info.id), sealed);
+            }
         }
+        state.take_over(Instant::now());
         self.trim_deletes();
         self.start_loads();
         self.publish();
