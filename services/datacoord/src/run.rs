@@ -7,16 +7,30 @@ use redkite_config::Validate;
 use redkite_node::{Exposure, NodeContext, Process, Result};
 use redkite_proto::redkite::datacoord::data_coord_server::DataCoordServer;
 use redkite_rpc::limit_messages;
-use redkite_runtime::OnFailure;
+use redkite_runtime::{OnFailure, SystemClock};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use crate::{Builder, DataCoordService};
+use crate::{
+    Builder, CommitGate, DataCoordService,
+    admin::{self, Shown},
+    fsck::{CopiedLogs, LogCheck},
+    gc::{Collector, GcOptions},
+};
 
-/// Section `datacoord` of the configuration; nothing can be set yet.
+/// Section `datacoord` of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct DataCoordOptions {}
+pub struct DataCoordOptions {
+    /// Garbage collection.
+    pub gc: GcOptions,
+}
+
+impl Validate for DataCoordOptions {
+    fn validate(&self) -> redkite_config::Result<()> {
+        self.gc.validate()
+    }
+}
 
 /// The sections of the configuration that are the data coordinator's own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -28,7 +42,7 @@ pub struct Config {
 
 impl Validate for Config {
     fn validate(&self) -> redkite_config::Result<()> {
-        Ok(())
+        self.datacoord.validate()
     }
 }
 
@@ -36,15 +50,39 @@ impl Validate for Config {
 ///
 /// # Errors
 /// When the object store cannot be opened, or the metastore refuses.
-pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
+pub async fn start(
+    context: &NodeContext,
+    options: DataCoordOptions,
+    exposure: Exposure,
+) -> Result<()> {
     let tasks = context.control_tasks(Role::DataCoord);
+    let gate = CommitGate::new(context.store()?);
     let builder = Builder::new(
         context.kv.clone(),
+        gate.clone(),
         context.catalog.clone(),
         context.peers.clone(),
         tasks.clone(),
     );
-    let service = DataCoordService::new(context.kv.clone(), context.store()?, builder.clone());
+    let collector = Collector::new(
+        context.kv.clone(),
+        context.store()?,
+        gate.clone(),
+        options.gc,
+        SystemClock::shared(),
+        Some(context.identity.node),
+        tasks.token(),
+    );
+    let shown = Shown {
+        kv: context.kv.clone(),
+        store: context.store()?,
+        logs: local_logs(context, &exposure),
+        collector: collector.clone(),
+        tasks: tasks.clone(),
+    };
+    context.process.admin.add(admin::routes(shown));
+    let service =
+        DataCoordService::new(context.kv.clone(), gate, builder.clone(), collector.clone());
     let service = Arc::new(service);
     let address = context.expose(
         Role::DataCoord,
@@ -60,15 +98,24 @@ pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
     );
     context.announce(Role::DataCoord, &address).await?;
     tasks.spawn("index builds", OnFailure::Shutdown, builder.run());
+    tasks.spawn("garbage collection", OnFailure::Shutdown, collector.run());
     Ok(())
+}
+
+/// The logs, if the query node is in this process.
+fn local_logs(context: &NodeContext, exposure: &Exposure) -> Option<Arc<dyn LogCheck>> {
+    match exposure {
+        Exposure::Local => Some(Arc::new(CopiedLogs::new(context.options().wal_dir()))),
+        Exposure::Network { .. } => None,
+    }
 }
 
 /// The data coordinator as a process of its own.
 ///
 /// # Errors
 /// As [`start`].
-pub async fn run(process: Process, _config: Config, listener: TcpListener) -> Result<()> {
+pub async fn run(process: Process, config: Config, listener: TcpListener) -> Result<()> {
     let exposure = Exposure::network(listener, &process.options.common)?;
     let context = NodeContext::join(process).await?;
-    start(&context, exposure).await
+    start(&context, config.datacoord, exposure).await
 }

@@ -8,11 +8,12 @@ use redkite_proto::redkite::datacoord::{
     DropDataRequest, DropDataResponse, SyncRequest, SyncResponse, data_coord_server::DataCoord,
 };
 use redkite_rpc::RpcError;
-use redkite_storage::ObjectStore;
 use redkite_types::{CollectionId, PartitionId, Revision, Timestamp};
 use tonic::{Request, Response, Status};
 
-use crate::{builder::Builder, describe::describe, drop::drop_data, flush};
+use crate::{
+    builder::Builder, describe::describe, drop::drop_data, flush, gate::CommitGate, gc::Collector,
+};
 
 /// How long `Sync` waits for the metadata to be seen.
 const SYNC_WITHIN: Duration = Duration::from_secs(10);
@@ -20,14 +21,25 @@ const SYNC_WITHIN: Duration = Duration::from_secs(10);
 /// The data coordinator's RPCs.
 pub struct DataCoordService {
     kv: SharedKv,
-    store: Arc<dyn ObjectStore>,
+    gate: Arc<CommitGate>,
     builder: Arc<Builder>,
+    collector: Arc<Collector>,
 }
 
 impl DataCoordService {
-    /// Works on a metastore and an object store.
-    pub fn new(kv: SharedKv, store: Arc<dyn ObjectStore>, builder: Arc<Builder>) -> Self {
-        Self { kv, store, builder }
+    /// Works on a metastore, and commits through the gate that the collector respects.
+    pub fn new(
+        kv: SharedKv,
+        gate: Arc<CommitGate>,
+        builder: Arc<Builder>,
+        collector: Arc<Collector>,
+    ) -> Self {
+        Self {
+            kv,
+            gate,
+            builder,
+            collector,
+        }
     }
 }
 
@@ -37,7 +49,7 @@ impl DataCoord for DataCoordService {
         &self,
         request: Request<CommitFlushRequest>,
     ) -> Result<Response<CommitFlushResponse>, Status> {
-        let revision = flush::commit(self.kv.as_ref(), request.get_ref())
+        let revision = flush::commit(self.kv.as_ref(), &self.gate, request.get_ref())
             .await
             .map_err(RpcError::from)?;
         Ok(Response::new(CommitFlushResponse {
@@ -61,9 +73,10 @@ impl DataCoord for DataCoordService {
         let request = request.into_inner();
         let partition = (request.partition_id != 0).then_some(PartitionId(request.partition_id));
         let collection = CollectionId(request.collection_id);
-        let revision = drop_data(self.kv.as_ref(), self.store.as_ref(), collection, partition)
+        let revision = drop_data(self.kv.as_ref(), collection, partition)
             .await
             .map_err(RpcError::from)?;
+        self.collector.after_drop();
         Ok(Response::new(DropDataResponse {
             revision: revision.0,
         }))

@@ -32,6 +32,7 @@ pub struct Config {
 
 impl Validate for Config {
     fn validate(&self) -> redkite_config::Result<()> {
+        self.datacoord.validate()?;
         self.querynode.validate()?;
         self.proxy.validate()
     }
@@ -53,7 +54,7 @@ pub async fn run(process: Process, config: Config, clients: TcpListener) -> Resu
     tokio::try_join!(
         redkite_datanode::run::start(&context, Exposure::Local),
         redkite_querynode::run::start(&context, config.querynode, Exposure::Local),
-        redkite_datacoord::run::start(&context, Exposure::Local),
+        redkite_datacoord::run::start(&context, config.datacoord, Exposure::Local),
     )?;
     let keeper = redkite_querycoord::run::start(&context, Exposure::Local).await?;
     redkite_proxy::run::start(&context, config.proxy, clients, Exposure::Local).await?;
