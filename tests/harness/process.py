@@ -144,7 +144,7 @@ class Process:
 class Server(Process):
     """`redkite standalone` on free loopback ports."""
 
-    def __init__(self, folder, binary=None, env=None):
+    def __init__(self, folder, binary=None, env=None, options=()):
         folder = pathlib.Path(folder)
         self.data_dir = folder / "data"
         self.port = free_port()
@@ -158,6 +158,7 @@ class Server(Process):
             self.port,
             "--admin-port",
             admin_port,
+            *(word for option in options for word in ("--set", option)),
         ]
         super().__init__("redkite standalone", command, admin_port, folder / "server.log", env)
 

@@ -22,18 +22,23 @@ use redkite_types::{
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
-use crate::plan::{Due, due};
+use crate::{
+    gate::CommitGate,
+    plan::{Due, due},
+};
 
 /// Builds that are given out at the same time; a datanode queues what its processors cannot take.
 const CONCURRENT_BUILDS: usize = 4;
-/// How often a build is tried before it counts as failed.
-const MAX_ATTEMPTS: u32 = 5;
+/// Pause after the first failure of a build; doubled after each further one.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// How often work is looked for when nothing changes.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Has due index builds run.
 pub struct Builder {
     kv: SharedKv,
+    gate: Arc<CommitGate>,
     catalog: Arc<Catalog>,
     peers: Arc<Peers>,
     tasks: TaskGroup,
@@ -97,12 +102,14 @@ impl Builder {
     /// A builder that does nothing until [`Builder::run`].
     pub fn new(
         kv: SharedKv,
+        gate: Arc<CommitGate>,
         catalog: Arc<Catalog>,
         peers: Arc<Peers>,
         tasks: TaskGroup,
     ) -> Arc<Self> {
         Arc::new(Self {
             kv,
+            gate,
             catalog,
             peers,
             tasks,
@@ -179,8 +186,12 @@ impl Builder {
     }
 
     /// Records the build where it is new, runs it, and writes down how it ended.
+    ///
+    /// Only what is wrong with rows or parameters makes it fail for good. Everything else passes, a
+    /// store that is away for an hour too: it is tried until it succeeds or is not wanted any more,
+    /// and the record says why it is not done yet.
     async fn carry_out(&self, job: &Job, build: Option<SegmentIndexInfo>, needs_files: bool) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        let mut backoff = Backoff::new(FIRST_RETRY, LONGEST_RETRY);
         let mut record = match build {
             Some(record) => record,
             None => loop {
@@ -189,7 +200,7 @@ impl Builder {
                     Ok(None) => return,
                     Err(error) => warn!(%error, "index build not recorded, will retry"),
                 }
-                tokio::time::sleep(backoff.next_delay()).await;
+                backoff.wait().await;
             },
         };
         while record.state() != IndexState::Finished && record.state() != IndexState::Failed {
@@ -197,18 +208,21 @@ impl Builder {
             match self.write(job, &next).await {
                 Ok(true) => record = next,
                 Ok(false) => return,
-                Err(error) => warn!(%error, "end of index build not recorded, will run again"),
+                Err(error) => {
+                    warn!(build = record.build_id, %error, "end of index build not recorded, will run again");
+                }
             }
-            if record.state() == IndexState::Retry {
-                tokio::time::sleep(backoff.next_delay()).await;
+            if matches!(record.state(), IndexState::Finished | IndexState::Failed) {
+                return;
             }
+            backoff.wait().await;
         }
     }
 
     /// One try; the record that says how it ended.
     async fn attempt(&self, job: &Job, record: &SegmentIndexInfo) -> SegmentIndexInfo {
         let mut next = record.clone();
-        next.attempts += 1;
+        next.attempts = next.attempts.saturating_add(1);
         match self.build(job, record.build_id).await {
             Ok(built) => {
                 next.state = IndexState::Finished.into();
@@ -224,13 +238,7 @@ impl Builder {
                 );
             }
             Err(error) => {
-                let failed = error.is_input_error || next.attempts >= MAX_ATTEMPTS;
-                next.state = if failed {
-                    IndexState::Failed
-                } else {
-                    IndexState::Retry
-                }
-                .into();
+                next.state = after_failure(&error).into();
                 warn!(build = record.build_id, attempts = next.attempts, %error, "index build failed");
                 next.fail_reason = error.message;
             }
@@ -293,7 +301,7 @@ impl Builder {
         Ok(self.write(job, &record).await?.then_some(record))
     }
 
-    /// Writes the record unless the index or the segment is gone.
+    /// Writes the record unless the index or the segment is gone; what it names must be there.
     async fn write(&self, job: &Job, record: &SegmentIndexInfo) -> Result<bool> {
         let txn = Txn::new()
             .when(Compare::Exists {
@@ -307,10 +315,9 @@ impl Builder {
                 record.encode_to_vec(),
             ));
         let outcome = self
-            .kv
-            .txn(txn)
-            .await
-            .map_err(|error| Error::from_coded(&error))?;
+            .gate
+            .commit(self.kv.as_ref(), &record.files, txn)
+            .await?;
         Ok(matches!(outcome, TxnOutcome::Applied { .. }))
     }
 
@@ -329,5 +336,34 @@ impl Builder {
             .await
             .map(|_| ())
             .map_err(|error| Error::from_coded(&error))
+    }
+}
+
+/// What becomes of a build after a failure.
+fn after_failure(error: &Error) -> IndexState {
+    match error.is_input_error {
+        true => IndexState::Failed,
+        false => IndexState::Retry,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redkite_types::ErrorCode;
+
+    use super::*;
+
+    #[test]
+    fn only_wrong_input_makes_a_build_fail_for_good() {
+        for code in [
+            ErrorCode::IoFailed,
+            ErrorCode::DataIntegrity,
+            ErrorCode::ServiceNotReady,
+            ErrorCode::Internal,
+        ] {
+            assert_eq!(after_failure(&Error::new(code, "x")), IndexState::Retry);
+        }
+        let wrong = Error::invalid_parameter("M is -1");
+        assert_eq!(after_failure(&wrong), IndexState::Failed);
     }
 }

@@ -44,6 +44,11 @@ pub fn describe(entry: &CollectionEntry, up_to: Timestamp) -> Vec<IndexProgress>
                     | None => {
                         if progress.state() != IndexState::Failed {
                             progress.state = IndexState::InProgress.into();
+                            // It is tried again, and meanwhile says why it is not done.
+                            if let Some(build) = build.filter(|build| !build.fail_reason.is_empty())
+                            {
+                                progress.fail_reason.clone_from(&build.fail_reason);
+                            }
                         }
                     }
                 }

@@ -5,10 +5,12 @@ use redkite_catalog::keys;
 use redkite_metastore::{Compare, KeyValue, MetaKv, Op, Txn, TxnOutcome};
 use redkite_proto::redkite::{
     datacoord::CommitFlushRequest,
-    meta::{ChannelCheckpoint, ChannelOwner, ObjectState, PartitionInfo, SegmentInfo},
+    meta::{ChannelCheckpoint, ChannelOwner, FileInfo, ObjectState, PartitionInfo, SegmentInfo},
 };
 use redkite_types::{CollectionId, Error, ErrorCode, PartitionId, Result, Revision, SegmentId};
 use tracing::info;
+
+use crate::gate::CommitGate;
 
 /// How often a commit starts again because partitions were dropped meanwhile.
 const ATTEMPTS: usize = 16;
@@ -21,14 +23,19 @@ const ATTEMPTS: usize = 16;
 ///
 /// # Errors
 /// Code 507 when the epoch is not the owner's any more: the caller must give the channel up.
-/// Code 2 when the metastore did not answer: the same request may be sent again.
-pub async fn commit(kv: &dyn MetaKv, request: &CommitFlushRequest) -> Result<Revision> {
+/// Code 1000 when a file is not there as it was written: the caller must write all of them again.
+/// Code 2 or 1001 when a store did not answer: the same request may be sent again.
+pub async fn commit(
+    kv: &dyn MetaKv,
+    gate: &CommitGate,
+    request: &CommitFlushRequest,
+) -> Result<Revision> {
     for _ in 0..ATTEMPTS {
-        let Some(txn) = prepare(kv, request).await? else {
+        let Some(Prepared { txn, files }) = prepare(kv, request).await? else {
             let page = kv.range(&keys::checkpoint(&request.channel), None, 1).await;
             return Ok(page.map_err(unavailable)?.revision);
         };
-        match kv.txn(txn).await.map_err(unavailable)? {
+        match gate.commit(kv, &files, txn).await? {
             TxnOutcome::Applied { revision } => {
                 info!(
                     channel = %request.channel,
@@ -51,8 +58,15 @@ pub async fn commit(kv: &dyn MetaKv, request: &CommitFlushRequest) -> Result<Rev
     ))
 }
 
-/// The transaction, guarded by everything that it relies on; `None` when it was committed before.
-async fn prepare(kv: &dyn MetaKv, request: &CommitFlushRequest) -> Result<Option<Txn>> {
+struct Prepared {
+    /// Guarded by everything that it relies on.
+    txn: Txn,
+    /// What it names.
+    files: Vec<FileInfo>,
+}
+
+/// The transaction; `None` when it was committed before.
+async fn prepare(kv: &dyn MetaKv, request: &CommitFlushRequest) -> Result<Option<Prepared>> {
     let checkpoint = request
         .checkpoint
         .as_ref()
@@ -80,6 +94,7 @@ async fn prepare(kv: &dyn MetaKv, request: &CommitFlushRequest) -> Result<Option
         }),
     };
 
+    let mut files = Vec::new();
     for segment in &request.segments {
         if let Some(guard) = live_partition(kv, collection, segment).await? {
             let key = keys::segment(
@@ -88,6 +103,7 @@ async fn prepare(kv: &dyn MetaKv, request: &CommitFlushRequest) -> Result<Option
                 SegmentId(segment.id),
             );
             txn = txn.when(guard).then(Op::put(key, segment.encode_to_vec()));
+            files.extend_from_slice(&segment.files);
         }
     }
     if let Some(delta) = &request.delta {
@@ -95,10 +111,10 @@ async fn prepare(kv: &dyn MetaKv, request: &CommitFlushRequest) -> Result<Option
             keys::delta(collection, delta.id),
             delta.encode_to_vec(),
         ));
+        files.extend(delta.file.clone());
     }
-    Ok(Some(
-        txn.then(Op::put(checkpoint_key, checkpoint.encode_to_vec())),
-    ))
+    txn = txn.then(Op::put(checkpoint_key, checkpoint.encode_to_vec()));
+    Ok(Some(Prepared { txn, files }))
 }
 
 fn check_owner(
@@ -161,7 +177,11 @@ fn unavailable(error: redkite_metastore::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
     use redkite_metastore::MemKv;
+    use redkite_storage::ObjectStore;
 
     use super::*;
 
@@ -196,6 +216,11 @@ mod tests {
         let segment = |id, partition_id| SegmentInfo {
             id,
             partition_id,
+            files: vec![FileInfo {
+                path: format!("f/{id}"),
+                size: 2,
+                crc32c: 0,
+            }],
             ..SegmentInfo::default()
         };
         CommitFlushRequest {
@@ -211,28 +236,53 @@ mod tests {
         }
     }
 
+    /// Files of segment 20 only: the others' partitions are gone, and nobody looks at theirs.
+    async fn gate() -> (Arc<dyn ObjectStore>, Arc<CommitGate>) {
+        let store = redkite_storage::open("memory://").unwrap();
+        store.put("f/20", Bytes::from_static(b"20")).await.unwrap();
+        (store.clone(), CommitGate::new(store))
+    }
+
     #[tokio::test]
     async fn a_flush_is_committed_once_and_without_dropped_partitions() {
         let kv = world().await;
-        let revision = commit(&kv, &request(3, 100)).await.unwrap();
-        let again = commit(&kv, &request(3, 100)).await.unwrap();
+        let (store, gate) = gate().await;
+        let revision = commit(&kv, &gate, &request(3, 100)).await.unwrap();
+        // Once it is committed its files may have been replaced by those of a compaction.
+        store.delete("f/20").await.unwrap();
+        let again = commit(&kv, &gate, &request(3, 100)).await.unwrap();
         assert_eq!(revision, again);
         let segments = kv.range(&keys::segments(C), None, 10).await.unwrap().pairs;
         let keys: Vec<&str> = segments.iter().map(|pair| pair.key.as_str()).collect();
         assert_eq!(keys, ["datacoord-meta/s/10/11/20"]);
     }
 
+    async fn assert_nothing_is_committed(kv: &MemKv) {
+        let segments = kv.range(&keys::segments(C), None, 10).await.unwrap().pairs;
+        assert!(segments.is_empty());
+        let checkpoint = kv.get(&keys::checkpoint("10v0")).await.unwrap();
+        assert!(checkpoint.is_none(), "the log must not be cut");
+    }
+
     #[tokio::test]
     async fn a_deposed_owner_commits_nothing() {
         let kv = world().await;
-        let error = commit(&kv, &request(2, 100)).await.unwrap_err();
+        let (_, gate) = gate().await;
+        let error = commit(&kv, &gate, &request(2, 100)).await.unwrap_err();
         assert_eq!(error.code, ErrorCode::ChannelMisrouted);
-        assert!(
-            kv.range(&keys::segments(C), None, 10)
-                .await
-                .unwrap()
-                .pairs
-                .is_empty()
-        );
+        assert_nothing_is_committed(&kv).await;
+    }
+
+    #[tokio::test]
+    async fn a_flush_whose_files_were_collected_commits_nothing_until_they_are_written_again() {
+        let kv = world().await;
+        let (store, gate) = gate().await;
+        store.delete("f/20").await.unwrap();
+        let error = commit(&kv, &gate, &request(3, 100)).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::IoKeyNotFound);
+        assert!(!error.retriable);
+        assert_nothing_is_committed(&kv).await;
+        store.put("f/20", Bytes::from_static(b"20")).await.unwrap();
+        commit(&kv, &gate, &request(3, 100)).await.unwrap();
     }
 }

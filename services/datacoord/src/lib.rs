@@ -8,19 +8,28 @@
 //! - [`builder`]: has them built, and commits or retries
 //! - [`compaction`]: merges segments and applies deletes, from policy to commit
 //! - [`describe`]: how far indexes are built (pure)
-//! - [`drop`]: removes what a dropped collection or partition leaves behind
+//! - [`drop`]: removes the records of a dropped collection or partition
+//! - [`gate`]: no record names a file that is not there, or that is just being deleted
+//! - [`gc`]: deletes files that no record names
+//! - [`fsck`]: checks records and files
+//! - [`admin`]: collection and check for operators
 //! - [`service`]: the gRPC side
 //! - [`run`]: puts it together and starts it
 
+pub mod admin;
 pub mod builder;
 pub mod compaction;
 pub mod describe;
 pub mod drop;
 pub mod flush;
+pub mod fsck;
+pub mod gate;
+pub mod gc;
 pub mod plan;
 pub mod run;
 pub mod service;
 
 pub use builder::Builder;
 pub use compaction::Compactor;
+pub use gate::CommitGate;
 pub use service::DataCoordService;

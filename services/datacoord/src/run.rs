@@ -12,8 +12,11 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
 use crate::{
-    Builder, Compactor, DataCoordService,
+    Builder, CommitGate, Compactor, DataCoordService,
+    admin::{self, Shown},
     compaction::{CompactionOptions, PeersAround},
+    fsck::{CopiedLogs, LogCheck},
+    gc::{Collector, GcOptions},
 };
 
 /// Section `datacoord` of the configuration.
@@ -22,11 +25,14 @@ use crate::{
 pub struct DataCoordOptions {
     /// How segments are compacted.
     pub compaction: CompactionOptions,
+    /// Garbage collection.
+    pub gc: GcOptions,
 }
 
 impl Validate for DataCoordOptions {
     fn validate(&self) -> redkite_config::Result<()> {
-        self.compaction.validate()
+        self.compaction.validate()?;
+        self.gc.validate()
     }
 }
 
@@ -54,25 +60,46 @@ pub async fn start(
     exposure: Exposure,
 ) -> Result<()> {
     let tasks = context.control_tasks(Role::DataCoord);
+    let gate = CommitGate::new(context.store().await?);
     let builder = Builder::new(
         context.kv.clone(),
+        gate.clone(),
         context.catalog.clone(),
         context.peers.clone(),
         tasks.clone(),
     );
     let compactor = Compactor::new(
         context.kv.clone(),
+        gate.clone(),
         context.catalog.clone(),
         Arc::new(PeersAround(context.peers.clone())),
         tasks.clone(),
         options.compaction,
         SystemClock::shared(),
     );
-    let service = Arc::new(DataCoordService::new(
+    let collector = Collector::new(
         context.kv.clone(),
         context.store().await?,
+        gate.clone(),
+        options.gc,
+        SystemClock::shared(),
+        Some(context.identity.node),
+        tasks.token(),
+    );
+    let shown = Shown {
+        kv: context.kv.clone(),
+        store: context.store().await?,
+        logs: local_logs(context, &exposure),
+        collector: collector.clone(),
+        tasks: tasks.clone(),
+    };
+    context.process.admin.add(admin::routes(shown));
+    let service = Arc::new(DataCoordService::new(
+        context.kv.clone(),
+        gate,
         builder.clone(),
         compactor.clone(),
+        collector.clone(),
     ));
     let address = context.expose(
         Role::DataCoord,
@@ -89,7 +116,16 @@ pub async fn start(
     context.announce(Role::DataCoord, &address).await?;
     tasks.spawn("index builds", OnFailure::Shutdown, builder.run());
     tasks.spawn("compactions", OnFailure::Shutdown, compactor.run());
+    tasks.spawn("garbage collection", OnFailure::Shutdown, collector.run());
     Ok(())
+}
+
+/// The logs, if the query node is in this process.
+fn local_logs(context: &NodeContext, exposure: &Exposure) -> Option<Arc<dyn LogCheck>> {
+    match exposure {
+        Exposure::Local => Some(Arc::new(CopiedLogs::new(context.options().wal_dir()))),
+        Exposure::Network { .. } => None,
+    }
 }
 
 /// The data coordinator as a process of its own.

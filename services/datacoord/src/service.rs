@@ -10,11 +10,13 @@ use redkite_proto::redkite::datacoord::{
     data_coord_server::DataCoord,
 };
 use redkite_rpc::RpcError;
-use redkite_storage::ObjectStore;
 use redkite_types::{CollectionId, PartitionId, Revision, Timestamp};
 use tonic::{Request, Response, Status};
 
-use crate::{Compactor, builder::Builder, describe::describe, drop::drop_data, flush};
+use crate::{
+    Compactor, builder::Builder, describe::describe, drop::drop_data, flush, gate::CommitGate,
+    gc::Collector,
+};
 
 /// How long `Sync` waits for the metadata to be seen.
 const SYNC_WITHIN: Duration = Duration::from_secs(10);
@@ -22,24 +24,27 @@ const SYNC_WITHIN: Duration = Duration::from_secs(10);
 /// The data coordinator's RPCs.
 pub struct DataCoordService {
     kv: SharedKv,
-    store: Arc<dyn ObjectStore>,
+    gate: Arc<CommitGate>,
     builder: Arc<Builder>,
     compactor: Arc<Compactor>,
+    collector: Arc<Collector>,
 }
 
 impl DataCoordService {
-    /// Works on a metastore and an object store.
+    /// Works on a metastore, and commits through the gate that the collector respects.
     pub fn new(
         kv: SharedKv,
-        store: Arc<dyn ObjectStore>,
+        gate: Arc<CommitGate>,
         builder: Arc<Builder>,
         compactor: Arc<Compactor>,
+        collector: Arc<Collector>,
     ) -> Self {
         Self {
             kv,
-            store,
+            gate,
             builder,
             compactor,
+            collector,
         }
     }
 }
@@ -50,7 +55,7 @@ impl DataCoord for DataCoordService {
         &self,
         request: Request<CommitFlushRequest>,
     ) -> Result<Response<CommitFlushResponse>, Status> {
-        let revision = flush::commit(self.kv.as_ref(), request.get_ref())
+        let revision = flush::commit(self.kv.as_ref(), &self.gate, request.get_ref())
             .await
             .map_err(RpcError::from)?;
         Ok(Response::new(CommitFlushResponse {
@@ -74,9 +79,10 @@ impl DataCoord for DataCoordService {
         let request = request.into_inner();
         let partition = (request.partition_id != 0).then_some(PartitionId(request.partition_id));
         let collection = CollectionId(request.collection_id);
-        let revision = drop_data(self.kv.as_ref(), self.store.as_ref(), collection, partition)
+        let revision = drop_data(self.kv.as_ref(), collection, partition)
             .await
             .map_err(RpcError::from)?;
+        self.collector.after_drop();
         Ok(Response::new(DropDataResponse {
             revision: revision.0,
         }))

@@ -15,6 +15,7 @@
 //! - [`options`]: what an operator may set
 //! - `registry`: which channels this node owns, by name and epoch
 //! - [`channel`]: one channel: write loop, recovery, load, flush, snapshots
+//! - `orphans`: logs that a crash has left behind
 //! - `read`: search and query on a snapshot
 //! - `stats`: rows and segments of a channel
 //! - `metrics`: what is measured
@@ -23,6 +24,7 @@ pub mod channel;
 pub mod deps;
 mod metrics;
 pub mod options;
+mod orphans;
 mod read;
 mod registry;
 pub mod run;

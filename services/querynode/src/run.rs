@@ -7,11 +7,15 @@ use redkite_config::Validate;
 use redkite_node::{Exposure, NodeContext, Phase, Process, Result};
 use redkite_proto::redkite::querynode::query_node_server::QueryNodeServer;
 use redkite_rpc::limit_messages;
-use redkite_wal::{LocalLogStore, LocalOptions};
+use redkite_runtime::{OnFailure, TaskGroup};
+use redkite_wal::{LocalLogStore, LocalOptions, LogStore};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use crate::{PeerCoordinators, QueryNodeDeps, QueryNodeOptions, QueryNodeService};
+use crate::{
+    PeerCoordinators, QueryNodeDeps, QueryNodeOptions, QueryNodeService,
+    orphans::remove_orphan_logs,
+};
 
 /// The sections of the configuration that are a query node's own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -38,9 +42,11 @@ pub async fn start(
 ) -> Result<()> {
     let tasks = context.process.tasks.child(Role::QueryNode.name());
     let wal_dir = context.options().wal_dir();
+    let log: Arc<dyn LogStore> = Arc::new(LocalLogStore::new(wal_dir, LocalOptions::default()));
+    clear_orphans(context, log.clone(), &tasks);
     let service = QueryNodeService::new(QueryNodeDeps {
         store: context.store().await?,
-        log: Arc::new(LocalLogStore::new(wal_dir, LocalOptions::default())),
+        log,
         coordinators: Arc::new(PeerCoordinators::new(context.peers.clone())),
         cpu: context.cpu()?,
         tasks: tasks.clone(),
@@ -66,6 +72,16 @@ pub async fn start(
         },
     );
     context.announce(Role::QueryNode, &address).await
+}
+
+/// Removes logs that an earlier process has left behind, beside everything else.
+fn clear_orphans(context: &NodeContext, log: Arc<dyn LogStore>, tasks: &TaskGroup) {
+    let kv = context.kv.clone();
+    tasks.spawn_cancellable("orphan logs", OnFailure::Log, async move {
+        remove_orphan_logs(kv.as_ref(), log.as_ref())
+            .await
+            .map(drop)
+    });
 }
 
 /// A query node as a process of its own.

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
-use hyper::{Request, client::conn::http1, header::HOST};
+use hyper::{Method, Request, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use redkite_runtime::{OnFailure, TaskGroup};
 use serde_json::Value;
@@ -121,7 +121,7 @@ pub async fn raft(command: RaftCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn text<'a>(value: &'a Value, field: &str) -> &'a str {
+pub(crate) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()
 }
 
@@ -162,16 +162,32 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// One GET, whose answer must be JSON.
+/// One GET of what the process with the metastore shows.
 async fn ask(admin: &AdminArgs, path: &str) -> anyhow::Result<Value> {
-    let address = &admin.admin;
+    let elsewhere = "hosts no metastore: ask the rootcoord's admin port";
+    call(&admin.admin, Method::GET, path, elsewhere).await
+}
+
+/// One request without a body, whose answer must be JSON; `elsewhere` says what is wrong with a
+/// process that does not have the page.
+///
+/// # Errors
+/// When nobody answers, or with an error.
+pub(crate) async fn call(
+    address: &str,
+    method: Method,
+    path: &str,
+    elsewhere: &str,
+) -> anyhow::Result<Value> {
     let stream = TcpStream::connect(address)
         .await
         .with_context(|| format!("nobody answers at {address}"))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let tasks = TaskGroup::new("admin client");
     tasks.spawn_cancellable("connection", OnFailure::Log, connection);
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(HOST, address)
         .body(Empty::<Bytes>::new())?;
     let answer = sender.send_request(request).await?;
@@ -179,7 +195,7 @@ async fn ask(admin: &AdminArgs, path: &str) -> anyhow::Result<Value> {
     let body = answer.into_body().collect().await?.to_bytes();
     tasks.cancel();
     if status == hyper::StatusCode::NOT_FOUND {
-        bail!("{address} hosts no metastore: ask the rootcoord's admin port");
+        bail!("{address} {elsewhere}");
     }
     let body: Value = serde_json::from_slice(&body)
         .with_context(|| format!("{address} answers {status} without JSON"))?;

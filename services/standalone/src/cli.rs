@@ -10,6 +10,8 @@ use redkite_node::process::CONFIG_HELP;
 use redkite_node::{Launch, NodeOptions, Program};
 
 use crate::admin::{self, MetaCommand, RaftCommand, SagaCommand};
+use crate::fsck::{self, FsckArgs};
+use crate::gc::{self, GcArgs};
 
 const PROGRAM: Program = Program {
     name: "redkite",
@@ -42,7 +44,16 @@ enum Command {
     /// Show the raft group of a running deployment
     #[command(subcommand)]
     Raft(RaftCommand),
+    /// Delete files that nothing refers to, or list them
+    Gc(GcArgs),
+    /// Check metadata, logs and files of a stopped data directory or a running deployment
+    #[command(after_help = FSCK_HELP)]
+    Fsck(FsckArgs),
 }
+
+const FSCK_HELP: &str = "\
+Prints one line for each problem: where, what, and what is lost. Exit code 0: nothing is wrong, 1:
+something is, 2: the check could not run.";
 
 /// The flags of `redkite standalone`. They stand above file and environment.
 #[derive(Debug, clap::Args)]
@@ -115,6 +126,8 @@ pub fn main() -> ExitCode {
         Command::Meta(command) => ask(admin::meta(command)),
         Command::Saga(command) => ask(admin::saga(command)),
         Command::Raft(command) => ask(admin::raft(command)),
+        Command::Gc(args) => ask(gc::gc(args)),
+        Command::Fsck(args) => check(args),
     }
 }
 
@@ -131,6 +144,20 @@ fn ask(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the check, whose exit codes are its own.
+fn check(args: FsckArgs) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(fsck::fsck(args)),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
         }
     }
 }

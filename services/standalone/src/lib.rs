@@ -4,11 +4,14 @@
 //! the services' own code, the same as in processes of their own.
 //!
 //! - [`admin`]: commands that ask a running process
+//! - [`gc`], [`fsck`]: commands that collect garbage and check what is stored
 //! - [`cli`]: flags and subcommands
 //! - [`run`]: starts the services
 //! - [`greeting`]: tells a new user how to connect
 
 pub mod admin;
 pub mod cli;
+pub mod fsck;
+pub mod gc;
 pub mod greeting;
 pub mod run;

@@ -18,6 +18,15 @@ pub const ID_WINDOW: &str = "root-coord/id";
 /// Running processes.
 pub const SESSIONS: &str = "session/";
 
+/// Everything that datacoord owns, index builds excepted.
+pub const DATACOORD: &str = "datacoord-meta/";
+/// All collections of all databases.
+pub const COLLECTIONS: &str = COLLECTION;
+/// All partitions of all collections.
+pub const PARTITIONS: &str = PARTITION;
+/// All index builds.
+pub const SEGMENT_INDEXES: &str = SEGMENT_INDEX;
+
 const DATABASE: &str = "root-coord/database/db-info/";
 const COLLECTION: &str = "root-coord/database/collection-info/";
 const ALIAS: &str = "root-coord/database/aliases/";
@@ -170,29 +179,65 @@ pub fn channel_name(collection: CollectionId, shard: usize) -> String {
 
 /// What a key holds, with the ids that stand in the key alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Key<'a> {
+pub enum Key<'a> {
+    /// [`database`].
     Database(DatabaseId),
+    /// [`collection`].
     Collection(CollectionId),
+    /// [`field`].
     Field(CollectionId, FieldId),
+    /// [`partition`].
     Partition(CollectionId, PartitionId),
+    /// [`alias`].
     Alias(DatabaseId, &'a str),
+    /// [`index`].
     Index(CollectionId, IndexId),
+    /// [`segment_index`].
     SegmentIndex(CollectionId, SegmentId, BuildId),
+    /// [`segment`].
     Segment(CollectionId, SegmentId),
+    /// [`delta`].
     Delta(CollectionId, i64),
+    /// [`compaction`].
     Compaction(CollectionId, i64),
+    /// [`checkpoint`].
     Checkpoint(&'a str),
+    /// [`load`].
     Load(CollectionId),
+    /// [`partition_load`].
     PartitionLoad(CollectionId, PartitionId),
+    /// [`channel_owner`].
     ChannelOwner(&'a str),
+    /// [`session`], behind the prefix.
     Session(&'a str),
     /// Not a record that the view shows.
     Other,
 }
 
 impl<'a> Key<'a> {
-    pub(crate) fn parse(key: &'a str) -> Self {
+    /// Takes a key apart.
+    pub fn parse(key: &'a str) -> Self {
         Self::parse_known(key).unwrap_or(Self::Other)
+    }
+
+    /// The collection that the record belongs to, where it belongs to one.
+    pub fn collection(self) -> Option<CollectionId> {
+        match self {
+            Self::Collection(id)
+            | Self::Field(id, _)
+            | Self::Partition(id, _)
+            | Self::Index(id, _)
+            | Self::SegmentIndex(id, _, _)
+            | Self::Segment(id, _)
+            | Self::Delta(id, _)
+            | Self::Compaction(id, _)
+            | Self::Load(id)
+            | Self::PartitionLoad(id, _) => Some(id),
+            Self::Checkpoint(channel) | Self::ChannelOwner(channel) => {
+                collection_of_channel(channel)
+            }
+            Self::Database(_) | Self::Alias(..) | Self::Session(_) | Self::Other => None,
+        }
     }
 
     fn parse_known(key: &'a str) -> Option<Self> {

@@ -182,7 +182,7 @@ impl CatalogView {
         pair: &KeyValue,
         dirty: &mut OrdSet<CollectionId>,
     ) -> Result<()> {
-        let Some(id) = collection_of(key) else {
+        let Some(id) = key.collection() else {
             return Ok(());
         };
         if let Key::Collection(_) = key {
@@ -273,7 +273,7 @@ impl CatalogView {
     }
 
     fn delete_in_collection(&mut self, key: Key<'_>, dirty: &mut OrdSet<CollectionId>) {
-        let Some(id) = collection_of(key) else { return };
+        let Some(id) = key.collection() else { return };
         if let Key::Collection(_) = key {
             self.forget_name(id);
         }
@@ -366,6 +366,11 @@ impl CatalogView {
     }
 }
 
+/// Whether a record is one that the view knows and cannot decode.
+pub fn is_damaged(pair: &KeyValue) -> bool {
+    Key::parse(&pair.key) != Key::Other && describe(pair).is_none()
+}
+
 /// A record in readable form; `None` for what the view does not know, or cannot decode.
 pub fn describe(pair: &KeyValue) -> Option<String> {
     fn show<M: Message + Default + std::fmt::Debug>(pair: &KeyValue) -> Option<String> {
@@ -388,25 +393,6 @@ pub fn describe(pair: &KeyValue) -> Option<String> {
         Key::ChannelOwner(_) => show::<ChannelOwner>(pair),
         Key::Session(_) => show::<Session>(pair),
         Key::Other => None,
-    }
-}
-
-fn collection_of(key: Key<'_>) -> Option<CollectionId> {
-    match key {
-        Key::Collection(id)
-        | Key::Field(id, _)
-        | Key::Partition(id, _)
-        | Key::Index(id, _)
-        | Key::SegmentIndex(id, _, _)
-        | Key::Segment(id, _)
-        | Key::Delta(id, _)
-        | Key::Compaction(id, _)
-        | Key::Load(id)
-        | Key::PartitionLoad(id, _) => Some(id),
-        Key::Checkpoint(channel) | Key::ChannelOwner(channel) => {
-            keys::collection_of_channel(channel)
-        }
-        Key::Database(_) | Key::Alias(..) | Key::Session(_) | Key::Other => None,
     }
 }
 

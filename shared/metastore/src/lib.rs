@@ -40,5 +40,5 @@ pub use kv::{
 };
 pub use mem::MemKv;
 #[cfg(feature = "server")]
-pub use raft::{Leadership, MetaNode, MetaNodeOptions, NodeStatus};
+pub use raft::{Damage, Leadership, MetaNode, MetaNodeOptions, NodeStatus, Offline, read_offline};
 pub use state::KvState;

@@ -15,6 +15,99 @@ use redkite_types::{BuildId, CollectionId, PartitionId, SegmentId};
 
 use crate::error::{Error, Result};
 
+/// Prefix of the files of all segments.
+pub const SEGMENTS: &str = "segments/";
+/// Prefix of the delete files of all channels.
+pub const DELTAS: &str = "deltas/";
+/// Prefix of the logs of all channels, where logs are objects.
+pub const LOGS: &str = "wal/";
+
+/// What an object is, by its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectKind<'a> {
+    /// A file of a segment, other than of an index.
+    Segment {
+        /// Whose it is.
+        collection: CollectionId,
+        /// Whose it is.
+        partition: PartitionId,
+        /// Whose it is.
+        segment: SegmentId,
+    },
+    /// A file of an index build.
+    Index {
+        /// Whose it is.
+        collection: CollectionId,
+        /// Whose it is.
+        partition: PartitionId,
+        /// Whose it is.
+        segment: SegmentId,
+        /// The build.
+        build: BuildId,
+    },
+    /// A delete file.
+    Delta {
+        /// Whose deletes it holds.
+        channel: &'a str,
+    },
+    /// A part of a channel's log.
+    Log {
+        /// Whose log it is.
+        channel: &'a str,
+    },
+}
+
+/// What the object with this key is; `None` for a key that nothing here makes.
+///
+/// Names of segment files are told by their version (`data.v1.parquet`), so that files of formats
+/// to come are known too.
+pub fn parse(key: &str) -> Option<ObjectKind<'_>> {
+    let parts: Vec<&str> = key.split('/').collect();
+    match parts[..] {
+        ["segments", collection, partition, segment, name] if is_versioned(name) => {
+            Some(ObjectKind::Segment {
+                collection: CollectionId(id(collection)?),
+                partition: PartitionId(id(partition)?),
+                segment: SegmentId(id(segment)?),
+            })
+        }
+        [
+            "segments",
+            collection,
+            partition,
+            segment,
+            "index",
+            build,
+            _,
+        ] => Some(ObjectKind::Index {
+            collection: CollectionId(id(collection)?),
+            partition: PartitionId(id(partition)?),
+            segment: SegmentId(id(segment)?),
+            build: BuildId(id(build)?),
+        }),
+        ["deltas", channel, name] => {
+            id(name.strip_suffix(".parquet")?)?;
+            Some(ObjectKind::Delta { channel })
+        }
+        ["wal", channel, _, ..] => Some(ObjectKind::Log { channel }),
+        _ => None,
+    }
+}
+
+/// Whether one of the parts of a name is `v` and a number.
+fn is_versioned(name: &str) -> bool {
+    name.split('.').any(|part| {
+        part.strip_prefix('v')
+            .is_some_and(|version| version.parse::<u32>().is_ok())
+    })
+}
+
+/// An id as it is written into keys, and in no other form.
+fn id(text: &str) -> Option<i64> {
+    let id: i64 = text.parse().ok()?;
+    (id.to_string() == text).then_some(id)
+}
+
 /// Prefix of everything that belongs to a collection's segments.
 pub fn collection_prefix(collection: CollectionId) -> String {
     format!("segments/{collection}/")
@@ -56,6 +149,16 @@ pub fn segment_index(
     file: &str,
 ) -> String {
     segment_prefix(collection, partition, segment) + &format!("index/{build}/{file}")
+}
+
+/// Prefix of the files of one build of an index over a segment.
+pub fn build_prefix(
+    collection: CollectionId,
+    partition: PartitionId,
+    segment: SegmentId,
+    build: BuildId,
+) -> String {
+    segment_prefix(collection, partition, segment) + &format!("index/{build}/")
 }
 
 /// Prefix of the delete files of a channel.
@@ -144,6 +247,54 @@ mod tests {
         }
         assert!(segment_prefix(collection, partition, segment).starts_with("segments/1/"));
         assert_eq!(collection_prefix(collection), "segments/1/");
+    }
+
+    #[test]
+    fn keys_are_told_by_what_they_hold() {
+        let (collection, partition, segment) = (CollectionId(1), PartitionId(2), SegmentId(3));
+        let build = BuildId(4);
+        let file = ObjectKind::Segment {
+            collection,
+            partition,
+            segment,
+        };
+        let index = ObjectKind::Index {
+            collection,
+            partition,
+            segment,
+            build,
+        };
+        let known = [
+            (segment_data(collection, partition, segment), file),
+            (segment_stats(collection, partition, segment), file),
+            ("segments/1/2/3/vectors.101.v2.bin".to_owned(), file),
+            (
+                segment_index(collection, partition, segment, build, "index.bin"),
+                index,
+            ),
+            (delta("1v0", 5), ObjectKind::Delta { channel: "1v0" }),
+            (
+                "wal/1v0/00000001.log".to_owned(),
+                ObjectKind::Log { channel: "1v0" },
+            ),
+        ];
+        for (key, kind) in &known {
+            assert_eq!(parse(key), Some(*kind), "{key}");
+        }
+        let index_key = segment_index(collection, partition, segment, build, "x");
+        assert!(index_key.starts_with(&build_prefix(collection, partition, segment, build)));
+        for key in [
+            "segments/1/2/3/notes.txt",
+            "segments/1/2/03/data.v1.parquet",
+            "segments/1/2/data.v1.parquet",
+            "segments/1/2/3/index/4",
+            "segments/1/2/3/index/x/index.bin",
+            "deltas/1v0/five.parquet",
+            "wal/1v0",
+            "other/1",
+        ] {
+            assert_eq!(parse(key), None, "{key}");
+        }
     }
 
     #[test]

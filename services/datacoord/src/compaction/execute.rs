@@ -96,8 +96,16 @@ impl Compactor {
         let view = self.catalog.view();
         let entry = view.collection_by_id(collection).ok_or(End::NotOurs)?;
         let made = &answer.segments;
-        let revision =
-            records::commit(&*self.kv, entry, &recorded, &sources, made, self.now()).await?;
+        let revision = records::commit(
+            &*self.kv,
+            &self.gate,
+            entry,
+            &recorded,
+            &sources,
+            made,
+            self.now(),
+        )
+        .await?;
         info!(
             plan,
             revision = revision.0,

@@ -44,6 +44,7 @@ pub use self::{
     options::CompactionOptions,
 };
 use self::{facts::Moment, policy::Plan};
+use crate::gate::CommitGate;
 
 /// Plans that have ended are remembered for so long ...
 const REMEMBER_MS: u64 = 60 * 60 * 1_000;
@@ -55,6 +56,7 @@ const SEEN_WITHIN: Duration = Duration::from_secs(10);
 /// Plans compactions and has them carried out.
 pub struct Compactor {
     kv: SharedKv,
+    gate: Arc<CommitGate>,
     catalog: Arc<Catalog>,
     around: Arc<dyn Around>,
     tasks: TaskGroup,
@@ -71,6 +73,7 @@ impl Compactor {
     /// A compactor that does nothing until [`Compactor::run`] but what clients ask for.
     pub fn new(
         kv: SharedKv,
+        gate: Arc<CommitGate>,
         catalog: Arc<Catalog>,
         around: Arc<dyn Around>,
         tasks: TaskGroup,
@@ -80,6 +83,7 @@ impl Compactor {
         let permits = Arc::new(Semaphore::new(options.concurrent_plans.max(1)));
         Arc::new(Self {
             kv,
+            gate,
             catalog,
             around,
             tasks,

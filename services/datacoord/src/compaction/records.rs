@@ -4,13 +4,15 @@ use prost::Message;
 use redkite_catalog::{CollectionEntry, keys};
 use redkite_metastore::{Compare, KeyValue, MetaKv, Op, Txn, TxnOutcome};
 use redkite_proto::redkite::meta::{
-    CollectionInfo, CompactionInfo, ObjectState, PartitionInfo, SegmentInfo, compaction_info::State,
+    CollectionInfo, CompactionInfo, FileInfo, ObjectState, PartitionInfo, SegmentInfo,
+    compaction_info::State,
 };
 use redkite_types::{
     CollectionId, Error, ErrorCode, PartitionId, Result, Revision, SegmentId, Timestamp,
 };
 
 use super::facts;
+use crate::gate::CommitGate;
 
 /// How often a commit starts again because something that it relies on has changed.
 const ATTEMPTS: usize = 16;
@@ -128,6 +130,7 @@ pub async fn fail(kv: &dyn MetaKv, before: &Recorded, reason: &str, now: Timesta
 /// [`End`]; after `Failed` it may have been committed.
 pub async fn commit(
     kv: &dyn MetaKv,
+    gate: &CommitGate,
     entry: &CollectionEntry,
     recorded: &Recorded,
     sources: &[SegmentInfo],
@@ -135,6 +138,7 @@ pub async fn commit(
     now: Timestamp,
 ) -> Result<Revision, End> {
     let plan = &recorded.plan;
+    let files: Vec<FileInfo> = made.iter().flat_map(|one| one.files.clone()).collect();
     for _ in 0..ATTEMPTS {
         let mut txn = guards(kv, entry, recorded, sources).await?;
         for source in sources {
@@ -162,7 +166,7 @@ pub async fn commit(
             finished_ts: now.0,
             ..plan.clone()
         }));
-        match kv.txn(txn).await.map_err(unavailable)? {
+        match gate.commit(kv, &files, txn).await? {
             TxnOutcome::Applied { revision } => return Ok(revision),
             // Something has changed since it was read: look again.
             TxnOutcome::Refused { .. } => {}

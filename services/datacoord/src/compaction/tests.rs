@@ -28,6 +28,7 @@ use redkite_runtime::{
     ManualClock,
     testing::{PATIENCE, eventually},
 };
+use redkite_storage::ObjectStore;
 use redkite_types::{BuildId, DatabaseId, ErrorCode, Outcome, PartitionId, Revision, SegmentId};
 use tokio::sync::Notify;
 
@@ -135,8 +136,8 @@ impl MetaKv for SteppedKv {
 }
 
 /// The other services. Compacting keeps every row but one of each source.
-#[derive(Default)]
 struct Played {
+    store: Arc<dyn ObjectStore>,
     steps: Arc<Steps>,
     ids: AtomicI64,
     requests: Mutex<Vec<CompactRequest>>,
@@ -159,13 +160,42 @@ impl Around for Played {
         let work = async {
             let _open = self.gate.read().await;
             let failure = self.failure.lock().clone();
-            failure.map_or_else(|| Ok(compacted(&request)), Err)
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+            let answer = compacted(&request);
+            self.store_files(&answer.segments).await;
+            Ok(answer)
         };
         self.steps.run(work, |_| away()).await
     }
 
     async fn segments(&self, _: &ChannelOwner) -> Result<Vec<SegmentStats>> {
         Ok(self.stats.lock().clone())
+    }
+}
+
+impl Default for Played {
+    fn default() -> Self {
+        Self {
+            store: redkite_storage::open("memory://").unwrap(),
+            steps: Arc::default(),
+            ids: AtomicI64::default(),
+            requests: Mutex::default(),
+            failure: Mutex::default(),
+            gate: tokio::sync::RwLock::default(),
+            stats: Mutex::default(),
+        }
+    }
+}
+
+impl Played {
+    /// Writes the files that segments name, of the right size.
+    async fn store_files(&self, segments: &[SegmentInfo]) {
+        for file in segments.iter().flat_map(|segment| &segment.files) {
+            let bytes = vec![0; file.size as usize];
+            self.store.put(&file.path, bytes.into()).await.unwrap();
+        }
     }
 }
 
@@ -182,6 +212,7 @@ fn compacted(request: &CompactRequest) -> CompactResponse {
         rows,
         deletes_applied_ts: request.deletes_until,
         compacted_from: request.sources.iter().map(|source| source.id).collect(),
+        files: segment(request.targets[0], rows).files,
         ..first.clone()
     };
     CompactResponse {
@@ -329,6 +360,7 @@ impl World {
         };
         let compactor = Compactor::new(
             Arc::new(kv),
+            CommitGate::new(self.played.store.clone()),
             catalog,
             self.played.clone(),
             tasks.clone(),
@@ -524,12 +556,9 @@ async fn meanwhile(world: &World, something: impl AsyncFnOnce(&Process)) {
 async fn a_partition_that_is_dropped_meanwhile_stays_dropped() {
     use redkite_proto::redkite::meta::ObjectState::Dropping;
     let world = World::new().await;
-    let store = redkite_storage::open("memory://").unwrap();
     meanwhile(&world, async |_: &Process| {
         world.put(vec![partition(Dropping)]).await;
-        drop_data(world.kv.as_ref(), store.as_ref(), C, Some(P))
-            .await
-            .unwrap();
+        drop_data(world.kv.as_ref(), C, Some(P)).await.unwrap();
     })
     .await;
     assert!(world.segments().await.is_empty());
@@ -542,7 +571,6 @@ async fn a_partition_that_is_dropped_meanwhile_stays_dropped() {
 async fn a_collection_that_is_dropped_meanwhile_leaves_nothing() {
     use redkite_proto::redkite::meta::ObjectState::Dropping;
     let world = World::new().await;
-    let store = redkite_storage::open("memory://").unwrap();
     meanwhile(&world, async |_: &Process| {
         let dropping = CollectionInfo {
             id: C.0,
@@ -552,9 +580,7 @@ async fn a_collection_that_is_dropped_meanwhile_leaves_nothing() {
         };
         let key = keys::collection(DatabaseId(1), C);
         world.put(vec![(key, dropping.encode_to_vec())]).await;
-        drop_data(world.kv.as_ref(), store.as_ref(), C, None)
-            .await
-            .unwrap();
+        drop_data(world.kv.as_ref(), C, None).await.unwrap();
     })
     .await;
     assert!(world.segments().await.is_empty());
@@ -582,7 +608,11 @@ async fn what_is_flushed_and_indexed_meanwhile_is_kept_or_goes_with_its_segment(
                 ..ChannelCheckpoint::default()
             }),
         };
-        flush::commit(world.kv.as_ref(), &flushed).await.unwrap();
+        world.played.store_files(&flushed.segments).await;
+        let gate = CommitGate::new(world.played.store.clone());
+        flush::commit(world.kv.as_ref(), &gate, &flushed)
+            .await
+            .unwrap();
         world.put(vec![build(41, SOURCES[1]), build(42, 25)]).await;
     })
     .await;

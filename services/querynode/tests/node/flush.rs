@@ -154,6 +154,73 @@ async fn a_failed_flush_keeps_everything_and_the_next_one_commits_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_flush_whose_files_were_collected_writes_them_again() {
+    let world = World::new();
+    let node = world.node().await;
+    node.insert(P1, &[(1, 1), (2, 2)]).await;
+    node.delete(&[2]).await;
+    world.played.hold_before.store(true, Ordering::SeqCst);
+    let (refused, ()) = futures::join!(node.try_flush(), async {
+        eventually_true("the commit came", || {
+            world.played.commits.load(Ordering::SeqCst) > 0
+        })
+        .await;
+        for object in world.store.list("").await.unwrap() {
+            world.store.delete(&object.key).await.unwrap();
+        }
+        world.played.hold_before.store(false, Ordering::SeqCst);
+        world.played.gate.notify_one();
+    });
+    assert_eq!(code(&refused.unwrap_err()), 1000);
+    // Nothing is committed, and everything is still in memory and in the log.
+    assert!(world.played.meta.lock().checkpoint.is_none());
+    assert_eq!(node.rows().await, [(1, 1)]);
+    // By itself or with the next flush, whichever is first.
+    node.flush().await;
+    assert_eq!(node.rows().await, [(1, 1)]);
+    node.crash();
+    assert_eq!(world.node().await.rows().await, [(1, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_whole_after_a_flush_whose_files_were_collected() {
+    let world = World::new();
+    let node = world.node().await;
+    node.insert(P1, &[(1, 1), (2, 2)]).await;
+    world.played.hold_before.store(true, Ordering::SeqCst);
+    let (refused, ()) = futures::join!(node.try_flush(), async {
+        eventually_true("the commit came", || {
+            world.played.commits.load(Ordering::SeqCst) > 0
+        })
+        .await;
+        for object in world.store.list("").await.unwrap() {
+            world.store.delete(&object.key).await.unwrap();
+        }
+        world.played.gate.notify_one();
+    });
+    assert_eq!(code(&refused.unwrap_err()), 1000);
+    node.crash();
+    world.played.hold_before.store(false, Ordering::SeqCst);
+    assert_eq!(world.node().await.rows().await, [(1, 1), (2, 2)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_answered_too_late_is_the_same_commit_again() {
+    let world = World::new();
+    let node = world.node().await;
+    node.insert(P1, &[(1, 1), (2, 2)]).await;
+    node.delete(&[2]).await;
+    world.played.late.store(2, Ordering::SeqCst);
+    let flushed = node.flush().await;
+    assert!(world.played.commits.load(Ordering::SeqCst) >= 2);
+    let meta = world.played.meta.lock().clone();
+    let segments: Vec<i64> = meta.segments.keys().copied().collect();
+    assert_eq!(segments, flushed.segment_ids);
+    assert_eq!(meta.deltas.len(), 1, "the deletes are recorded once");
+    assert_eq!(node.rows().await, [(1, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_segment_is_flushed_by_itself() {
     let mut world = World::new();
     world.options = QueryNodeOptions {

@@ -92,6 +92,10 @@ pub(crate) struct Played {
     pub(crate) commits: AtomicU64,
     /// How many of the next commits fail.
     pub(crate) failures: AtomicU64,
+    /// How many of the next commits are made and answered too late.
+    pub(crate) late: AtomicU64,
+    /// Where the files that a commit names must be.
+    store: Arc<dyn ObjectStore>,
 }
 
 #[async_trait]
@@ -119,7 +123,15 @@ impl Coordinators for Played {
         {
             return Err(Error::internal("played failure"));
         }
+        let late = self
+            .late
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails)
+            .is_ok();
+        self.verify(&request).await?;
         let revision = self.commit(request)?;
+        if late {
+            return Err(Error::new(ErrorCode::Timeout, "context deadline exceeded"));
+        }
         if self.hold_after.load(Ordering::SeqCst) {
             self.gate.notified().await;
         }
@@ -128,6 +140,17 @@ impl Coordinators for Played {
 }
 
 impl Played {
+    async fn verify(&self, request: &CommitFlushRequest) -> Result<()> {
+        let segments = request.segments.iter().flat_map(|segment| &segment.files);
+        let deltas = request.delta.iter().flat_map(|delta| &delta.file);
+        for file in segments.chain(deltas) {
+            if self.store.stat(&file.path).await.is_err() {
+                return Err(Error::new(ErrorCode::IoKeyNotFound, "a file is gone"));
+            }
+        }
+        Ok(())
+    }
+
     fn commit(&self, request: CommitFlushRequest) -> Result<Revision> {
         let mut meta = self.meta.lock();
         if request.epoch != meta.epoch {
@@ -180,7 +203,9 @@ impl World {
             loaded: vec![P1, P2],
             ..Meta::default()
         };
+        let store = redkite_storage::open("memory://").unwrap();
         let played = Played {
+            store: store.clone(),
             clock: AtomicU64::new(Timestamp::new(1_700_000_000_000, 0).0),
             ids: AtomicI64::new(1_000),
             meta: Mutex::new(meta),
@@ -189,10 +214,11 @@ impl World {
             gate: Notify::new(),
             commits: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            late: AtomicU64::new(0),
         };
         Self {
             played: Arc::new(played),
-            store: redkite_storage::open("memory://").unwrap(),
+            store,
             dir: tempfile::tempdir().unwrap(),
             options: QueryNodeOptions::default(),
         }

@@ -23,10 +23,10 @@ use crate::raft::types::{
     Entry, LogId, StorageResult, TypeConfig, Vote, frame, log_failure, unframe,
 };
 
-const VOTE: &str = "vote";
-const COMMITTED: &str = "committed";
-const PURGED: &str = "purged";
-const NODE: &str = "node";
+pub(super) const VOTE: &str = "vote";
+pub(super) const COMMITTED: &str = "committed";
+pub(super) const PURGED: &str = "purged";
+pub(super) const NODE: &str = "node";
 
 /// Entries that one read returns end behind this many bytes, so that they fit a message.
 const READ_BYTES: usize = 4 << 20;
@@ -237,7 +237,8 @@ impl LogStore {
     }
 }
 
-fn decode(index: u64, bytes: &[u8]) -> Result<Entry> {
+/// Reads an entry that stands at `index`.
+pub(super) fn decode(index: u64, bytes: &[u8]) -> Result<Entry> {
     let entry: Entry = unframe(&format!("log entry {index}"), bytes)?;
     if entry.log_id.index != index {
         let what = format!("log entry {index} says that it is {}", entry.log_id.index);

@@ -92,6 +92,23 @@ impl Mark {
     }
 }
 
+/// What is wrong with a mark's file, one line for each record: a record was never written, or is
+/// whole.
+pub(super) fn damage(path: &Path) -> Vec<String> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) => return vec![format!("it cannot be read: {error}")],
+    };
+    let records = [0, SLOT_BYTES as usize].into_iter().filter_map(|at| {
+        let record: &[u8; RECORD_BYTES] = bytes.get(at..at + RECORD_BYTES)?.try_into().ok()?;
+        let written = record.iter().any(|byte| *byte != 0);
+        let damaged = written && State::decode(record).is_none();
+        damaged.then(|| format!("the checksum of the record at byte {at} is wrong"))
+    });
+    records.collect()
+}
+
 impl State {
     fn encode(self) -> [u8; RECORD_BYTES] {
         let mut record = [0; RECORD_BYTES];

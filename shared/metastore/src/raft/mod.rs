@@ -10,6 +10,7 @@
 //! - `mark`: how far sled's log must reach
 //! - `sync`: the thread that syncs the log
 //! - `log_store`, `state_machine`, `snapshot`: openraft's storage
+//! - [`offline`]: what is on a stopped replica's disk, read without changing it
 //! - `network`: raft's messages over gRPC, both ends
 
 mod admin;
@@ -21,6 +22,7 @@ mod mark;
 mod metrics;
 mod network;
 pub mod node;
+pub mod offline;
 mod open;
 pub mod options;
 mod proposer;
@@ -35,4 +37,5 @@ mod types;
 pub use admin::NodeStatus;
 pub use leader::Leadership;
 pub use node::MetaNode;
+pub use offline::{Damage, Offline, read_offline};
 pub use options::MetaNodeOptions;

@@ -15,7 +15,7 @@ use crate::raft::types::{SnapshotMeta, frame, storage, unframe};
 
 /// Magic number and version of the file.
 const MAGIC: [u8; 5] = *b"RKSF\x01";
-const NAME: &str = "snapshot";
+pub(super) const NAME: &str = "snapshot";
 const TEMPORARY: &str = "snapshot.tmp";
 
 /// The directory with the node's one snapshot; clones share it.
@@ -61,19 +61,7 @@ impl SnapshotDir {
     /// # Errors
     /// [`crate::Error::Corrupt`], [`crate::Error::Storage`].
     pub(super) fn load(&self) -> Result<Option<(SnapshotMeta, Bytes)>> {
-        let path = self.inner.dir.join(NAME);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => Bytes::from(bytes),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(storage(format!("read {}", path.display()), error)),
-        };
-        let damaged = || corrupt(format!("{} is not a snapshot", path.display()));
-        let rest = bytes.strip_prefix(&MAGIC).ok_or_else(damaged)?;
-        let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
-        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| damaged())?;
-        let meta = rest.get(..length).ok_or_else(damaged)?;
-        let meta = unframe(&format!("the head of {}", path.display()), meta)?;
-        Ok(Some((meta, bytes.slice(MAGIC.len() + 4 + length..))))
+        read(&self.inner.dir)
     }
 
     /// Replaces the snapshot, durably, unless the one there is newer; blocks.
@@ -113,4 +101,24 @@ impl SnapshotDir {
     pub(super) fn current(&self) -> Option<SnapshotMeta> {
         self.inner.current.lock().clone()
     }
+}
+
+/// Reads the snapshot in a directory; blocks.
+///
+/// # Errors
+/// [`crate::Error::Corrupt`], [`crate::Error::Storage`].
+pub(super) fn read(dir: &Path) -> Result<Option<(SnapshotMeta, Bytes)>> {
+    let path = dir.join(NAME);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => Bytes::from(bytes),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(storage(format!("read {}", path.display()), error)),
+    };
+    let damaged = || corrupt(format!("{} is not a snapshot", path.display()));
+    let rest = bytes.strip_prefix(&MAGIC).ok_or_else(damaged)?;
+    let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| damaged())?;
+    let meta = rest.get(..length).ok_or_else(damaged)?;
+    let meta = unframe(&format!("the head of {}", path.display()), meta)?;
+    Ok(Some((meta, bytes.slice(MAGIC.len() + 4 + length..))))
 }

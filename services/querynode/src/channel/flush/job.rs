@@ -73,7 +73,8 @@ impl Job {
             }),
         };
         // What becomes of a try that was not answered is unknown: only the same one again, until it
-        // is answered, tells.
+        // is answered, tells. Rows that another flush committed a second time could meet the
+        // segments that a compaction has made of the first.
         let commit = || shared.deps.coordinators.commit_flush(request.clone());
         let revision = retrying("commit", commit).await?;
         info!(segments = segments.len(), revision = revision.0, "flushed");
@@ -143,16 +144,24 @@ fn coded<T>(result: redkite_segment::Result<T>) -> Result<T> {
     result.map_err(|error| Error::from_coded(&error))
 }
 
-/// Tries until it succeeds or fails for good.
+/// Tries until it succeeds or fails for good. A call whose time was over may have been carried out.
+///
+/// Code 1000 of a commit is for good: files were lost or collected, and only the next flush, which
+/// writes all of them again, helps.
 async fn retrying<'a, T>(what: &str, attempt: impl Fn() -> BoxFuture<'a, Result<T>>) -> Result<T> {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         match attempt().await {
-            Err(error) if error.retriable && error.code != ErrorCode::ChannelMisrouted => {
+            Err(error) if may_pass(&error) => {
                 warn!(%error, what, "flush is held up, will retry");
                 backoff.wait().await;
             }
             answer => return answer,
         }
     }
+}
+
+fn may_pass(error: &Error) -> bool {
+    let unanswered = matches!(error.code, ErrorCode::Timeout | ErrorCode::Canceled);
+    (error.retriable || unanswered) && error.code != ErrorCode::ChannelMisrouted
 }
