@@ -15,4 +15,4 @@ mod metrics;
 
 pub use error::{Error, Result};
 pub use local::{LocalLogStore, LocalOptions};
-pub use log::{AppendFuture, ChannelLog, LogStore, Lsn, Record, RecordStream};
+pub use log::{AppendFuture, ChannelLog, Damage, LogStore, Lsn, Record, RecordStream};
