@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use redkite_catalog::Role;
 use redkite_config::Validate;
-use redkite_node::{Exposure, NodeContext, Phase, Process, Result};
+use redkite_node::{Exposure, NodeContext, NodeOptions, Phase, Process, Result};
 use redkite_proto::redkite::querynode::query_node_server::QueryNodeServer;
 use redkite_rpc::limit_messages;
-use redkite_wal::{LocalLogStore, LocalOptions};
+use redkite_runtime::TaskGroup;
+use redkite_storage::ObjectStore;
+use redkite_wal::{LocalLogStore, LocalOptions, LogStore, ObjectLogStore, ObjectOptions};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
@@ -37,10 +39,11 @@ pub async fn start(
     exposure: Exposure,
 ) -> Result<()> {
     let tasks = context.process.tasks.child(Role::QueryNode.name());
-    let wal_dir = context.options().wal_dir();
+    let store = context.store()?;
+    let log = log_store(context.options(), store.clone(), tasks.child("logs"));
     let service = QueryNodeService::new(QueryNodeDeps {
-        store: context.store()?,
-        log: Arc::new(LocalLogStore::new(wal_dir, LocalOptions::default())),
+        store,
+        log,
         coordinators: Arc::new(PeerCoordinators::new(context.peers.clone())),
         cpu: context.cpu()?,
         tasks: tasks.clone(),
@@ -66,6 +69,32 @@ pub async fn start(
         },
     );
     context.announce(Role::QueryNode, &address).await
+}
+
+/// The channels' logs, where the configuration has them.
+pub fn log_store(
+    options: &NodeOptions,
+    store: Arc<dyn ObjectStore>,
+    tasks: TaskGroup,
+) -> Arc<dyn LogStore> {
+    let wal = &options.wal;
+    if options.wal_in_objects() {
+        let object = ObjectOptions {
+            group_interval: wal.group_interval.get(),
+            max_group_bytes: wal.group_size.as_usize(),
+            max_in_flight: wal.max_in_flight,
+            max_pending_bytes: wal.pending_limit.as_usize(),
+            write_patience: wal.write_timeout.get(),
+            ..ObjectOptions::default()
+        };
+        return Arc::new(ObjectLogStore::new(store, object, tasks));
+    }
+    let local = LocalOptions {
+        file_size_bytes: wal.segment_size.as_u64(),
+        max_pending_bytes: wal.pending_limit.as_usize(),
+        ..LocalOptions::default()
+    };
+    Arc::new(LocalLogStore::new(options.wal_dir(), local))
 }
 
 /// A query node as a process of its own.

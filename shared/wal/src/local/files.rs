@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    hash::{BuildHasher, Hasher},
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -67,11 +66,6 @@ impl FileMaker for DirFiles {
         sync_dir(&self.dir)?;
         Ok((path, Box::new(file)))
     }
-}
-
-/// A number that nobody can guess, for [`FileHeader::salt`].
-pub(super) fn new_salt() -> u64 {
-    std::hash::RandomState::new().build_hasher().finish()
 }
 
 fn file_name(first_lsn: u64) -> String {
