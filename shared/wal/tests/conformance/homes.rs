@@ -42,7 +42,8 @@ impl Default for Limits {
 }
 
 /// Every place; one more is one more line.
-pub(crate) fn homes() -> Vec<Home> {
+#[allow(clippy::unused_async, reason = "a server takes time to start")]
+pub(crate) async fn homes() -> Vec<Home> {
     let (files, objects) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let local = Kind::Local(files.path().to_owned());
     let fs = open(&format!("fs://{}", objects.path().display()));
