@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use redkite_catalog::Role;
 use redkite_config::Validate;
-use redkite_node::{Exposure, NodeContext, NodeOptions, Phase, Process, Result};
+use redkite_node::{Error, Exposure, NodeContext, NodeOptions, Phase, Process, Result};
 use redkite_proto::redkite::querynode::query_node_server::QueryNodeServer;
 use redkite_rpc::limit_messages;
 use redkite_runtime::TaskGroup;
@@ -32,7 +32,8 @@ impl Validate for Config {
 /// Starts a query node and announces it.
 ///
 /// # Errors
-/// When the object store cannot be opened, or the metastore refuses.
+/// When the object store cannot be opened, the metastore refuses, or there are logs where the
+/// configuration does not have them.
 pub async fn start(
     context: &NodeContext,
     options: QueryNodeOptions,
@@ -40,7 +41,9 @@ pub async fn start(
 ) -> Result<()> {
     let tasks = context.process.tasks.child(Role::QueryNode.name());
     let store = context.store()?;
-    let log = log_store(context.options(), store.clone(), tasks.child("logs"));
+    let logs = tasks.child("logs");
+    refuse_logs_elsewhere(context.options(), store.clone(), logs.clone()).await?;
+    let log = log_store(context.options(), store.clone(), logs);
     let service = QueryNodeService::new(QueryNodeDeps {
         store,
         log,
@@ -77,24 +80,64 @@ pub fn log_store(
     store: Arc<dyn ObjectStore>,
     tasks: TaskGroup,
 ) -> Arc<dyn LogStore> {
-    let wal = &options.wal;
-    if options.wal_in_objects() {
-        let object = ObjectOptions {
-            group_interval: wal.group_interval.get(),
-            max_group_bytes: wal.group_size.as_usize(),
-            max_in_flight: wal.max_in_flight,
-            max_pending_bytes: wal.pending_limit.as_usize(),
-            write_patience: wal.write_timeout.get(),
-            ..ObjectOptions::default()
-        };
-        return Arc::new(ObjectLogStore::new(store, object, tasks));
+    match options.wal_in_objects() {
+        true => object_logs(options, store, tasks),
+        false => local_logs(options),
     }
-    let local = LocalOptions {
-        file_size_bytes: wal.segment_size.as_u64(),
+}
+
+fn object_logs(
+    options: &NodeOptions,
+    store: Arc<dyn ObjectStore>,
+    tasks: TaskGroup,
+) -> Arc<dyn LogStore> {
+    let wal = &options.wal;
+    let object = ObjectOptions {
+        group_interval: wal.group_interval.get(),
+        max_group_bytes: wal.group_size.as_usize(),
+        max_in_flight: wal.max_in_flight,
         max_pending_bytes: wal.pending_limit.as_usize(),
+        write_patience: wal.write_timeout.get(),
+        ..ObjectOptions::default()
+    };
+    Arc::new(ObjectLogStore::new(store, object, tasks))
+}
+
+fn local_logs(options: &NodeOptions) -> Arc<dyn LogStore> {
+    let local = LocalOptions {
+        file_size_bytes: options.wal.segment_size.as_u64(),
+        max_pending_bytes: options.wal.pending_limit.as_usize(),
         ..LocalOptions::default()
     };
     Arc::new(LocalLogStore::new(options.wal_dir(), local))
+}
+
+/// Logs are not moved: a node that began empty ones beside those that hold rows would lose them.
+async fn refuse_logs_elsewhere(
+    options: &NodeOptions,
+    store: Arc<dyn ObjectStore>,
+    tasks: TaskGroup,
+) -> Result<()> {
+    let (elsewhere, place) = match options.wal_in_objects() {
+        true => (local_logs(options), options.wal_dir().display().to_string()),
+        false => (
+            object_logs(options, store, tasks),
+            format!("{}/wal", options.storage_uri()),
+        ),
+    };
+    let channels = elsewhere.channels().await;
+    let channels = channels.map_err(Error::start("look for logs elsewhere"))?;
+    let Some(first) = channels.first() else {
+        return Ok(());
+    };
+    let count = channels.len();
+    let problem = format!(
+        "would leave the logs of {count} channels (the first is {first}) behind in {place}"
+    );
+    Err(Error::Config(redkite_config::Error::value(
+        "wal.engine",
+        problem,
+    )))
 }
 
 /// A query node as a process of its own.
@@ -105,4 +148,36 @@ pub async fn run(process: Process, config: Config, listener: TcpListener) -> Res
     let exposure = Exposure::network(listener, &process.options.common)?;
     let context = NodeContext::join(process).await?;
     start(&context, config.querynode, exposure).await
+}
+
+#[cfg(test)]
+mod tests {
+    use redkite_node::WalEngine;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn logs_of_another_engine_are_never_left_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = NodeOptions::default();
+        options.common.data_dir = dir.path().to_owned();
+        let store = redkite_storage::open(&options.storage_uri()).unwrap();
+        let tasks = TaskGroup::new("logs");
+        for (engine, other) in [
+            (WalEngine::Object, WalEngine::Local),
+            (WalEngine::Local, WalEngine::Object),
+        ] {
+            options.wal.engine = engine;
+            refuse_logs_elsewhere(&options, store.clone(), tasks.clone())
+                .await
+                .unwrap();
+            let logs = log_store(&options, store.clone(), tasks.clone());
+            logs.open("ch_0v0", 1).await.unwrap().close().await;
+            options.wal.engine = other;
+            let refused = refuse_logs_elsewhere(&options, store.clone(), tasks.clone()).await;
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains("wal.engine"), "{refused}");
+            logs.remove("ch_0v0").await.unwrap();
+        }
+    }
 }
