@@ -29,10 +29,10 @@
 //!
 //! **What a deposed owner still writes is never read.** It writes at most `window` objects ahead of
 //! what is durable, so below `e + window`; those who tried to seal and lost are limited in the same
-//! way. A seal's `next` lies [`format::SKIP`] behind it, beyond all of these, and the chain goes
-//! from the seal right to `next`. So nothing needs to be deleted before the new owner writes, no
-//! number of its own can be taken by somebody else but a later seal, and a request that was delayed
-//! for hours changes nothing.
+//! way. A seal's `next` lies 4096 numbers behind it (`format::SKIP`), beyond all of these, and the
+//! chain goes from the seal right to `next`. So nothing needs to be deleted before the new owner
+//! writes, no number of its own can be taken by somebody else but a later seal, and a request that
+//! was delayed for hours changes nothing.
 //!
 //! **A gap ends the log.** If an object fails for good, all appends in it and behind it fail with
 //! an unknown outcome. The next owner seals the first missing number; should a delayed request fill
@@ -81,7 +81,7 @@ use crate::{
     log::{ChannelLog, Damage, LogStore, Lsn, check_name},
 };
 
-/// More objects than this are never written at a time: see [`format::SKIP`].
+/// More objects than this are never written at a time.
 pub const MAX_IN_FLIGHT: usize = 64;
 
 /// Sizes and times of logs in an object store.
