@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use redkite_catalog::Role;
 use redkite_config::Validate;
-use redkite_node::{Exposure, NodeContext, Phase, Process, Result};
+use redkite_node::{Error, Exposure, NodeContext, NodeOptions, Phase, Process, Result};
 use redkite_proto::redkite::querynode::query_node_server::QueryNodeServer;
 use redkite_rpc::limit_messages;
 use redkite_runtime::{OnFailure, TaskGroup};
-use redkite_wal::{LocalLogStore, LocalOptions, LogStore};
+use redkite_storage::ObjectStore;
+use redkite_wal::{LocalLogStore, LocalOptions, LogStore, ObjectLogStore, ObjectOptions};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
@@ -34,18 +35,23 @@ impl Validate for Config {
 /// Starts a query node and announces it.
 ///
 /// # Errors
-/// When the object store cannot be opened, or the metastore refuses.
+/// When the object store cannot be opened, the metastore refuses, or there are logs where the
+/// configuration does not have them.
 pub async fn start(
     context: &NodeContext,
     options: QueryNodeOptions,
     exposure: Exposure,
 ) -> Result<()> {
     let tasks = context.process.tasks.child(Role::QueryNode.name());
-    let wal_dir = context.options().wal_dir();
-    let log: Arc<dyn LogStore> = Arc::new(LocalLogStore::new(wal_dir, LocalOptions::default()));
-    clear_orphans(context, log.clone(), &tasks);
+    let store = context.store().await?;
+    let logs = tasks.child("logs");
+    refuse_logs_elsewhere(context.options(), store.clone(), logs.clone()).await?;
+    let log = log_store(context.options(), store.clone(), logs);
+    if !context.options().wal_in_objects() {
+        clear_orphans(context, log.clone(), &tasks);
+    }
     let service = QueryNodeService::new(QueryNodeDeps {
-        store: context.store().await?,
+        store,
         log,
         coordinators: Arc::new(PeerCoordinators::new(context.peers.clone())),
         cpu: context.cpu()?,
@@ -84,6 +90,72 @@ fn clear_orphans(context: &NodeContext, log: Arc<dyn LogStore>, tasks: &TaskGrou
     });
 }
 
+/// The channels' logs, where the configuration has them.
+pub fn log_store(
+    options: &NodeOptions,
+    store: Arc<dyn ObjectStore>,
+    tasks: TaskGroup,
+) -> Arc<dyn LogStore> {
+    match options.wal_in_objects() {
+        true => object_logs(options, store, tasks),
+        false => local_logs(options),
+    }
+}
+
+fn object_logs(
+    options: &NodeOptions,
+    store: Arc<dyn ObjectStore>,
+    tasks: TaskGroup,
+) -> Arc<dyn LogStore> {
+    let wal = &options.wal;
+    let object = ObjectOptions {
+        group_interval: wal.group_interval.get(),
+        max_group_bytes: wal.group_size.as_usize(),
+        max_in_flight: wal.max_in_flight,
+        max_pending_bytes: wal.pending_limit.as_usize(),
+        write_patience: wal.write_timeout.get(),
+        ..ObjectOptions::default()
+    };
+    Arc::new(ObjectLogStore::new(store, object, tasks))
+}
+
+fn local_logs(options: &NodeOptions) -> Arc<dyn LogStore> {
+    let local = LocalOptions {
+        file_size_bytes: options.wal.segment_size.as_u64(),
+        max_pending_bytes: options.wal.pending_limit.as_usize(),
+        ..LocalOptions::default()
+    };
+    Arc::new(LocalLogStore::new(options.wal_dir(), local))
+}
+
+/// Logs are not moved: a node that began empty ones beside those that hold rows would lose them.
+async fn refuse_logs_elsewhere(
+    options: &NodeOptions,
+    store: Arc<dyn ObjectStore>,
+    tasks: TaskGroup,
+) -> Result<()> {
+    let (elsewhere, place) = match options.wal_in_objects() {
+        true => (local_logs(options), options.wal_dir().display().to_string()),
+        false => (
+            object_logs(options, store, tasks),
+            format!("{}/wal", options.storage_uri()),
+        ),
+    };
+    let channels = elsewhere.channels().await;
+    let channels = channels.map_err(Error::start("look for logs elsewhere"))?;
+    let Some(first) = channels.first() else {
+        return Ok(());
+    };
+    let count = channels.len();
+    let problem = format!(
+        "would leave the logs of {count} channels (the first is {first}) behind in {place}"
+    );
+    Err(Error::Config(redkite_config::Error::value(
+        "wal.engine",
+        problem,
+    )))
+}
+
 /// A query node as a process of its own.
 ///
 /// # Errors
@@ -92,4 +164,36 @@ pub async fn run(process: Process, config: Config, listener: TcpListener) -> Res
     let exposure = Exposure::network(listener, &process.options.common)?;
     let context = NodeContext::join(process).await?;
     start(&context, config.querynode, exposure).await
+}
+
+#[cfg(test)]
+mod tests {
+    use redkite_node::WalEngine;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn logs_of_another_engine_are_never_left_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = NodeOptions::default();
+        options.common.data_dir = dir.path().to_owned();
+        let store = redkite_storage::open(&options.storage_uri()).unwrap();
+        let tasks = TaskGroup::new("logs");
+        for (engine, other) in [
+            (WalEngine::Object, WalEngine::Local),
+            (WalEngine::Local, WalEngine::Object),
+        ] {
+            options.wal.engine = engine;
+            refuse_logs_elsewhere(&options, store.clone(), tasks.clone())
+                .await
+                .unwrap();
+            let logs = log_store(&options, store.clone(), tasks.clone());
+            logs.open("ch_0v0", 1).await.unwrap().close().await;
+            options.wal.engine = other;
+            let refused = refuse_logs_elsewhere(&options, store.clone(), tasks.clone()).await;
+            let refused = refused.unwrap_err().to_string();
+            assert!(refused.contains("wal.engine"), "{refused}");
+            logs.remove("ch_0v0").await.unwrap();
+        }
+    }
 }

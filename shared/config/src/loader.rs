@@ -19,6 +19,7 @@ pub const SECTIONS: &[&str] = &[
     "common",
     "raft",
     "storage",
+    "wal",
     "telemetry",
     "rpc",
     "proxy",

@@ -4,6 +4,7 @@
 //! what a service does.
 //!
 //! - [`options`]: the configuration that every process has
+//! - [`wal`]: its section about the channels' logs
 //! - [`args`]: the flags of a binary with one service
 //! - [`process`]: the life of a process, from its flags to its exit code
 //! - [`stops`]: what is to be done at the end, in phases
@@ -24,6 +25,7 @@ pub mod options;
 pub mod peers;
 pub mod process;
 pub mod stops;
+pub mod wal;
 
 pub use announce::Identity;
 pub use context::NodeContext;
@@ -33,3 +35,4 @@ pub use options::{CommonOptions, NodeOptions, StorageOptions};
 pub use peers::Peers;
 pub use process::{Launch, Process, Program, run, run_service};
 pub use stops::{Phase, Stops};
+pub use wal::{WalEngine, WalOptions};

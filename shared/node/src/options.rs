@@ -9,6 +9,8 @@ use redkite_storage::{CacheOptions, S3Options, StoreOptions, StoreUri};
 use redkite_telemetry::TelemetryOptions;
 use serde::{Deserialize, Serialize};
 
+use crate::wal::{WalEngine, WalOptions};
+
 /// Our own events; of libraries only what is wrong.
 const LOG_FILTER: &str = "info,openraft=warn,sled=warn,h2=warn,hyper=warn,opendal=warn,ractor=warn";
 
@@ -20,6 +22,8 @@ pub struct NodeOptions {
     pub common: CommonOptions,
     /// Where segment files are.
     pub storage: StorageOptions,
+    /// The channels' logs.
+    pub wal: WalOptions,
     /// Logs and traces.
     pub telemetry: TelemetryOptions,
     /// Calls between processes.
@@ -35,6 +39,7 @@ impl Default for NodeOptions {
         Self {
             common: CommonOptions::default(),
             storage: StorageOptions::default(),
+            wal: WalOptions::default(),
             telemetry,
             rpc: RpcOptions::default(),
         }
@@ -209,7 +214,21 @@ impl NodeOptions {
         self.common.data_dir.join("meta")
     }
 
-    /// The directory of the channels' logs.
+    /// Whether the channels' logs are in the object store: as configured, or because that is what
+    /// all machines have in common.
+    pub fn wal_in_objects(&self) -> bool {
+        match self.wal.engine {
+            WalEngine::Local => false,
+            WalEngine::Object => true,
+            WalEngine::Auto => {
+                let uri = self.storage_uri();
+                let scheme = uri.split_once("://").map(|(scheme, _)| scheme);
+                !matches!(scheme, None | Some("fs" | "file" | "memory"))
+            }
+        }
+    }
+
+    /// The directory of the channels' logs where they are files.
     pub fn wal_dir(&self) -> PathBuf {
         self.common.data_dir.join("wal")
     }
@@ -243,6 +262,7 @@ impl Validate for NodeOptions {
             return Err(Error::value("common.session_ttl", "must be at least 1s"));
         }
         self.storage.validate(&self.storage_uri())?;
+        self.wal.validate()?;
         self.rpc.validate()
     }
 }
@@ -273,6 +293,21 @@ mod tests {
         let options = NodeOptions::default();
         options.validate().unwrap();
         assert_eq!(options.storage_uri(), "fs://./data/objects");
+    }
+
+    #[test]
+    fn logs_are_where_every_machine_finds_them() {
+        let with = |uri: Option<&str>, engine| {
+            let mut options = NodeOptions::default();
+            options.storage.uri = uri.map(str::to_owned);
+            options.wal.engine = engine;
+            options.wal_in_objects()
+        };
+        assert!(!with(None, WalEngine::Auto));
+        assert!(!with(Some("memory://"), WalEngine::Auto));
+        assert!(with(Some("s3://bucket/prefix"), WalEngine::Auto));
+        assert!(!with(Some("s3://bucket/prefix"), WalEngine::Local));
+        assert!(with(Some("fs:///data"), WalEngine::Object));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! segments/{collection}/{partition}/{segment}/stats.v1.bin        bloom filter of its primary keys
 //! segments/{collection}/{partition}/{segment}/index/{build}/{file}
 //! deltas/{channel}/{id}.parquet                                   deletes that no segment file holds
+//! wal/{channel}/{number:020}                                      logs, where they are objects
 //! ```
 //!
 //! Keys are relative paths of plain segments: letters, digits, `_`, `-` and `.`, none starting with
@@ -171,6 +172,20 @@ pub fn delta(channel: &str, id: i64) -> String {
     delta_prefix(channel) + &format!("{id}.parquet")
 }
 
+/// Prefix of all logs that are objects. They belong to `redkite-wal` alone, which deletes what it
+/// does not need any more.
+pub const WAL_PREFIX: &str = "wal/";
+
+/// Prefix of the log of a channel.
+pub fn wal_prefix(channel: &str) -> String {
+    format!("{WAL_PREFIX}{channel}/")
+}
+
+/// One object of the log of a channel; sorted by key they are sorted by number.
+pub fn wal_object(channel: &str, number: u64) -> String {
+    format!("{WAL_PREFIX}{channel}/{number:020}")
+}
+
 /// Checks that a key is one that every store takes.
 ///
 /// # Errors
@@ -232,6 +247,7 @@ mod tests {
             segment_stats(collection, partition, segment),
             segment_index(collection, partition, segment, BuildId(4), "graph.bin"),
             delta("ch_1v0", 5),
+            wal_object("ch_1v0", 6),
         ];
         assert_eq!(
             keys,
@@ -239,12 +255,14 @@ mod tests {
                 "segments/1/2/3/data.v1.parquet",
                 "segments/1/2/3/stats.v1.bin",
                 "segments/1/2/3/index/4/graph.bin",
-                "deltas/ch_1v0/5.parquet"
+                "deltas/ch_1v0/5.parquet",
+                "wal/ch_1v0/00000000000000000006"
             ]
         );
         for key in keys {
             check_key(&key).unwrap();
         }
+        assert!(wal_object("ch", 6).starts_with(&wal_prefix("ch")));
         assert!(segment_prefix(collection, partition, segment).starts_with("segments/1/"));
         assert_eq!(collection_prefix(collection), "segments/1/");
     }

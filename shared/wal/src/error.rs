@@ -35,9 +35,9 @@ pub enum Error {
     /// must decide.
     #[error("log file {} is corrupt at byte {offset}: {reason}", file.display())]
     Corrupt {
-        /// The file.
+        /// The file, or the key of the object.
         file: PathBuf,
-        /// Where in the file.
+        /// Where in it.
         offset: u64,
         /// What was expected.
         reason: String,
@@ -61,6 +61,18 @@ pub enum Error {
         /// The failure itself.
         #[source]
         source: Arc<io::Error>,
+    },
+    /// An object of the log could not be listed, read or deleted. Nothing is lost; retry when it is
+    /// of the kind that passes.
+    #[error("cannot {operation} the log of channel {channel} in the object store")]
+    Store {
+        /// `open`, `read`, …
+        operation: &'static str,
+        /// The channel.
+        channel: String,
+        /// The failure itself.
+        #[source]
+        source: Arc<redkite_storage::Error>,
     },
     /// A write or sync failed, so nobody knows what is on disk; the log takes no more appends until
     /// it is opened again (which reads what is there).
@@ -126,7 +138,9 @@ impl Error {
             | Self::Truncated { .. }
             | Self::Closed { .. }
             | Self::InvalidChannel { .. } => Outcome::NotApplied,
-            Self::Corrupt { .. } | Self::Io { .. } | Self::Failed { .. } => Outcome::Unknown,
+            Self::Corrupt { .. } | Self::Io { .. } | Self::Store { .. } | Self::Failed { .. } => {
+                Outcome::Unknown
+            }
         }
     }
 
@@ -146,6 +160,7 @@ impl Coded for Error {
             Self::Locked { .. } | Self::Closed { .. } => ErrorCode::ChannelNotAvailable,
             Self::Corrupt { .. } => ErrorCode::DataIntegrity,
             Self::NoSpace { .. } => ErrorCode::DiskLimitExceeded,
+            Self::Store { source, .. } => source.code(),
             Self::Io { .. } | Self::Failed { .. } => ErrorCode::IoFailed,
             Self::Overloaded { .. } => ErrorCode::TooManyRequests,
             Self::TooLarge { .. } => ErrorCode::ParameterTooLarge,
@@ -160,6 +175,7 @@ impl Coded for Error {
             | Self::Locked { .. }
             | Self::Closed { .. }
             | Self::Overloaded { .. } => true,
+            Self::Store { source, .. } => source.retriable(),
             Self::Corrupt { .. }
             | Self::NoSpace { .. }
             | Self::Io { .. }

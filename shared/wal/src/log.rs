@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    path::PathBuf,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -43,6 +44,17 @@ pub struct Record {
     pub payload: Bytes,
 }
 
+/// A place in a log whose bytes are not those that were written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// The file, or the key of the object.
+    pub file: PathBuf,
+    /// The first byte in it that is known to be wrong, or where what is wrong begins.
+    pub offset: u64,
+    /// What was expected.
+    pub reason: String,
+}
+
 /// Records in order. An error ends it.
 pub type RecordStream = BoxStream<'static, Result<Record>>;
 
@@ -71,6 +83,18 @@ pub trait LogStore: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `Io`
     async fn channels(&self) -> Result<Vec<String>>;
+
+    /// Reads everything that a channel's log holds, owning and changing nothing, and names every
+    /// damaged place that it can find, in the log's order. Records from `from` on must be there;
+    /// what a truncation has left of earlier ones is checked too. Leftovers that every log may have
+    /// (a torn tail, what a deposed owner wrote) are no damage.
+    ///
+    /// A log that is being written to meanwhile is checked up to some record between the last one
+    /// at the beginning of the call and the last one at its end.
+    ///
+    /// # Errors
+    /// When something could not be read at all, so that nothing is known about it.
+    async fn check(&self, channel: &str, from: Lsn) -> Result<Vec<Damage>>;
 }
 
 /// One channel's log, held by its only owner.
@@ -168,5 +192,23 @@ impl Future for AppendFuture {
                 .map(|reply| reply.unwrap_or(Err(closed))),
             State::Done(error) => Poll::Ready(Err(error.take().unwrap_or(closed))),
         }
+    }
+}
+
+/// Checks that a channel's name can be the name of a directory and a part of an object's key.
+///
+/// # Errors
+/// `InvalidChannel`
+pub(crate) fn check_name(channel: &str) -> Result<()> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    let allowed = !channel.is_empty()
+        && channel.len() <= 255
+        && !channel.starts_with('.')
+        && channel.bytes().all(plain);
+    match allowed {
+        true => Ok(()),
+        false => Err(Error::InvalidChannel {
+            channel: channel.to_owned(),
+        }),
     }
 }

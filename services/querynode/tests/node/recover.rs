@@ -10,7 +10,12 @@ use crate::world::{CHANNEL, P1, P2, World, code};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_before_any_flush_loses_nothing() {
-    let world = World::new();
+    for world in [World::new(), World::on_objects()] {
+        crash_before_any_flush(world).await;
+    }
+}
+
+async fn crash_before_any_flush(world: World) {
     let node = world.node().await;
     node.insert(P1, &[(1, 1), (2, 2)]).await;
     node.upsert(P2, &[(2, 22)]).await;
@@ -23,9 +28,35 @@ async fn a_crash_before_any_flush_loses_nothing() {
     assert_eq!(world.node().await.rows().await, [(2, 22), (5, 5)]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_is_deposed_while_it_lives_writes_nothing_more() {
+    let world = World::on_objects();
+    let former = world.node().await;
+    former.insert(P1, &[(1, 1)]).await;
+    let node = world.node().await;
+    node.insert(P1, &[(2, 2)]).await;
+    for key in 3..5 {
+        let refused = former.write(former.change(&[], P1, &[(key, key)])).await;
+        let code = code(&refused.unwrap_err());
+        assert!([503, 507].contains(&code), "{code}");
+    }
+    node.insert(P1, &[(5, 5)]).await;
+    assert_eq!(node.rows().await, [(1, 1), (2, 2), (5, 5)]);
+    node.flush().await;
+    node.insert(P1, &[(6, 6)]).await;
+    node.crash();
+    let expected = [(1, 1), (2, 2), (5, 5), (6, 6)];
+    assert_eq!(world.node().await.rows().await, expected);
+}
+
 /// Crashes a node during a flush and looks at its successor.
 async fn crash_in_flush(after_commit: bool) {
-    let world = World::new();
+    for world in [World::new(), World::on_objects()] {
+        crash_in_flush_of(&world, after_commit).await;
+    }
+}
+
+async fn crash_in_flush_of(world: &World, after_commit: bool) {
     let node = world.node().await;
     node.insert(P1, &[(1, 1), (2, 2), (3, 3)]).await;
     node.flush().await;

@@ -31,7 +31,7 @@ use redkite_types::{
     CollectionSchema, Column, ColumnData, DataType, Error, ErrorCode, FieldSchema, NodeId,
     PrimaryKeys, Result, Revision, RowBatch, Timestamp,
 };
-use redkite_wal::{LocalLogStore, LocalOptions};
+use redkite_wal::{LocalLogStore, LocalOptions, LogStore, ObjectLogStore, ObjectOptions};
 use tokio::sync::Notify;
 use tonic::Request;
 
@@ -193,6 +193,7 @@ pub(crate) struct World {
     pub(crate) played: Arc<Played>,
     pub(crate) store: Arc<dyn ObjectStore>,
     dir: tempfile::TempDir,
+    log_in_objects: bool,
     pub(crate) options: QueryNodeOptions,
 }
 
@@ -220,17 +221,37 @@ impl World {
             played: Arc::new(played),
             store,
             dir: tempfile::tempdir().unwrap(),
+            log_in_objects: false,
             options: QueryNodeOptions::default(),
+        }
+    }
+
+    /// A world whose nodes keep nothing on their machines.
+    pub(crate) fn on_objects() -> Self {
+        Self {
+            log_in_objects: true,
+            ..Self::new()
+        }
+    }
+
+    fn log(&self, tasks: &TaskGroup) -> Arc<dyn LogStore> {
+        match self.log_in_objects {
+            true => Arc::new(ObjectLogStore::new(
+                self.store.clone(),
+                ObjectOptions::default(),
+                tasks.child("logs"),
+            )),
+            false => Arc::new(LocalLogStore::new(self.dir.path(), LocalOptions::default())),
         }
     }
 
     /// A node that owns nothing yet.
     pub(crate) fn bare_node(&self) -> Node {
         let tasks = TaskGroup::new("node");
-        let log = LocalLogStore::new(self.dir.path(), LocalOptions::default());
+        let log = self.log(&tasks);
         let service = QueryNodeService::new(QueryNodeDeps {
             store: self.store.clone(),
-            log: Arc::new(log),
+            log,
             coordinators: self.played.clone(),
             cpu: CpuPool::new(2, 64).unwrap(),
             tasks: tasks.clone(),

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    hash::{BuildHasher, Hasher},
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -69,18 +68,24 @@ impl FileMaker for DirFiles {
     }
 }
 
-/// A number that nobody can guess, for [`FileHeader::salt`].
-pub(super) fn new_salt() -> u64 {
-    std::hash::RandomState::new().build_hasher().finish()
-}
-
 fn file_name(first_lsn: u64) -> String {
     format!("{first_lsn:020}.log")
 }
 
-/// The files by the number of their first record; leftovers of file creation are deleted.
-pub(super) fn list(dir: &Path) -> Result<BTreeMap<u64, PathBuf>> {
-    let mut found = BTreeMap::new();
+/// What is in a channel's directory.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    /// The log's files by the number of their first record.
+    pub(super) files: BTreeMap<u64, PathBuf>,
+    /// What the making of a file left behind.
+    pub(super) leftovers: Vec<PathBuf>,
+    /// What no log makes.
+    pub(super) unknown: Vec<PathBuf>,
+}
+
+/// Looks into a channel's directory without changing anything.
+pub(super) fn scan(dir: &Path) -> Result<Listed> {
+    let mut listed = Listed::default();
     let failed = |error| Error::io("list", dir, error);
     for entry in fs::read_dir(dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
@@ -88,20 +93,29 @@ pub(super) fn list(dir: &Path) -> Result<BTreeMap<u64, PathBuf>> {
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
-        if name.ends_with(".tmp") {
-            fs::remove_file(&path).map_err(|error| Error::io("delete", &path, error))?;
-            continue;
-        }
         let first_lsn = name.strip_suffix(".log").and_then(|n| n.parse().ok());
         match first_lsn {
             Some(first_lsn) if name == file_name(first_lsn) => {
-                found.insert(first_lsn, path);
+                listed.files.insert(first_lsn, path);
             }
             _ if name == OWNER_FILE => {}
-            _ => tracing::warn!(file = %path.display(), "unknown file in the log directory"),
+            _ if name.ends_with(".tmp") => listed.leftovers.push(path),
+            _ => listed.unknown.push(path),
         }
     }
-    Ok(found)
+    Ok(listed)
+}
+
+/// The files by the number of their first record; leftovers of file creation are deleted.
+pub(super) fn list(dir: &Path) -> Result<BTreeMap<u64, PathBuf>> {
+    let listed = scan(dir)?;
+    for path in listed.leftovers {
+        fs::remove_file(&path).map_err(|error| Error::io("delete", &path, error))?;
+    }
+    for path in listed.unknown {
+        tracing::warn!(file = %path.display(), "unknown file in the log directory");
+    }
+    Ok(listed.files)
 }
 
 /// Reads a whole file and its header, which must agree with its name.

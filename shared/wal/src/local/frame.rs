@@ -172,12 +172,25 @@ pub(super) fn read_frames(
     header: &FileHeader,
     next_file: Option<u64>,
     limit: u64,
-    mut visit: impl FnMut(u64, Bytes),
+    visit: impl FnMut(u64, Bytes),
 ) -> Result<End, Damage> {
-    let mut end = End {
+    let start = End {
         offset: FILE_HEADER_BYTES,
         next_lsn: header.first_lsn,
     };
+    read_frames_from(start, bytes, header, next_file, limit, visit)
+}
+
+/// [`read_frames`] from a place in the middle.
+fn read_frames_from(
+    start: End,
+    bytes: &Bytes,
+    header: &FileHeader,
+    next_file: Option<u64>,
+    limit: u64,
+    mut visit: impl FnMut(u64, Bytes),
+) -> Result<End, Damage> {
+    let mut end = start;
     let stop_at = next_file.unwrap_or(u64::MAX);
     while end.next_lsn < stop_at && end.next_lsn <= limit {
         let at = end.offset;
@@ -219,4 +232,94 @@ fn was_durable(bytes: &[u8], from: usize, salt: u64, lsn: u64) -> bool {
         at += 1;
     }
     false
+}
+
+/// Names every damaged place of a file that can be found, and where its records end.
+pub(super) fn find_damage(
+    bytes: &Bytes,
+    header: &FileHeader,
+    next_file: Option<u64>,
+) -> Vec<Damage> {
+    let mut found = Vec::new();
+    let mut start = End {
+        offset: FILE_HEADER_BYTES,
+        next_lsn: header.first_lsn,
+    };
+    loop {
+        let mut wanted = start.next_lsn;
+        let visit = |lsn, _| wanted = lsn + 1;
+        let damage = match read_frames_from(start, bytes, header, next_file, u64::MAX, visit) {
+            Ok(end) => {
+                found.extend(check_tail(bytes, header, end, next_file.is_some()));
+                return found;
+            }
+            Err(damage) => damage,
+        };
+        let resumed = next_frame(bytes, damage.offset + 1, header.salt, wanted);
+        found.push(damage);
+        match resumed {
+            Some(resumed) => start = resumed,
+            None => return found,
+        }
+    }
+}
+
+/// The next whole frame of a record after `wanted`.
+fn next_frame(bytes: &[u8], from: usize, salt: u64, wanted: u64) -> Option<End> {
+    let mut at = from;
+    while let Some(head) = Head::read(bytes, at) {
+        let records_that_fit = (bytes.len() - from) as u64;
+        let plausible = head.lsn > wanted && head.lsn - wanted <= records_that_fit;
+        if plausible && head.check(bytes, at, salt).is_ok() {
+            return Some(End {
+                offset: at,
+                next_lsn: head.lsn,
+            });
+        }
+        at += 1;
+    }
+    None
+}
+
+/// Changed bits in a marker, and bytes in zeros, that cannot be told from a torn group beyond these.
+const FEW_BITS: u32 = 3;
+const FEW_BYTES: usize = 4;
+
+/// Behind the last record there is its marker or nothing, and then zeros; in the last file, there
+/// may also be a group that did not arrive as a whole. A few changed bits are no such group: the
+/// head of a frame alone has more bytes that are not zero.
+fn check_tail(bytes: &[u8], header: &FileHeader, end: End, is_followed: bool) -> Option<Damage> {
+    let tail = &bytes[end.offset..];
+    let mut marker = Vec::with_capacity(FRAME_HEADER_BYTES);
+    encode_frame(header.salt, 0, end.next_lsn - 1, &[], &mut marker);
+    let damage = |at: usize, reason: &str| {
+        Some(Damage {
+            offset: end.offset + at,
+            reason: reason.to_owned(),
+        })
+    };
+    let mut zeros_from = 0;
+    if let Some(found) = tail.get(..FRAME_HEADER_BYTES) {
+        let bits = |(a, b): (&u8, &u8)| (a ^ b).count_ones();
+        let wrong_bits: u32 = found.iter().zip(&marker).map(bits).sum();
+        if (1..=FEW_BITS).contains(&wrong_bits) {
+            return damage(0, "the marker behind the last record is damaged");
+        }
+        if wrong_bits == 0 {
+            zeros_from = FRAME_HEADER_BYTES;
+        }
+    }
+    let behind = &tail[zeros_from..];
+    let wrong = behind.iter().filter(|byte| **byte != 0).count();
+    let first = behind.iter().position(|byte| *byte != 0)?;
+    if is_followed {
+        return damage(zeros_from + first, "unknown bytes behind the last record");
+    }
+    match wrong <= FEW_BYTES {
+        true => damage(
+            zeros_from + first,
+            "changed bytes in the zeros behind the last record",
+        ),
+        false => None,
+    }
 }

@@ -5,8 +5,10 @@
 //! - `owner`: the lock file that holds the owner's epoch
 //! - `writer`: encodes a group of records, writes and syncs it, rotates files
 //! - `queue`: records that wait, and the sync thread that drains them
+//! - `check`: finds every damaged place without changing anything
 //! - `log`: puts these together as a [`ChannelLog`]
 
+mod check;
 mod files;
 mod frame;
 mod log;
@@ -25,7 +27,7 @@ use std::{
 
 use crate::{
     error::{Error, Result},
-    log::{ChannelLog, LogStore},
+    log::{ChannelLog, Damage, LogStore, Lsn, check_name},
 };
 pub(crate) use log::LocalLog;
 
@@ -76,16 +78,7 @@ impl LocalLogStore {
     }
 
     fn channel_dir(&self, channel: &str) -> Result<PathBuf> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
-        let allowed = !channel.is_empty()
-            && channel.len() <= 255
-            && !channel.starts_with('.')
-            && channel.bytes().all(plain);
-        if !allowed {
-            return Err(Error::InvalidChannel {
-                channel: channel.to_owned(),
-            });
-        }
+        check_name(channel)?;
         Ok(self.dir.join(channel))
     }
 }
@@ -110,6 +103,12 @@ impl LogStore for LocalLogStore {
     async fn channels(&self) -> Result<Vec<String>> {
         let dir = self.dir.clone();
         blocking("list", &self.dir, move || files::channels(&dir)).await
+    }
+
+    async fn check(&self, channel: &str, from: Lsn) -> Result<Vec<Damage>> {
+        let dir = self.channel_dir(channel)?;
+        let name = channel.to_owned();
+        blocking("check", &self.dir, move || check::check(&name, &dir, from)).await
     }
 }
 

@@ -11,7 +11,10 @@ use std::{
 };
 
 use super::files::sync_dir;
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    log::Damage,
+};
 
 /// Name of the lock file in a channel's directory.
 pub(super) const OWNER_FILE: &str = "owner";
@@ -75,34 +78,7 @@ impl OwnerLock {
     }
 
     fn read_epoch(&self) -> Result<Option<u64>> {
-        let failed = |error| Error::io("read", &self.path, error);
-        let length = self.file.metadata().map_err(failed)?.len();
-        if length == 0 {
-            return Ok(None);
-        }
-        let corrupt = |reason: &str| Error::Corrupt {
-            file: self.path.clone(),
-            offset: 0,
-            reason: reason.to_owned(),
-        };
-        if length != RECORD_BYTES as u64 {
-            return Err(corrupt("the owner record has a wrong length"));
-        }
-        let mut record = [0; RECORD_BYTES];
-        self.file.read_exact_at(&mut record, 0).map_err(failed)?;
-        if record == [0; RECORD_BYTES] {
-            // A power cut between the file's growth and its bytes; nobody has owned the channel yet.
-            return Ok(None);
-        }
-        let (mut epoch, mut crc) = ([0; 8], [0; 4]);
-        epoch.copy_from_slice(&record[8..16]);
-        crc.copy_from_slice(&record[16..]);
-        let sound =
-            record[..8] == MAGIC && crc32c::crc32c(&record[..16]) == u32::from_le_bytes(crc);
-        if !sound {
-            return Err(corrupt("the owner record's checksum does not match"));
-        }
-        Ok(Some(u64::from_le_bytes(epoch)))
+        read_epoch(&self.file, &self.path)
     }
 
     fn write_epoch(&self, dir: &Path, epoch: u64) -> Result<()> {
@@ -123,5 +99,54 @@ impl OwnerLock {
             }
         };
         write().map_err(|error| Error::io("write", &self.path, error))
+    }
+}
+
+fn read_epoch(file: &File, path: &Path) -> Result<Option<u64>> {
+    let failed = |error| Error::io("read", path, error);
+    let length = file.metadata().map_err(failed)?.len();
+    if length == 0 {
+        return Ok(None);
+    }
+    let corrupt = |reason: &str| Error::Corrupt {
+        file: path.to_owned(),
+        offset: 0,
+        reason: reason.to_owned(),
+    };
+    if length != RECORD_BYTES as u64 {
+        return Err(corrupt("the owner record has a wrong length"));
+    }
+    let mut record = [0; RECORD_BYTES];
+    file.read_exact_at(&mut record, 0).map_err(failed)?;
+    if record == [0; RECORD_BYTES] {
+        // A power cut between the file's growth and its bytes; nobody has owned the channel yet.
+        return Ok(None);
+    }
+    let (mut epoch, mut crc) = ([0; 8], [0; 4]);
+    epoch.copy_from_slice(&record[8..16]);
+    crc.copy_from_slice(&record[16..]);
+    let sound = record[..8] == MAGIC && crc32c::crc32c(&record[..16]) == u32::from_le_bytes(crc);
+    if !sound {
+        return Err(corrupt("the owner record's checksum does not match"));
+    }
+    Ok(Some(u64::from_le_bytes(epoch)))
+}
+
+/// What is wrong with a channel's owner record, if anything; takes no lock.
+pub(super) fn find_damage(dir: &Path) -> Result<Option<Damage>> {
+    let path = dir.join(OWNER_FILE);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("open", path, error)),
+    };
+    match read_epoch(&file, &path) {
+        Ok(_) => Ok(None),
+        Err(Error::Corrupt { offset, reason, .. }) => Ok(Some(Damage {
+            file: path,
+            offset,
+            reason,
+        })),
+        Err(error) => Err(error),
     }
 }

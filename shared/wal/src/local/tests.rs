@@ -1,3 +1,5 @@
+//! What only holds for local files; what every log keeps is in `tests/conformance`.
+
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -86,23 +88,6 @@ async fn expect_left(dir: &Path, wanted: &[Bytes], context: &str) {
     longer.push(payload(99));
     assert_eq!(payloads(&*log, 1).await, longer, "{context}");
     log.close().await;
-}
-
-#[tokio::test]
-async fn records_come_back_in_order_after_a_reopen() {
-    let dir = tempfile::tempdir().unwrap();
-    let wanted = log_with(dir.path(), 20).await;
-    let log = store(dir.path()).open(CHANNEL, 1).await.unwrap();
-    assert_eq!(log.last_lsn(), Lsn(20));
-    assert_eq!(payloads(&*log, 1).await, wanted);
-    assert_eq!(payloads(&*log, 15).await, wanted[14..]);
-    assert!(payloads(&*log, 21).await.is_empty());
-    let empty = log.append(Bytes::new()).await.unwrap();
-    assert_eq!(empty, Lsn(21));
-    assert_eq!(
-        payloads(&*log, 20).await,
-        [wanted[19].clone(), Bytes::new()]
-    );
 }
 
 #[tokio::test]
@@ -340,51 +325,6 @@ async fn a_former_owner_is_kept_out_by_lock_and_epoch() {
     assert_eq!(payloads(&*log, 1).await, [payload(1)]);
     drop(log);
     assert_eq!(store.channels().await.unwrap(), [CHANNEL]);
-}
-
-#[tokio::test]
-async fn a_removed_log_starts_again_from_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    log_with(dir.path(), 3).await;
-    let store = store(dir.path());
-    store.remove(CHANNEL).await.unwrap();
-    store.remove(CHANNEL).await.unwrap();
-    assert!(store.channels().await.unwrap().is_empty());
-    let log = store.open(CHANNEL, 1).await.unwrap();
-    assert_eq!(log.last_lsn(), Lsn::ZERO);
-    assert_eq!(log.append(payload(1)).await.unwrap(), Lsn(1));
-    for name in ["", "..", "a/b", ".x"] {
-        assert!(store.open(name, 1).await.is_err(), "{name:?}");
-    }
-}
-
-#[tokio::test]
-async fn limits_refuse_before_anything_is_queued() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = LocalOptions {
-        max_record_bytes: 100,
-        max_pending_bytes: 150,
-        ..options()
-    };
-    let store = LocalLogStore::new(dir.path(), options);
-    let log = store.open(CHANNEL, 1).await.unwrap();
-    let large = log.append(Bytes::from(vec![1; 101])).await.unwrap_err();
-    assert_eq!(large.code(), ErrorCode::ParameterTooLarge);
-    let futures: Vec<_> = (0..50)
-        .map(|_| log.submit(Bytes::from(vec![1; 100])))
-        .collect();
-    let mut accepted = 0;
-    for future in futures {
-        match future.await {
-            Ok(_) => accepted += 1,
-            Err(error) => {
-                assert_eq!(error.code(), ErrorCode::TooManyRequests);
-                assert_eq!(error.outcome(), Outcome::NotApplied);
-            }
-        }
-    }
-    assert!(accepted >= 1);
-    assert_eq!(payloads(&*log, 1).await.len(), accepted);
 }
 
 /// Files that fail on demand.

@@ -5,9 +5,10 @@ use std::{io, path::PathBuf};
 use bytes::Bytes;
 
 use super::{
-    files::{FileMaker, LogFile, new_salt},
+    files::{FileMaker, LogFile},
     frame::{FILE_HEADER_BYTES, FRAME_HEADER_BYTES, FileHeader, encode_frame},
 };
+use crate::salt::new_salt;
 
 /// Zeros are written ahead in steps that grow with the file, between these two: a sync inside of
 /// them finds the file's blocks and length in place and need not touch the file system's journal.
