@@ -69,7 +69,7 @@ impl Fixture {
                 schema.fields[1].id,
                 ColumnData::FloatVector {
                     dim: DIM,
-                    values: vectors.clone(),
+                    values: vectors.clone().into(),
                 },
             ),
         ];

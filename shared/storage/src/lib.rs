@@ -17,6 +17,6 @@ pub mod layout;
 mod operator;
 pub mod store;
 
-pub use checksum::{crc32c, verify};
+pub use checksum::{crc32c, crc32c_append, verify};
 pub use error::{Error, Result};
 pub use store::{LocalFile, ObjectMeta, ObjectStore, PutOutcome, open};

@@ -12,6 +12,7 @@
 //! - `recover`: from the log to the state
 //! - `sync`: what is to be served, as the query coordinator says
 //! - `load`: segments and indexes from files into memory
+//! - `mapping`: what of a segment stays in its file
 //! - `flush`: from growing rows to committed segments
 //! - `snapshot`, `times`: what reads see, and when
 
@@ -19,6 +20,7 @@ mod apply;
 mod deletes;
 mod flush;
 mod load;
+mod mapping;
 mod owner;
 mod prepare;
 mod recover;
@@ -37,7 +39,8 @@ use redkite_types::{Error, ErrorCode, Outcome, Result, Revision, SegmentId, Time
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 pub(crate) use self::{
-    flush::FlushOutcome, snapshot::ShardSnapshot, state::State, sync::SyncTarget, times::SafeTime,
+    flush::FlushOutcome, mapping::Mapping, snapshot::ShardSnapshot, state::State, sync::SyncTarget,
+    times::SafeTime,
 };
 use self::{
     flush::{FlushWaiter, Flushed},
