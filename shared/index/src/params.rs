@@ -352,7 +352,9 @@ fn boolean(key: &str, value: &Value) -> Result<()> {
     };
     match is_bool {
         true => Ok(()),
-        false => Err(Error::invalid(format!("invalid {key} value: {value}, expected: true, false"))),
+        false => Err(Error::invalid(format!(
+            "invalid {key} value: {value}, expected: true, false"
+        ))),
     }
 }
 

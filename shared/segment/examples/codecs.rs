@@ -24,9 +24,9 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 const ROWS: usize = 100_000;
 const WORDS: [&str; 24] = [
-    "a", "the", "of", "river", "vector", "small", "bright", "window", "to", "in", "search", "green",
-    "house", "and", "number", "seven", "with", "light", "is", "story", "index", "over", "quiet",
-    "tree",
+    "a", "the", "of", "river", "vector", "small", "bright", "window", "to", "in", "search",
+    "green", "house", "and", "number", "seven", "with", "light", "is", "story", "index", "over",
+    "quiet", "tree",
 ];
 
 fn main() {

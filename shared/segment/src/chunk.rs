@@ -8,7 +8,9 @@ use std::{
 };
 
 use redkite_expr::ColumnSource;
-use redkite_types::{CollectionSchema, Column, ColumnData, FieldId, PrimaryKey, RowBatch, RowId, Timestamp};
+use redkite_types::{
+    CollectionSchema, Column, ColumnData, FieldId, PrimaryKey, RowBatch, RowId, Timestamp,
+};
 
 use crate::{error::Result, file::FileColumns};
 
@@ -273,7 +275,9 @@ impl Chunk {
             file.is_some_and(|file| file.is_mapped(column.field))
         };
         let columns = self.batch.columns().iter();
-        let mapped = columns.filter(is_mapped).map(|column| column.data.memory_bytes());
+        let mapped = columns
+            .filter(is_mapped)
+            .map(|column| column.data.memory_bytes());
         self.batch.memory_bytes() - mapped.sum::<usize>() + file + self.len() * 16 + order
     }
 

@@ -73,7 +73,9 @@ pub fn gather(batches: &[RowBatch], places: &[(usize, usize)]) -> RowBatch {
     });
     // Whole columns never fail, and every column has one value for each place.
     let columns: Result<Vec<Column>> = columns.collect();
-    let batch = columns.ok().and_then(|columns| RowBatch::new(places.len(), columns));
+    let batch = columns
+        .ok()
+        .and_then(|columns| RowBatch::new(places.len(), columns));
     batch.unwrap_or_default()
 }
 

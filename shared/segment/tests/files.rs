@@ -129,7 +129,9 @@ async fn any_damage_to_any_file_is_an_error_that_names_it() {
                 assert_eq!(error.code(), ErrorCode::DataIntegrity);
                 assert!(error.to_string().contains(&entry.path), "{error}");
                 let mapped = round % 2 == 0;
-                let error = file::read_checked(&*store, entry, mapped).await.unwrap_err();
+                let error = file::read_checked(&*store, entry, mapped)
+                    .await
+                    .unwrap_err();
                 assert!(error.to_string().contains(&entry.path), "{error}");
             }
             store.put(&entry.path, whole).await.unwrap();
@@ -152,7 +154,11 @@ async fn read_somehow(
     let mapped: &[&str] = match round % 4 {
         0 => &["vector", "text"],
         1 => &[],
-        2 => return file::read_segment(store, manifest, schema.clone()).await.map(drop),
+        2 => {
+            return file::read_segment(store, manifest, schema.clone())
+                .await
+                .map(drop);
+        }
         _ => {
             let field = &schema.fields[round % schema.fields.len()];
             let entry = &manifest.files[0];
@@ -188,16 +194,24 @@ async fn an_open_file_shows_the_same_rows_as_one_that_was_read() {
             let placement = placement(&schema, mapped, 3_000);
             let opened = file::open_segment(&*store, &manifest, schema.clone(), &placement);
             let chunk = opened.await.unwrap();
-            assert_eq!(chunk.batch().columns().len(), 2, "only the key and the vectors");
+            assert_eq!(
+                chunk.batch().columns().len(),
+                2,
+                "only the key and the vectors"
+            );
             let sealed = SealedSegment::new(meta(&schema, 7), chunk).unwrap();
             let segment = [Segment::Sealed(Arc::new(sealed))];
             let id = SegmentId(7);
             for count in [1, 3, rows.len()] {
-                let picked: Vec<usize> =
-                    (0..count).map(|_| rng.random_range(0..rows.len())).collect();
+                let picked: Vec<usize> = (0..count)
+                    .map(|_| rng.random_range(0..rows.len()))
+                    .collect();
                 let at: Vec<RowAt> = picked
                     .iter()
-                    .map(|row| RowAt { segment: id, row: *row as u32 })
+                    .map(|row| RowAt {
+                        segment: id,
+                        row: *row as u32,
+                    })
                     .collect();
                 let fields: Vec<_> = schema.fields.iter().map(|field| field.id).collect();
                 let fetched = fetch(&segment, &at, &fields).unwrap();
@@ -308,7 +322,10 @@ async fn vectors_lie_in_the_file_as_they_do_in_memory() {
     else {
         panic!("a vector column");
     };
-    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let bytes: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
     let file = store.get(&manifest.files[0].path).await.unwrap();
     let at = file.windows(bytes.len()).position(|window| window == bytes);
     assert_eq!(at.unwrap() % 64, 0);

@@ -44,7 +44,9 @@ impl Mapping {
 }
 
 fn pairs(pairs: &[(String, String)]) -> impl Iterator<Item = (&str, &str)> {
-    pairs.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    pairs
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str()))
 }
 
 /// Values that are neither were refused when they were set.
@@ -74,7 +76,11 @@ mod tests {
     #[test]
     fn the_narrowest_setting_counts() {
         let schema = CollectionSchema {
-            fields: vec![field(1, None), field(2, Some("True")), field(3, Some("false"))],
+            fields: vec![
+                field(1, None),
+                field(2, Some("True")),
+                field(3, Some("false")),
+            ],
             ..CollectionSchema::default()
         };
         let index = |own: Option<&str>| IndexInfo {
@@ -93,7 +99,11 @@ mod tests {
                 .collect();
             let mapping = Mapping::new(&schema, &properties, &indexes, node);
             assert_eq!(mapping.columns, mapping.indexes);
-            mapping.columns.iter().map(|field| field.0).collect::<Vec<_>>()
+            mapping
+                .columns
+                .iter()
+                .map(|field| field.0)
+                .collect::<Vec<_>>()
         };
         assert_eq!(all(&[], false), [2]);
         assert_eq!(all(&[], true), [1, 2]);

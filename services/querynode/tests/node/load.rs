@@ -223,7 +223,10 @@ async fn damage_to_one_segment_leaves_the_others_served() {
             (served && failed).then(|| of(P1).unwrap().fail_reason.clone())
         })
         .await;
-        assert!(answer.contains(&path) && answer.contains("crc32c"), "{answer}");
+        assert!(
+            answer.contains(&path) && answer.contains("crc32c"),
+            "{answer}"
+        );
         let other = QueryRequest {
             partition_ids: vec![P2],
             ..node.query_request()

@@ -343,7 +343,8 @@ mod tests {
 
     #[test]
     fn properties_that_make_no_sense_are_refused_by_name() {
-        let check = |key: &str, value: &str| check_properties(&[(key.to_owned(), value.to_owned())]);
+        let check =
+            |key: &str, value: &str| check_properties(&[(key.to_owned(), value.to_owned())]);
         for value in ["true", "False", "TRUE"] {
             check("mmap.enabled", value).unwrap();
         }

@@ -106,7 +106,10 @@ impl Found {
             Self::Fetched(bytes) => {
                 verify(&entry.path, &bytes, entry.size_bytes, entry.crc32c)?;
                 let part = |range: &Range<u64>| {
-                    on_a_line(&bytes, bytes.slice(range.start as usize..range.end as usize))
+                    on_a_line(
+                        &bytes,
+                        bytes.slice(range.start as usize..range.end as usize),
+                    )
                 };
                 Ok(parts.iter().map(part).collect())
             }

@@ -33,19 +33,17 @@ pub async fn read_column(
     reading(&path, move || read(found, segment, &file, &field)).await
 }
 
-fn read(
-    found: Found,
-    segment: SegmentId,
-    file: &FileEntry,
-    field: &FieldSchema,
-) -> Result<Column> {
+fn read(found: Found, segment: SegmentId, file: &FileEntry, field: &FieldSchema) -> Result<Column> {
     let corrupt = |reason: String| Error::corrupt(&file.path, reason);
     let layout = found.layout(&file.path)?;
     if layout.version < 2 {
         return decode_v1(segment, &file.path, found.whole(file)?, field);
     }
     let ranges = layout.ranges(file.size_bytes).map_err(corrupt)?;
-    let at = layout.vectors.iter().position(|part| part.field == field.id);
+    let at = layout
+        .vectors
+        .iter()
+        .position(|part| part.field == field.id);
     if let Some(at) = at {
         let values = found.read(file, &ranges[at + 1..at + 2])?;
         let values = values.into_iter().next().unwrap_or_default();

@@ -24,7 +24,10 @@ use redkite_types::{CollectionSchema, ColumnData, FieldId, FieldSchema};
 
 use super::{
     FORMAT_VERSION, METADATA_PREFIX, SCALAR_BYTES_KEY, VECTORS_KEY,
-    arrow::{ARROW_SCHEMA_KEY, ColumnSpec, Failure, arrow_schema, hidden_spec, parquet_bytes, to_array, user_spec},
+    arrow::{
+        ARROW_SCHEMA_KEY, ColumnSpec, Failure, arrow_schema, hidden_spec, parquet_bytes, to_array,
+        user_spec,
+    },
     page::{self, ALIGNMENT, VectorPart},
 };
 use crate::{
@@ -66,7 +69,11 @@ fn encode(
     let is_page = |field: &FieldSchema| {
         field.data_type.is_vector() && !field.nullable && page::fits(rows, field.dim)
     };
-    let in_pages: Vec<&FieldSchema> = schema.fields.iter().filter(|field| is_page(field)).collect();
+    let in_pages: Vec<&FieldSchema> = schema
+        .fields
+        .iter()
+        .filter(|field| is_page(field))
+        .collect();
     let others = schema.fields.iter().filter(|field| !is_page(field));
     let hidden = [FieldId::ROW_ID, FieldId::TIMESTAMP].map(hidden_spec);
     let other_ids: Vec<FieldId> = others.clone().map(|field| field.id).collect();
@@ -194,7 +201,9 @@ fn append_footer(
         .set_ordinal(0)
         .build()?;
     let entries = entries.into_iter();
-    let entries = entries.map(|(key, value)| KeyValue::new(key, value)).collect();
+    let entries = entries
+        .map(|(key, value)| KeyValue::new(key, value))
+        .collect();
     let of_scalars = scalars.file_metadata();
     let of_file = FileMetaData::new(
         of_scalars.version(),
@@ -212,9 +221,7 @@ fn append_footer(
 #[cfg(test)]
 mod tests {
     use arrow_array::{Array, FixedSizeListArray, Float32Array};
-    use redkite_types::{
-        Column, DataType, PartitionId, RowBatch, RowId, SegmentId, Timestamp,
-    };
+    use redkite_types::{Column, DataType, PartitionId, RowBatch, RowId, SegmentId, Timestamp};
 
     use super::{super::arrow::read_batches, *};
 

@@ -16,8 +16,7 @@ use super::{
     cache::ColumnCache,
     checked::{Found, find},
     columns::{FileColumns, Scalars},
-    decode,
-    reading,
+    decode, reading,
 };
 use crate::{
     chunk::Chunk,
@@ -187,7 +186,10 @@ fn take_vectors(
     let column = vectors.swap_remove(at);
     let dim = crate::chunk::vector_dim(&column.data);
     if dim != field.dim {
-        let reason = format!("column {} has dim {dim} instead of {}", field.name, field.dim);
+        let reason = format!(
+            "column {} has dim {dim} instead of {}",
+            field.name, field.dim
+        );
         return Err(Error::corrupt(columns.path(), reason));
     }
     Ok(column)

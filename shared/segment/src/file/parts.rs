@@ -74,7 +74,10 @@ impl Layout {
     pub(super) fn ranges(&self, size: u64) -> Result<Vec<Range<u64>>, String> {
         let rows = self.metadata.file_metadata().num_rows();
         if self.metadata.num_row_groups() != 1 {
-            return Err(format!("it has {} row groups", self.metadata.num_row_groups()));
+            return Err(format!(
+                "it has {} row groups",
+                self.metadata.num_row_groups()
+            ));
         }
         let mut ranges = Vec::with_capacity(self.vectors.len() + 1);
         ranges.push(0..self.scalar_bytes);
