@@ -12,10 +12,10 @@ use redkite_proto::{
     },
 };
 use redkite_runtime::{CpuPool, Priority};
-use redkite_segment::{FileEntry, FileKind, file::read_column};
+use redkite_segment::{FileEntry, FileKind, file::read_column, manifest};
 use redkite_storage::{ObjectStore, crc32c, layout};
 use redkite_types::{
-    BuildId, CollectionId, ColumnData, Error, PartitionId, Result, SegmentId, StopFlag,
+    BuildId, CollectionId, ColumnData, Error, FloatBuffer, PartitionId, Result, SegmentId, StopFlag,
 };
 use tracing::info;
 
@@ -99,7 +99,7 @@ impl IndexBuilder {
     }
 
     /// Builds on the pool; the file's bytes.
-    async fn compute(&self, job: &Job, dim: usize, values: Vec<f32>) -> Result<Bytes> {
+    async fn compute(&self, job: &Job, dim: usize, values: FloatBuffer) -> Result<Bytes> {
         let params = job.params.clone();
         // With one thread the same seed makes the same graph.
         let seed = job.build.0.unsigned_abs();
@@ -160,26 +160,11 @@ fn index_params(index: &IndexInfo) -> Result<IndexParams> {
     IndexParams::from_pairs(&pairs).map_err(|error| user_error(&error))
 }
 
-/// The file that holds the rows.
+/// The file that holds the rows, of whatever version.
 fn data_file(segment: &SegmentInfo) -> Result<FileEntry> {
-    let path = layout::segment_data(
-        CollectionId(segment.collection_id),
-        PartitionId(segment.partition_id),
-        SegmentId(segment.id),
-    );
-    let file = segment
-        .files
-        .iter()
-        .find(|file| file.path == path)
-        .ok_or_else(|| {
-            Error::internal(format!("segment {} names no data file {path}", segment.id))
-        })?;
-    Ok(FileEntry {
-        kind: FileKind::Data,
-        path: file.path.clone(),
-        size_bytes: file.size,
-        crc32c: file.crc32c,
-    })
+    let manifest = manifest::from_info(segment);
+    let file = manifest.file(FileKind::Data).cloned();
+    file.ok_or_else(|| Error::internal(format!("segment {} names no data file", segment.id)))
 }
 
 fn no_vector(job: &Job) -> Error {

@@ -60,7 +60,7 @@ impl Fixture {
                 self.schema.fields[1].id,
                 ColumnData::FloatVector {
                     dim: DIM,
-                    values: vec![0.5; rows * DIM],
+                    values: vec![0.5; rows * DIM].into(),
                 },
             ),
         ];
@@ -110,7 +110,7 @@ impl Fixture {
                 schema.fields[1].id,
                 ColumnData::FloatVector {
                     dim: DIM,
-                    values: vectors.clone(),
+                    values: vectors.clone().into(),
                 },
             ),
         ];

@@ -71,6 +71,10 @@ pub fn sync_channel(
             })
             .map(|partition| partition.id)
             .collect(),
+        properties: entry
+            .info()
+            .map(|info| info.properties.clone())
+            .unwrap_or_default(),
     }
 }
 

@@ -13,12 +13,13 @@ use redkite_node::Peers;
 use redkite_proto::redkite::{datacoord::CommitFlushRequest, rootcoord::AllocRequest};
 use redkite_rpc::call;
 use redkite_runtime::{CpuPool, Deadline, TaskGroup};
+use redkite_segment::file::{ColumnCache, Placement};
 use redkite_storage::ObjectStore;
 use redkite_types::{NodeId, Result, Revision, Timestamp};
 use redkite_wal::LogStore;
 use tokio::sync::Semaphore;
 
-use crate::options::QueryNodeOptions;
+use crate::{channel::Mapping, options::QueryNodeOptions};
 
 /// How long an allocation may take before its write is refused.
 const ALLOC_WITHIN: Duration = Duration::from_secs(5);
@@ -117,16 +118,29 @@ pub(crate) struct Shared {
     growing_bytes: AtomicUsize,
     /// Segments that may be loaded at the same time.
     pub(crate) load_permits: Arc<Semaphore>,
+    /// Decoded columns of segments whose columns stay in files.
+    columns: Arc<ColumnCache>,
 }
 
 impl Shared {
     pub(crate) fn new(deps: QueryNodeDeps) -> Arc<Self> {
         let load_permits = Arc::new(Semaphore::new(deps.options.load_concurrency.max(1)));
+        let cache_bytes = deps.options.column_cache_size.as_u64();
+        let cache_bytes = usize::try_from(cache_bytes).unwrap_or(usize::MAX);
         Arc::new(Self {
             deps,
             growing_bytes: AtomicUsize::new(0),
             load_permits,
+            columns: Arc::new(ColumnCache::new(cache_bytes)),
         })
+    }
+
+    /// How the columns of a segment are to be opened.
+    pub(crate) fn placement(&self, mapping: &Mapping) -> Placement {
+        Placement {
+            mapped: mapping.columns.clone(),
+            cache: self.columns.clone(),
+        }
     }
 
     /// Notes that a channel's growing rows take up `after` instead of `before` bytes.

@@ -23,6 +23,11 @@ pub struct QueryNodeOptions {
     pub write_queue_length: usize,
     /// Segments that are loaded at the same time.
     pub load_concurrency: usize,
+    /// Whether vectors, columns and indexes of collections that do not say otherwise stay in files
+    /// and are mapped (`mmap.enabled`).
+    pub mmap: bool,
+    /// Decoded columns of such collections that are kept in memory for the next read.
+    pub column_cache_size: ByteSize,
     /// How long an order to load waits for its end before it answers how far it is.
     pub load_wait: HumanDuration,
     /// How long a read may take when its caller does not say.
@@ -39,6 +44,8 @@ impl Default for QueryNodeOptions {
             write_queue_size: ByteSize::mib(256),
             write_queue_length: 1_024,
             load_concurrency: 4,
+            mmap: false,
+            column_cache_size: ByteSize::mib(256),
             load_wait: HumanDuration::millis(200),
             read_timeout: HumanDuration::secs(60),
         }

@@ -22,14 +22,16 @@ enum Memory {
     Pages(MmapMut),
 }
 
-/// A buffer of a fixed length that starts on a cache line.
-pub(crate) struct AlignedBuffer {
+/// A buffer of a fixed length that starts on a cache line, in huge pages if it is large and the
+/// system has them.
+pub struct AlignedBuffer {
     memory: Memory,
     len: usize,
 }
 
 impl AlignedBuffer {
-    pub(crate) fn zeroed(len: usize) -> Self {
+    /// So many zeros.
+    pub fn zeroed(len: usize) -> Self {
         let pages = (len >= HUGE_PAGES_FROM).then(|| MmapMut::map_anon(len));
         let memory = match pages {
             Some(Ok(pages)) => {
@@ -52,7 +54,7 @@ impl AlignedBuffer {
     }
 
     /// Gives the buffer away without copying.
-    pub(crate) fn into_bytes(self) -> Bytes {
+    pub fn into_bytes(self) -> Bytes {
         Bytes::from_owner(self)
     }
 }

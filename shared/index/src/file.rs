@@ -151,12 +151,26 @@ impl Header {
 /// An opened file: verified, its sections not yet taken.
 pub(crate) struct Stored {
     pub(crate) header: Header,
-    sections: Vec<(u32, u32, Bytes)>,
+    /// Kind, level, checksum and bytes of each.
+    sections: Vec<(u32, u32, u32, Bytes)>,
 }
 
 impl Stored {
     /// Reads the header and the table and verifies every checksum.
     pub(crate) fn open(bytes: Bytes) -> Result<Self> {
+        let stored = Self::open_verified(bytes)?;
+        for (kind, level, crc, section) in &stored.sections {
+            if crc32c::crc32c(section) != *crc {
+                return Err(Error::corrupt(format!(
+                    "checksum of section {kind} {level}"
+                )));
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Reads the header and the table, and verifies their checksum only.
+    pub(crate) fn open_verified(bytes: Bytes) -> Result<Self> {
         if bytes.len() < HEADER_BYTES || &bytes[..8] != MAGIC {
             return Err(Error::corrupt("magic"));
         }
@@ -188,9 +202,9 @@ impl Stored {
         let at = self
             .sections
             .iter()
-            .position(|(k, l, _)| *k == kind as u32 && *l as usize == level)
+            .position(|(k, l, ..)| *k == kind as u32 && *l as usize == level)
             .ok_or_else(|| Error::corrupt(format!("section {kind:?} {level} is missing")))?;
-        let (_, _, bytes) = self.sections.swap_remove(at);
+        let (_, _, _, bytes) = self.sections.swap_remove(at);
         if bytes.len() == len {
             Ok(bytes)
         } else {
@@ -204,26 +218,20 @@ impl Stored {
     pub(crate) fn len_of(&self, kind: Section, level: usize) -> Result<usize> {
         self.sections
             .iter()
-            .find(|(k, l, _)| *k == kind as u32 && *l as usize == level)
-            .map(|(_, _, bytes)| bytes.len())
+            .find(|(k, l, ..)| *k == kind as u32 && *l as usize == level)
+            .map(|(_, _, _, bytes)| bytes.len())
             .ok_or_else(|| Error::corrupt(format!("section {kind:?} {level} is missing")))
     }
 }
 
-fn read_section(file: &Bytes, entry: &[u8]) -> Result<(u32, u32, Bytes)> {
+fn read_section(file: &Bytes, entry: &[u8]) -> Result<(u32, u32, u32, Bytes)> {
     let (kind, level, crc) = (u32_at(entry, 0), u32_at(entry, 4), u32_at(entry, 8));
     let (start, len) = (u64_at(entry, 16) as usize, u64_at(entry, 24) as usize);
     let end = start
         .checked_add(len)
         .filter(|end| *end <= file.len())
         .ok_or_else(|| Error::corrupt(format!("section {kind} {level} is cut short")))?;
-    let bytes = file.slice(start..end);
-    if crc32c::crc32c(&bytes) != crc {
-        return Err(Error::corrupt(format!(
-            "checksum of section {kind} {level}"
-        )));
-    }
-    Ok((kind, level, aligned(bytes)))
+    Ok((kind, level, crc, aligned(file.slice(start..end))))
 }
 
 /// Writes a whole file.

@@ -140,7 +140,19 @@ pub fn build(
 /// # Errors
 /// `Corrupt` (fetch the file again) · `UnsupportedVersion`.
 pub fn open(bytes: Bytes) -> Result<Box<dyn VectorIndex>> {
-    let stored = Stored::open(bytes)?;
+    opened(Stored::open(bytes)?)
+}
+
+/// As [`open`], for bytes whose checksum as a whole was verified just now: the sections' own are
+/// not computed again.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_verified(bytes: Bytes) -> Result<Box<dyn VectorIndex>> {
+    opened(Stored::open_verified(bytes)?)
+}
+
+fn opened(stored: Stored) -> Result<Box<dyn VectorIndex>> {
     Ok(match stored.header.index_type {
         IndexType::Flat => Box::new(FlatIndex::from_stored(stored)?),
         IndexType::Hnsw | IndexType::AutoIndex => Box::new(HnswIndex::from_stored(stored)?),

@@ -37,11 +37,13 @@ mod sq8;
 mod testing;
 mod topk;
 
+pub use buffer::AlignedBuffer;
 pub use error::{Error, Result};
 pub use file::VERSION as FORMAT_VERSION;
 pub use flat::{FlatIndex, scan_range, scan_topk};
 pub use hnsw::HnswIndex;
-pub use index::{BuildOptions, Hit, VectorIndex, build, load, open, open_file};
+pub use index::{BuildOptions, Hit, VectorIndex, build, load, open, open_file, open_verified};
+pub use kernel::map_file;
 pub use params::{IndexParams, IndexType, RangeBounds, SearchParams};
 pub use raw::{RawSlice, RawVectors};
 

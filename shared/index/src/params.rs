@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
+/// Whether the index is mapped when it is loaded; looked at by whoever loads it.
+const MMAP_KEY: &str = "mmap.enabled";
+
 /// Largest value of an integer parameter without a range of its own.
 const INT_MAX: i64 = i32::MAX as i64;
 
@@ -111,6 +114,8 @@ impl IndexParams {
         for (key, value) in params {
             match (index_type, key.as_str()) {
                 (_, "index_type" | "metric_type") => {}
+                // How it is loaded, not how it is built.
+                (_, MMAP_KEY) => boolean(key, value)?,
                 (IndexType::Hnsw, "M") => {
                     parsed.m = build_integer(key, value, 2, 2048)?.unwrap_or(parsed.m);
                 }
@@ -339,6 +344,20 @@ fn parse_metric(metric: &str) -> Result<MetricType> {
     })
 }
 
+fn boolean(key: &str, value: &Value) -> Result<()> {
+    let is_bool = match value {
+        Value::Bool(_) => true,
+        Value::String(text) => text.to_ascii_lowercase().parse::<bool>().is_ok(),
+        _ => false,
+    };
+    match is_bool {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "invalid {key} value: {value}, expected: true, false"
+        ))),
+    }
+}
+
 fn unknown(key: &str, index_type: IndexType) -> Error {
     Error::invalid(format!(
         "unknown parameter '{key}' of index type {}",
@@ -459,6 +478,7 @@ mod tests {
                 json!({"nlist": 128}),
                 "unknown parameter 'nlist' of index type HNSW",
             ),
+            (json!({"mmap.enabled": "2"}), "invalid mmap.enabled value"),
         ] {
             let message = build_error("HNSW", params);
             assert!(message.contains(text), "{message}");

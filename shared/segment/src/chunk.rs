@@ -1,14 +1,25 @@
 //! Immutable rows: the unit that a writer publishes and readers share.
 
-use std::{cmp::Ordering, ops::Range, sync::OnceLock};
+use std::{
+    cmp::Ordering,
+    collections::BTreeSet,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use redkite_expr::ColumnSource;
-use redkite_types::{Column, ColumnData, FieldId, PrimaryKey, RowBatch, RowId, Timestamp};
+use redkite_types::{
+    CollectionSchema, Column, ColumnData, FieldId, PrimaryKey, RowBatch, RowId, Timestamp,
+};
+
+use crate::{error::Result, file::FileColumns};
 
 /// Rows with their hidden columns, never changed once made.
 #[derive(Debug)]
 pub struct Chunk {
     batch: RowBatch,
+    /// Where columns are that the batch does not have.
+    file: Option<FileColumns>,
     row_ids: Vec<RowId>,
     timestamps: Vec<Timestamp>,
     /// Position of the primary key among the columns.
@@ -64,6 +75,30 @@ impl Chunk {
         row_ids: Vec<RowId>,
         timestamps: Vec<Timestamp>,
     ) -> Result<Self, String> {
+        Self::with_file(key_field, batch, row_ids, timestamps, None)
+    }
+
+    /// Rows of an open file: `batch` has the key and the vectors, the file the other columns.
+    ///
+    /// # Errors
+    /// As [`Chunk::new`].
+    pub(crate) fn open(
+        key_field: FieldId,
+        batch: RowBatch,
+        row_ids: Vec<RowId>,
+        timestamps: Vec<Timestamp>,
+        file: FileColumns,
+    ) -> Result<Self, String> {
+        Self::with_file(key_field, batch, row_ids, timestamps, Some(file))
+    }
+
+    fn with_file(
+        key_field: FieldId,
+        batch: RowBatch,
+        row_ids: Vec<RowId>,
+        timestamps: Vec<Timestamp>,
+        file: Option<FileColumns>,
+    ) -> Result<Self, String> {
         let rows = batch.len();
         if row_ids.len() != rows || timestamps.len() != rows {
             return Err(format!(
@@ -91,6 +126,7 @@ impl Chunk {
         }
         Ok(Self {
             batch,
+            file,
             row_ids,
             timestamps,
             key_column,
@@ -109,7 +145,8 @@ impl Chunk {
         self.batch.is_empty()
     }
 
-    /// The user's columns.
+    /// The user's columns that are in memory as a whole: all, or, of an open file, the primary key
+    /// and the vectors (which may be mapped).
     pub fn batch(&self) -> &RowBatch {
         &self.batch
     }
@@ -212,6 +249,7 @@ impl Chunk {
             .collect();
         let mut merged = Self {
             batch: RowBatch::new(rows, columns)?,
+            file: None,
             row_ids: Vec::with_capacity(rows),
             timestamps: Vec::with_capacity(rows),
             key_column: first.key_column,
@@ -227,10 +265,79 @@ impl Chunk {
         Some(merged)
     }
 
-    /// Memory taken, in bytes.
+    /// Memory taken, in bytes; what is mapped does not count.
     pub fn memory_bytes(&self) -> usize {
         let order = self.order.get().map_or(0, |order| order.len() * 4);
-        self.batch.memory_bytes() + self.len() * 16 + order
+        let file = self.file.as_ref().map_or(0, FileColumns::memory_bytes);
+        let is_mapped = |column: &&Column| {
+            let is_vector = vector_dim(&column.data) > 0;
+            let file = self.file.as_ref().filter(|_| is_vector);
+            file.is_some_and(|file| file.is_mapped(column.field))
+        };
+        let columns = self.batch.columns().iter();
+        let mapped = columns
+            .filter(is_mapped)
+            .map(|column| column.data.memory_bytes());
+        self.batch.memory_bytes() - mapped.sum::<usize>() + file + self.len() * 16 + order
+    }
+
+    /// The columns of some fields, decoded if need be, for a filter to look at.
+    ///
+    /// # Errors
+    /// `Corrupt`
+    pub(crate) fn columns(&self, fields: &BTreeSet<FieldId>) -> Result<ChunkColumns<'_>> {
+        let mut decoded = Vec::new();
+        if let Some(file) = &self.file {
+            for field in fields {
+                if self.batch.column(*field).is_none() {
+                    decoded.extend(file.column(*field)?);
+                }
+            }
+        }
+        Ok(ChunkColumns {
+            batch: &self.batch,
+            decoded,
+        })
+    }
+
+    /// Some rows of a column, in the order given; `None` when there is no such column.
+    ///
+    /// # Errors
+    /// `Corrupt`
+    ///
+    /// # Panics
+    /// When a row is past the end.
+    pub(crate) fn take(&self, field: FieldId, rows: &[usize]) -> Result<Option<Column>> {
+        match (self.batch.column(field), &self.file) {
+            (Some(column), _) => Ok(Some(column.take(rows))),
+            (None, Some(file)) => file.take(field, rows),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The same rows with every column in memory, and no file.
+    ///
+    /// # Errors
+    /// `Corrupt`
+    pub(crate) fn into_whole(self) -> Result<Self> {
+        let Some(file) = self.file else {
+            return Ok(self);
+        };
+        let mut present = self.batch.into_columns();
+        let mut columns = Vec::with_capacity(file.schema().fields.len());
+        for field in &file.schema().fields {
+            match present.iter().position(|column| column.field == field.id) {
+                Some(at) => columns.push(present.swap_remove(at)),
+                None => columns.push(file.decode(field)?),
+            }
+        }
+        let key_field = file.schema().primary_key().id;
+        file.whole(key_field, columns, self.row_ids, self.timestamps)
+    }
+
+    /// The open file's schema, if the rows are of one.
+    pub(crate) fn file_schema(&self) -> Option<&CollectionSchema> {
+        self.file.as_ref().map(FileColumns::schema)
     }
 
     /// The row numbers that this chunk's rows have in a segment in which it begins at `start`.
@@ -239,9 +346,17 @@ impl Chunk {
     }
 }
 
-impl ColumnSource for Chunk {
+/// Columns of a chunk, held while a filter looks at them.
+pub(crate) struct ChunkColumns<'a> {
+    batch: &'a RowBatch,
+    decoded: Vec<Arc<Column>>,
+}
+
+impl ColumnSource for ChunkColumns<'_> {
     fn column(&self, field: FieldId) -> Option<&Column> {
-        self.batch.column(field)
+        let mut decoded = self.decoded.iter().map(Arc::as_ref);
+        let found = decoded.find(|column| column.field == field);
+        found.or_else(|| self.batch.column(field))
     }
 }
 

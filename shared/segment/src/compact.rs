@@ -129,7 +129,7 @@ impl<'a> Survivors<'a> {
                     .ok_or_else(|| bad(format!("field {field} is missing")))
             });
             let sources = sources.collect::<Result<Vec<_>>>()?;
-            columns.push(gather_column(&sources, places, field));
+            columns.push(gather_column(&sources, places, field)?);
         }
         let batch = RowBatch::new(places.len(), columns)
             .ok_or_else(|| bad("columns differ in length".to_owned()))?;

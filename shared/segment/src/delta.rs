@@ -12,12 +12,13 @@ use crate::{
     delete::DeleteBatch,
     error::{Error, Result},
     file::{
-        ColumnSpec, FORMAT_VERSION, FileEntry, FileKind, blocking, key_column, parquet_bytes,
-        read_batches,
+        ColumnSpec, FileEntry, FileKind, blocking, key_column, parquet_bytes, read_batches, reading,
     },
 };
 
 const VERSION_KEY: &str = "redkite.format_version";
+/// Version of the delete files written by this build.
+const FORMAT_VERSION: u32 = 1;
 
 /// Writes the deletes of a channel as one file.
 ///
@@ -43,7 +44,7 @@ pub async fn write_delta(
 pub async fn read_delta(store: &dyn ObjectStore, entry: &FileEntry) -> Result<DeleteBatch> {
     let bytes = entry.read(store).await?;
     let path = entry.path.clone();
-    blocking(SegmentId(0), move || decode(&path, bytes)).await
+    reading(&entry.path, move || decode(&path, bytes)).await
 }
 
 fn encode(id: i64, batch: &DeleteBatch) -> Result<Bytes> {

@@ -15,7 +15,7 @@ use crate::{
 /// [`FieldId::TIMESTAMP`] are fields too, of type Int64.
 ///
 /// # Errors
-/// `BadRows` when a row lies in none of the segments (a bug) · `NoField`
+/// `BadRows` when a row lies in none of the segments (a bug) · `NoField` · `Corrupt`
 pub fn fetch(segments: &[Segment], rows: &[RowAt], fields: &[FieldId]) -> Result<RowBatch> {
     let by_id: HashMap<SegmentId, &Segment> = segments
         .iter()
@@ -41,16 +41,13 @@ pub fn fetch(segments: &[Segment], rows: &[RowAt], fields: &[FieldId]) -> Result
     }
     let mut columns = Vec::with_capacity(fields.len());
     for &field in fields {
-        let sources = parts.iter().map(|(segment, chunk)| {
-            source(chunk, field).ok_or(Error::NoField {
-                segment: segment.id(),
-                field,
-            })
-        });
-        let sources = sources.collect::<Result<Vec<_>>>()?;
+        let sources: Vec<Source<'_>> = parts
+            .iter()
+            .map(|(segment, chunk)| source(segment.id(), chunk, field))
+            .collect();
         columns.push(match sources.is_empty() {
             true => empty_column(segments, field)?,
-            false => gather_column(&sources, &places, field),
+            false => gather_column(&sources, &places, field)?,
         });
     }
     RowBatch::new(rows.len(), columns).ok_or_else(|| Error::BadRows {
@@ -74,23 +71,33 @@ pub fn gather(batches: &[RowBatch], places: &[(usize, usize)]) -> RowBatch {
             .collect();
         gather_column(&sources, places, column.field)
     });
-    let columns = columns.collect();
-    // Every column has one value for each place.
-    RowBatch::new(places.len(), columns).unwrap_or_default()
+    // Whole columns never fail, and every column has one value for each place.
+    let columns: Result<Vec<Column>> = columns.collect();
+    let batch = columns
+        .ok()
+        .and_then(|columns| RowBatch::new(places.len(), columns));
+    batch.unwrap_or_default()
 }
 
 /// Where the values of one field of one chunk come from.
 #[derive(Clone, Copy)]
 pub(crate) enum Source<'a> {
     Column(&'a Column),
+    /// A user's field of a chunk, which may be in a file.
+    Chunk(SegmentId, &'a Chunk),
     RowIds(&'a Chunk),
     Timestamps(&'a Chunk),
 }
 
 impl Source<'_> {
-    fn take(&self, rows: &[usize], field: FieldId) -> Column {
-        match self {
+    fn take(&self, rows: &[usize], field: FieldId) -> Result<Column> {
+        Ok(match self {
             Self::Column(column) => column.take(rows),
+            Self::Chunk(segment, chunk) => {
+                let segment = *segment;
+                let taken = chunk.take(field, rows)?;
+                taken.ok_or(Error::NoField { segment, field })?
+            }
             Self::RowIds(chunk) => {
                 let ids = rows.iter().map(|&row| chunk.row_ids()[row].0).collect();
                 Column::new(field, ColumnData::Int64(ids))
@@ -100,15 +107,15 @@ impl Source<'_> {
                 let times = rows.iter().map(|&row| chunk.timestamps()[row].0 as i64);
                 Column::new(field, ColumnData::Int64(times.collect()))
             }
-        }
+        })
     }
 }
 
-fn source(chunk: &Chunk, field: FieldId) -> Option<Source<'_>> {
+fn source(segment: SegmentId, chunk: &Chunk, field: FieldId) -> Source<'_> {
     match field {
-        FieldId::ROW_ID => Some(Source::RowIds(chunk)),
-        FieldId::TIMESTAMP => Some(Source::Timestamps(chunk)),
-        field => chunk.batch().column(field).map(Source::Column),
+        FieldId::ROW_ID => Source::RowIds(chunk),
+        FieldId::TIMESTAMP => Source::Timestamps(chunk),
+        _ => Source::Chunk(segment, chunk),
     }
 }
 
@@ -142,7 +149,7 @@ pub(crate) fn gather_column(
     sources: &[Source<'_>],
     places: &[(usize, usize)],
     field: FieldId,
-) -> Column {
+) -> Result<Column> {
     let mut by_source: Vec<(Vec<usize>, Vec<usize>)> = Vec::with_capacity(sources.len());
     by_source.resize_with(sources.len(), Default::default);
     for (position, &(source, row)) in places.iter().enumerate() {
@@ -156,7 +163,7 @@ pub(crate) fn gather_column(
         if rows.is_empty() && whole.is_some() {
             continue;
         }
-        let part = source.take(rows, field);
+        let part = source.take(rows, field)?;
         for &position in positions {
             in_order &= position == taken;
             taken_from[position] = taken;
@@ -168,9 +175,9 @@ pub(crate) fn gather_column(
         }
     }
     let whole = whole.unwrap_or_else(|| Column::new(field, ColumnData::Int64(Vec::new())));
-    if in_order {
+    Ok(if in_order {
         whole
     } else {
         whole.take(&taken_from)
-    }
+    })
 }

@@ -7,7 +7,7 @@
 //!
 //! - [`chunk`]: immutable rows, the unit that readers share
 //! - [`growing`]: one writer, many readers, chunks merged as they come
-//! - [`sealed`]: one chunk, its vector indexes
+//! - [`sealed`]: one chunk, in memory or in an open file, and its vector indexes
 //! - [`delete`]: which rows are deleted, and since when
 //! - [`segment`]: either kind, and what of it a read at a timestamp sees
 //! - [`search`], [`retrieve`]: nearest rows, rows by filter or key
@@ -42,7 +42,7 @@ pub use compact::{Cut, Survivors};
 pub use delete::{ALL_PARTITIONS, DeleteBatch, SegmentDeletes};
 pub use error::{Error, Result};
 pub use fetch::{fetch, gather};
-pub use file::{FileEntry, FileKind, SegmentManifest};
+pub use file::{ColumnCache, FileEntry, FileKind, Placement, SegmentManifest};
 pub use growing::{GrowingSegment, GrowingSnapshot};
 pub use redkite_types::StopFlag;
 pub use reduce::{Hit, Keyed, RowAt, TopK, merge_hits, merge_keyed, merge_topk};

@@ -1,6 +1,9 @@
 //! A segment whose rows never change: one chunk, and the indexes over its vectors.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use redkite_index::VectorIndex;
 use redkite_types::{FieldId, PrimaryKey, Timestamp};
@@ -20,6 +23,8 @@ pub struct SealedSegment {
     chunk: [Arc<Chunk>; 1],
     deletes: Arc<SegmentDeletes>,
     indexes: BTreeMap<FieldId, Arc<dyn VectorIndex>>,
+    /// The fields whose index is mapped.
+    mapped: BTreeSet<FieldId>,
 }
 
 impl std::fmt::Debug for SealedSegment {
@@ -40,7 +45,7 @@ impl SealedSegment {
     /// # Errors
     /// `BadRows` when they do not have the schema's columns.
     pub fn new(meta: SegmentMeta, chunk: Chunk) -> Result<Self> {
-        check_columns(&meta, chunk.batch())?;
+        check_chunk(&meta, &chunk)?;
         let deletes = Arc::new(SegmentDeletes::new());
         deletes.record(&superseded(&chunk));
         Ok(Self::with_parts(Arc::new(meta), chunk, deletes))
@@ -58,6 +63,24 @@ impl SealedSegment {
         Ok(Self::with_parts(meta, chunk, snapshot.deletes().clone()))
     }
 
+    /// The rows of a growing segment as they were written to a file: its row numbers and its
+    /// deletes go on, as in [`SealedSegment::from_growing`], and no row is copied.
+    ///
+    /// # Errors
+    /// `BadRows` when the file does not have the segment's rows: a bug.
+    pub fn from_file_of(snapshot: &GrowingSnapshot, chunk: Chunk) -> Result<Self> {
+        let meta = snapshot.shared_meta().clone();
+        check_chunk(&meta, &chunk)?;
+        if chunk.len() != snapshot.rows() {
+            return Err(meta.bad_rows(format!(
+                "the file has {} of {}",
+                chunk.len(),
+                snapshot.rows()
+            )));
+        }
+        Ok(Self::with_parts(meta, chunk, snapshot.deletes().clone()))
+    }
+
     fn with_parts(meta: Arc<SegmentMeta>, chunk: Chunk, deletes: Arc<SegmentDeletes>) -> Self {
         // Made here, off the path of searches and deletes.
         chunk.key_order();
@@ -66,6 +89,7 @@ impl SealedSegment {
             chunk: [Arc::new(chunk)],
             deletes,
             indexes: BTreeMap::new(),
+            mapped: BTreeSet::new(),
         }
     }
 
@@ -86,6 +110,21 @@ impl SealedSegment {
         }
         let mut with = self.clone();
         with.indexes.insert(field, index);
+        with.mapped.remove(&field);
+        Ok(Arc::new(with))
+    }
+
+    /// As [`SealedSegment::with_index`], for an index that is mapped and takes no memory of its own.
+    ///
+    /// # Errors
+    /// As [`SealedSegment::with_index`].
+    pub fn with_mapped_index(
+        &self,
+        field: FieldId,
+        index: Arc<dyn VectorIndex>,
+    ) -> Result<Arc<Self>> {
+        let mut with = Self::clone(&*self.with_index(field, index)?);
+        with.mapped.insert(field);
         Ok(Arc::new(with))
     }
 
@@ -94,6 +133,7 @@ impl SealedSegment {
     pub fn without_index(&self, field: FieldId) -> Arc<Self> {
         let mut without = self.clone();
         without.indexes.remove(&field);
+        without.mapped.remove(&field);
         Arc::new(without)
     }
 
@@ -159,14 +199,22 @@ impl SealedSegment {
         entries.len()
     }
 
-    /// Memory taken, in bytes: columns, key order, deletes and indexes.
+    /// Memory taken, in bytes: columns, key order, deletes and indexes; what is mapped does not
+    /// count.
     pub fn memory_bytes(&self) -> usize {
-        let indexes: usize = self
-            .indexes
-            .values()
-            .map(|index| index.memory_bytes())
-            .sum();
+        let in_memory = self.indexes.iter();
+        let in_memory = in_memory.filter(|(field, _)| !self.mapped.contains(field));
+        let indexes: usize = in_memory.map(|(_, index)| index.memory_bytes()).sum();
         self.chunk[0].memory_bytes() + self.deletes.memory_bytes() + indexes
+    }
+}
+
+/// Checks that rows have the schema's columns, in memory or in their file.
+fn check_chunk(meta: &SegmentMeta, chunk: &Chunk) -> Result<()> {
+    match chunk.file_schema() {
+        None => check_columns(meta, chunk.batch()),
+        Some(schema) if schema.fields == meta.schema.fields => Ok(()),
+        Some(_) => Err(meta.bad_rows("the file was opened with another schema")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! A segment of either kind, and what of it a read sees.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use redkite_expr::Plan;
 use redkite_index::VectorIndex;
@@ -169,6 +169,8 @@ pub(crate) struct Reader<'a> {
     segment: SegmentId,
     view: ReadView,
     filter: &'a Plan,
+    /// The fields that the filter looks at.
+    fields: BTreeSet<FieldId>,
     hidden: Hidden,
     /// Whether keys are looked up in the chunk's order rather than compared one by one.
     keys_in_order: bool,
@@ -180,6 +182,7 @@ impl<'a> Reader<'a> {
             segment: segment.id(),
             view,
             filter,
+            fields: filter.fields(),
             hidden: segment.deletes().at(view.at),
             // A growing chunk may be merged away before sorting it pays.
             keys_in_order: !segment.is_growing(),
@@ -214,7 +217,8 @@ impl<'a> Reader<'a> {
         if self.filter.is_all() || !visible.any() {
             return Ok(Allowed::from_bits(visible));
         }
-        let passed = redkite_expr::eval_among(self.filter, chunk, &visible);
+        let columns = chunk.columns(&self.fields)?;
+        let passed = redkite_expr::eval_among(self.filter, &columns, &visible);
         let passed = passed.map_err(|source| Error::Filter {
             segment: self.segment,
             source,

@@ -7,20 +7,26 @@ mod common;
 use std::{process::Command, sync::Arc};
 
 use bytes::Bytes;
-use common::{field, meta, random_rows, schema, seed};
+use common::{PARTITION, field, meta, random_rows, schema, seed};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use redkite_segment::{
-    ALL_PARTITIONS, Chunk, DeleteBatch, Error, FileKind, GrowingSegment, SegmentManifest, delta,
-    file,
+    ALL_PARTITIONS, Chunk, ColumnCache, DeleteBatch, Error, FileEntry, FileKind, GrowingSegment,
+    Placement, RowAt, SealedSegment, Segment, SegmentManifest, delta, fetch, file,
 };
 use redkite_storage::{ObjectStore, open};
 use redkite_types::{
-    Coded, CollectionSchema, DataType, ErrorCode, FieldSchema, PartitionId, PrimaryKey,
-    PrimaryKeys, RowId, Timestamp, Value,
+    Coded, CollectionSchema, ColumnData, DataType, ErrorCode, FieldSchema, PartitionId, PrimaryKey,
+    PrimaryKeys, RowBatch, RowId, SegmentId, Timestamp, Value,
 };
 
 fn memory() -> Arc<dyn ObjectStore> {
     open("memory://").unwrap()
+}
+
+fn local() -> (tempfile::TempDir, Arc<dyn ObjectStore>) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(&format!("fs://{}", dir.path().display())).unwrap();
+    (dir, store)
 }
 
 fn grown(schema: &Arc<CollectionSchema>, rng: &mut StdRng) -> GrowingSegment {
@@ -101,34 +107,245 @@ async fn every_type_comes_back_as_it_was() {
 async fn any_damage_to_any_file_is_an_error_that_names_it() {
     let mut rng = StdRng::seed_from_u64(seed());
     let schema = schema(DataType::Int64);
-    let store = memory();
-    let (_, manifest) = written(&*store, &schema, &mut rng).await;
-    for entry in &manifest.files {
-        let whole = store.get(&entry.path).await.unwrap();
-        for round in 0..60 {
-            let mut damaged = whole.to_vec();
-            if round % 10 == 0 {
-                damaged.truncate(rng.random_range(0..whole.len()));
-            } else {
-                let bit = rng.random_range(0..whole.len() * 8);
-                damaged[bit / 8] ^= 1 << (bit % 8);
-            }
-            store.put(&entry.path, Bytes::from(damaged)).await.unwrap();
-            let error = match entry.kind {
-                FileKind::Data => file::read_segment(&*store, &manifest, schema.clone())
+    let (_dir, local) = local();
+    for store in [memory(), local] {
+        let (_, manifest) = written(&*store, &schema, &mut rng).await;
+        for entry in &manifest.files {
+            let whole = store.get(&entry.path).await.unwrap();
+            for round in 0..60 {
+                let mut damaged = whole.to_vec();
+                if round % 10 == 0 {
+                    damaged.truncate(rng.random_range(0..whole.len()));
+                } else {
+                    let bit = rng.random_range(0..whole.len() * 8);
+                    damaged[bit / 8] ^= 1 << (bit % 8);
+                }
+                store.put(&entry.path, Bytes::from(damaged)).await.unwrap();
+                let error = match entry.kind {
+                    FileKind::Data => read_somehow(&*store, &manifest, &schema, round).await,
+                    _ => file::read_key_filter(&*store, &manifest).await.map(drop),
+                };
+                let error = error.unwrap_err();
+                assert_eq!(error.code(), ErrorCode::DataIntegrity);
+                assert!(error.to_string().contains(&entry.path), "{error}");
+                let mapped = round % 2 == 0;
+                let error = file::read_checked(&*store, entry, mapped)
                     .await
-                    .map(drop),
-                _ => file::read_key_filter(&*store, &manifest).await.map(drop),
-            };
-            let error = error.unwrap_err();
-            assert_eq!(error.code(), ErrorCode::DataIntegrity);
-            assert!(error.to_string().contains(&entry.path), "{error}");
+                    .unwrap_err();
+                assert!(error.to_string().contains(&entry.path), "{error}");
+            }
+            store.put(&entry.path, whole).await.unwrap();
         }
-        store.put(&entry.path, whole).await.unwrap();
+        store.delete(&manifest.files[0].path).await.unwrap();
+        for round in 0..4 {
+            let gone = read_somehow(&*store, &manifest, &schema, round).await;
+            assert_eq!(gone.unwrap_err().code(), ErrorCode::IoKeyNotFound);
+        }
     }
+}
+
+/// Reads a data file in one of the ways that there are.
+async fn read_somehow(
+    store: &dyn ObjectStore,
+    manifest: &SegmentManifest,
+    schema: &Arc<CollectionSchema>,
+    round: usize,
+) -> Result<(), Error> {
+    let mapped: &[&str] = match round % 4 {
+        0 => &["vector", "text"],
+        1 => &[],
+        2 => {
+            return file::read_segment(store, manifest, schema.clone())
+                .await
+                .map(drop);
+        }
+        _ => {
+            let field = &schema.fields[round % schema.fields.len()];
+            let entry = &manifest.files[0];
+            return file::read_column(store, manifest.segment, entry, field)
+                .await
+                .map(drop);
+        }
+    };
+    let placement = placement(schema, mapped, 0);
+    file::open_segment(store, manifest, schema.clone(), &placement)
+        .await
+        .map(drop)
+}
+
+fn placement(schema: &CollectionSchema, mapped: &[&str], cache: usize) -> Placement {
+    Placement {
+        mapped: mapped.iter().map(|name| field(schema, name)).collect(),
+        cache: Arc::new(ColumnCache::new(cache)),
+    }
+}
+
+#[tokio::test]
+async fn an_open_file_shows_the_same_rows_as_one_that_was_read() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let every = [
+        "vector", "number", "text", "flag", "tiny", "small", "long", "float", "double", "doc",
+    ];
+    let (_dir, local) = local();
+    for (store, is_local) in [(memory(), false), (local, true)] {
+        for mapped in [&[][..], &["vector"], &["text", "number"], &every] {
+            let schema = schema(DataType::VarChar);
+            let (rows, manifest) = written(&*store, &schema, &mut rng).await;
+            let placement = placement(&schema, mapped, 3_000);
+            let opened = file::open_segment(&*store, &manifest, schema.clone(), &placement);
+            let chunk = opened.await.unwrap();
+            assert_eq!(
+                chunk.batch().columns().len(),
+                2,
+                "only the key and the vectors"
+            );
+            let sealed = SealedSegment::new(meta(&schema, 7), chunk).unwrap();
+            let segment = [Segment::Sealed(Arc::new(sealed))];
+            let id = SegmentId(7);
+            for count in [1, 3, rows.len()] {
+                let picked: Vec<usize> = (0..count)
+                    .map(|_| rng.random_range(0..rows.len()))
+                    .collect();
+                let at: Vec<RowAt> = picked
+                    .iter()
+                    .map(|row| RowAt {
+                        segment: id,
+                        row: *row as u32,
+                    })
+                    .collect();
+                let fields: Vec<_> = schema.fields.iter().map(|field| field.id).collect();
+                let fetched = fetch(&segment, &at, &fields).unwrap();
+                assert_same(&rows.batch().take(&picked), &fetched);
+                assert!(placement.cache.bytes() <= 3_000);
+            }
+            let Segment::Sealed(sealed) = &segment[0] else {
+                panic!("sealed");
+            };
+            // Vectors count unless they are mapped, the rows' own bookkeeping always.
+            let vectors = rows.len() * common::DIM * 4;
+            let least = match is_local && mapped.contains(&"vector") {
+                true => rows.len() * 16,
+                false => rows.len() * 16 + vectors,
+            };
+            let counted = sealed.memory_bytes();
+            assert!(counted >= least, "{counted} bytes, at least {least}");
+            if is_local && mapped.len() == every.len() {
+                let most = least + 3_000 + rows.len() * 64;
+                assert!(counted <= most, "{counted} bytes, at most {most}");
+            }
+        }
+    }
+}
+
+/// Whether a column without nulls says so, or says it of each row, is its own affair.
+fn assert_same(written: &RowBatch, read: &RowBatch) {
+    assert_eq!(written.columns().len(), read.columns().len());
+    for (written, read) in written.columns().iter().zip(read.columns()) {
+        assert_eq!(written.data, read.data, "field {}", written.field);
+        for row in 0..written.len() {
+            assert_eq!(written.is_valid(row), read.is_valid(row));
+        }
+    }
+}
+
+/// Values of the golden file's rows, as its maker had them.
+fn golden_value(name: &str, row: i64) -> Value {
+    if row % 5 == 0 && !["pk", "$meta"].contains(&name) {
+        return Value::Null;
+    }
+    match name {
+        "pk" => Value::Int(row),
+        "number" => Value::Int(row * 3),
+        "text" => Value::Str(format!("text {row} é")),
+        "flag" => Value::Bool(row % 2 == 0),
+        "tiny" => Value::Int(row - 25),
+        "small" => Value::Int(-row * 100),
+        "long" => Value::Int(row << 40),
+        "float" => Value::Double(row as f64 / 4.0),
+        "double" => Value::Double(row as f64 / 8.0),
+        "doc" => Value::Str(format!("{{\"a\":{row}}}")),
+        _ => Value::Str(format!("{{\"extra\":{row}}}")),
+    }
+}
+
+#[tokio::test]
+async fn files_of_version_1_are_still_read() {
+    let bytes = Bytes::from_static(include_bytes!("golden/data.v1.parquet"));
+    let schema = schema(DataType::Int64);
+    let store = memory();
+    let path = "segments/10/20/7/data.v1.parquet".to_owned();
+    let entry = FileEntry::of(FileKind::Data, path, &bytes);
+    store.put(&entry.path, bytes).await.unwrap();
+    let manifest = SegmentManifest {
+        format_version: 1,
+        collection: meta(&schema, 7).collection,
+        partition: PARTITION,
+        segment: SegmentId(7),
+        rows: 50,
+        min_ts: Timestamp(0),
+        max_ts: Timestamp(0),
+        min_key: None,
+        max_key: None,
+        files: vec![entry.clone()],
+    };
+    let whole = file::read_segment(&*store, &manifest, schema.clone());
+    let placement = placement(&schema, &["vector", "text"], 100);
+    let opened = file::open_segment(&*store, &manifest, schema.clone(), &placement);
+    for chunk in [whole.await.unwrap(), opened.await.unwrap()] {
+        for field in &schema.fields {
+            let column = chunk.batch().column(field.id).unwrap();
+            for row in 0..50 {
+                if let ColumnData::FloatVector { values, .. } = &column.data {
+                    let first = row as f32;
+                    let wanted = [first, first + 0.5, -first, 0.25];
+                    assert_eq!(values[row * 4..row * 4 + 4], wanted);
+                } else {
+                    assert_eq!(column.value(row), golden_value(&field.name, row as i64));
+                }
+            }
+        }
+    }
+    for field in &schema.fields {
+        let column = file::read_column(&*store, SegmentId(7), &entry, field).await;
+        assert_eq!(column.unwrap().len(), 50);
+    }
+}
+
+#[tokio::test]
+async fn vectors_lie_in_the_file_as_they_do_in_memory() {
+    let mut rng = StdRng::seed_from_u64(seed());
+    let schema = schema(DataType::Int64);
+    let (_dir, store) = local();
+    let (rows, manifest) = written(&*store, &schema, &mut rng).await;
+    let vector = schema.field("vector").unwrap();
+    let ColumnData::FloatVector { values, .. } = &rows.batch().column(vector.id).unwrap().data
+    else {
+        panic!("a vector column");
+    };
+    let bytes: Vec<u8> = values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect();
+    let file = store.get(&manifest.files[0].path).await.unwrap();
+    let at = file.windows(bytes.len()).position(|window| window == bytes);
+    assert_eq!(at.unwrap() % 64, 0);
+
+    let placement = placement(&schema, &["vector"], 0);
+    let opened = file::open_segment(&*store, &manifest, schema.clone(), &placement);
+    let opened = opened.await.unwrap();
+    let ColumnData::FloatVector { values: mapped, .. } =
+        &opened.batch().column(vector.id).unwrap().data
+    else {
+        panic!("a vector column");
+    };
+    assert_eq!(mapped, values);
+    assert!(mapped.is_shared());
+    assert_eq!(mapped.as_ptr().addr() % 64, 0);
+    // Unlinking the file leaves the mapping whole.
     store.delete(&manifest.files[0].path).await.unwrap();
-    let gone = file::read_segment(&*store, &manifest, schema.clone()).await;
-    assert_eq!(gone.unwrap_err().code(), ErrorCode::IoKeyNotFound);
+    assert_eq!(mapped, values);
+    let read = file::read_column(&*store, manifest.segment, &manifest.files[0], vector).await;
+    assert_eq!(read.unwrap_err().code(), ErrorCode::IoKeyNotFound);
 }
 
 #[tokio::test]
@@ -233,7 +450,7 @@ async fn pyarrow_reads_a_data_file_with_the_users_columns() {
     let (rows, manifest) = written(&*store, &schema, &mut rng).await;
     let path = store.local_path(&manifest.files[0].path).unwrap();
     let script = r#"
-import sys, pyarrow.parquet as pq
+import json, sys, pyarrow.parquet as pq
 table = pq.read_table(sys.argv[1])
 meta = pq.read_metadata(sys.argv[1]).metadata
 print("|".join(table.column_names))
@@ -243,6 +460,8 @@ print(table.column("pk")[0].as_py(), table.column("Timestamp")[0].as_py())
 row_group = pq.read_metadata(sys.argv[1]).row_group(0)
 columns = [row_group.column(i) for i in range(row_group.num_columns)]
 print([(c.path_in_schema, c.compression) for c in columns if "vector" in c.path_in_schema])
+print(json.dumps(table.column("vector").to_pylist()))
+print(json.dumps(table.column("number").to_pylist()))
 "#;
     let output = Command::new(&python)
         .arg("-c")
@@ -259,7 +478,7 @@ print([(c.path_in_schema, c.compression) for c in columns if "vector" in c.path_
     assert_eq!(
         lines[1],
         format!(
-            "{} fixed_size_list<element: float not null>[4] 1",
+            "{} fixed_size_list<element: float not null>[4] 2",
             rows.len()
         )
     );
@@ -269,4 +488,15 @@ print([(c.path_in_schema, c.compression) for c in columns if "vector" in c.path_
     };
     assert_eq!(lines[3], format!("{key} {}", rows.timestamps()[0]));
     assert_eq!(lines[4], "[('vector.list.element', 'UNCOMPRESSED')]");
+    let vectors: Vec<Vec<f32>> = serde_json::from_str(lines[5]).unwrap();
+    let vector = rows.batch().column(field(&schema, "vector")).unwrap();
+    let ColumnData::FloatVector { values, .. } = &vector.data else {
+        panic!("a vector column");
+    };
+    assert_eq!(vectors.concat(), **values);
+    let numbers: Vec<Option<i64>> = serde_json::from_str(lines[6]).unwrap();
+    let number = rows.batch().column(field(&schema, "number")).unwrap();
+    for (row, found) in numbers.into_iter().enumerate() {
+        assert_eq!(number.value(row), found.map_or(Value::Null, Value::Int));
+    }
 }

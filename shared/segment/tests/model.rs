@@ -11,8 +11,9 @@ use rand::{RngExt, SeedableRng, rngs::StdRng, seq::SliceRandom};
 use redkite_expr::{Plan, Templates, compile};
 use redkite_index::{BuildOptions, IndexParams, RangeBounds, SearchParams, build};
 use redkite_segment::{
-    ALL_PARTITIONS, DeleteBatch, GrowingSegment, ReadView, RowAt, SealedSegment, Segment,
-    SegmentRetriever, SegmentSearcher, StopFlag, fetch, file, merge_keyed, merge_topk,
+    ALL_PARTITIONS, Chunk, ColumnCache, DeleteBatch, GrowingSegment, GrowingSnapshot, Placement,
+    ReadView, RowAt, SealedSegment, Segment, SegmentMeta, SegmentRetriever, SegmentSearcher,
+    StopFlag, fetch, file, merge_keyed, merge_topk,
 };
 use redkite_storage::{ObjectStore, open};
 use redkite_types::{
@@ -33,7 +34,11 @@ struct Row {
 
 struct World {
     schema: Arc<CollectionSchema>,
-    store: Arc<dyn ObjectStore>,
+    /// In memory, and on the local disk.
+    stores: [Arc<dyn ObjectStore>; 2],
+    _dir: tempfile::TempDir,
+    /// Holds about one column.
+    cache: Arc<ColumnCache>,
     rng: StdRng,
     clock: u64,
     next_id: i64,
@@ -48,9 +53,13 @@ impl World {
     fn new(key: DataType, seed: u64) -> Self {
         let schema = schema(key);
         let growing = GrowingSegment::new(meta(&schema, 1));
+        let dir = tempfile::tempdir().unwrap();
+        let local = open(&format!("fs://{}", dir.path().display())).unwrap();
         Self {
             schema,
-            store: open("memory://").unwrap(),
+            stores: [open("memory://").unwrap(), local],
+            _dir: dir,
+            cache: Arc::new(ColumnCache::new(400)),
             rng: StdRng::seed_from_u64(seed),
             clock: 10,
             next_id: 0,
@@ -144,25 +153,48 @@ impl World {
         if snapshot.rows() == 0 {
             return;
         }
-        let sealed = if self.rng.random_bool(0.5) {
-            SealedSegment::from_growing(&snapshot).unwrap()
-        } else {
-            self.reloaded(snapshot.chunks()).await
+        let sealed = match self.rng.random_range(0..4) {
+            0 => SealedSegment::from_growing(&snapshot).unwrap(),
+            1 => self.flushed(&snapshot).await,
+            _ => self.reloaded(snapshot.chunks()).await,
         };
         self.sealed.push(Arc::new(sealed));
         self.next_segment += 1;
         self.growing = GrowingSegment::new(meta(&self.schema, self.next_segment));
     }
 
-    /// Through a file; the deletes arrive again, in any order.
-    async fn reloaded(&mut self, chunks: &[Arc<redkite_segment::Chunk>]) -> SealedSegment {
+    /// To a file and back: as a whole, or opened with any of the columns left in it.
+    async fn filed(&mut self, meta: SegmentMeta, chunks: &[Arc<Chunk>]) -> Chunk {
+        let store = &*self.stores[self.rng.random_range(0..2)];
+        let manifest = file::write_segment(store, meta, chunks.to_vec()).await;
+        let manifest = manifest.unwrap();
+        if self.rng.random_bool(0.2) {
+            return file::read_segment(store, &manifest, self.schema.clone())
+                .await
+                .unwrap();
+        }
+        let share = [0.0, 0.5, 1.0][self.rng.random_range(0..3)];
+        let fields = self.schema.fields.iter().map(|field| field.id);
+        let placement = Placement {
+            mapped: fields.filter(|_| self.rng.random_bool(share)).collect(),
+            cache: self.cache.clone(),
+        };
+        file::open_segment(store, &manifest, self.schema.clone(), &placement)
+            .await
+            .unwrap()
+    }
+
+    /// The growing segment's rows in its file, with the deletes that both share.
+    async fn flushed(&mut self, snapshot: &GrowingSnapshot) -> SealedSegment {
         let meta = meta(&self.schema, self.next_segment);
-        let manifest = file::write_segment(&*self.store, meta.clone(), chunks.to_vec())
-            .await
-            .unwrap();
-        let chunk = file::read_segment(&*self.store, &manifest, self.schema.clone())
-            .await
-            .unwrap();
+        let chunk = self.filed(meta, snapshot.chunks()).await;
+        SealedSegment::from_file_of(snapshot, chunk).unwrap()
+    }
+
+    /// Through a file; the deletes arrive again, in any order.
+    async fn reloaded(&mut self, chunks: &[Arc<Chunk>]) -> SealedSegment {
+        let meta = meta(&self.schema, self.next_segment);
+        let chunk = self.filed(meta.clone(), chunks).await;
         let sealed = SealedSegment::new(meta, chunk).unwrap();
         let mut deletes = self.deletes.clone();
         deletes.shuffle(&mut self.rng);

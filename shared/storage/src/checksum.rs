@@ -10,18 +10,39 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes)
 }
 
+/// CRC32C of bytes that follow others, whose CRC32C is `before`.
+pub fn crc32c_append(before: u32, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(before, bytes)
+}
+
 /// Checks an object's length and checksum against what its manifest says.
 ///
 /// # Errors
 /// `Corrupt` naming the object, what was expected and what was found; never worth a retry.
 pub fn verify(key: &str, bytes: &[u8], size_bytes: u64, expected_crc32c: u32) -> Result<()> {
-    if bytes.len() as u64 != size_bytes {
+    verify_size(key, bytes.len() as u64, size_bytes)?;
+    verify_crc(key, crc32c(bytes), expected_crc32c)
+}
+
+/// Checks an object's length alone.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_size(key: &str, found: u64, expected: u64) -> Result<()> {
+    if found != expected {
         return Err(Error::Corrupt {
             key: key.to_owned(),
-            reason: format!("it has {} bytes instead of {size_bytes}", bytes.len()),
+            reason: format!("it has {found} bytes instead of {expected}"),
         });
     }
-    let found = crc32c(bytes);
+    Ok(())
+}
+
+/// Checks an object's checksum, computed piece by piece.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_crc(key: &str, found: u32, expected_crc32c: u32) -> Result<()> {
     if found != expected_crc32c {
         return Err(Error::Corrupt {
             key: key.to_owned(),

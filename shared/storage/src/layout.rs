@@ -1,7 +1,7 @@
 //! The only place that knows where objects lie.
 //!
 //! ```text
-//! segments/{collection}/{partition}/{segment}/data.v1.parquet     rows of a sealed segment
+//! segments/{collection}/{partition}/{segment}/data.v2.parquet     rows of a sealed segment (v1 too)
 //! segments/{collection}/{partition}/{segment}/stats.v1.bin        bloom filter of its primary keys
 //! segments/{collection}/{partition}/{segment}/index/{build}/{file}
 //! deltas/{channel}/{id}.parquet                                   deletes that no segment file holds
@@ -123,13 +123,14 @@ pub fn segment_prefix(
     format!("segments/{collection}/{partition}/{segment}/")
 }
 
-/// The rows of a sealed segment, format version 1.
+/// The rows of a sealed segment, format version 2. Older segments have other names: look a file up
+/// in its segment's record.
 pub fn segment_data(
     collection: CollectionId,
     partition: PartitionId,
     segment: SegmentId,
 ) -> String {
-    segment_prefix(collection, partition, segment) + "data.v1.parquet"
+    segment_prefix(collection, partition, segment) + "data.v2.parquet"
 }
 
 /// The bloom filter of a sealed segment's primary keys, format version 1.
@@ -252,7 +253,7 @@ mod tests {
         assert_eq!(
             keys,
             [
-                "segments/1/2/3/data.v1.parquet",
+                "segments/1/2/3/data.v2.parquet",
                 "segments/1/2/3/stats.v1.bin",
                 "segments/1/2/3/index/4/graph.bin",
                 "deltas/ch_1v0/5.parquet",

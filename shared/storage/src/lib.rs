@@ -32,7 +32,7 @@ pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use checksum::{crc32c, verify};
+pub use checksum::{crc32c, crc32c_append, verify};
 pub use error::{Error, Result};
 pub use options::{CacheOptions, S3Options, StoreOptions, StoreUri};
 pub use store::{

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::{
     bitset::BitSet,
+    floats::FloatBuffer,
     ids::FieldId,
     schema::DataType,
     value::{PrimaryKey, PrimaryKeys, Value},
@@ -36,7 +37,7 @@ pub enum ColumnData {
         /// Dimensions, at least one.
         dim: usize,
         /// `rows * dim` values.
-        values: Vec<f32>,
+        values: FloatBuffer,
     },
 }
 
@@ -91,7 +92,7 @@ impl ColumnData {
             DataType::Json => Self::Json(Vec::with_capacity(rows)),
             DataType::FloatVector => Self::FloatVector {
                 dim: dim.max(1),
-                values: Vec::with_capacity(rows * dim),
+                values: Vec::with_capacity(rows * dim).into(),
             },
         }
     }
@@ -170,7 +171,7 @@ impl ColumnData {
                 }
                 Self::FloatVector {
                     dim: *dim,
-                    values: taken,
+                    values: taken.into(),
                 }
             }
         }
@@ -188,7 +189,10 @@ impl ColumnData {
             Self::Double(values) => values.push(0.0),
             Self::VarChar(values) => values.push(String::new()),
             Self::Json(values) => values.push(Bytes::new()),
-            Self::FloatVector { dim, values } => values.resize(values.len() + *dim, 0.0),
+            Self::FloatVector { dim, values } => {
+                let values = values.make_mut();
+                values.resize(values.len() + *dim, 0.0);
+            }
         }
     }
 
@@ -469,7 +473,7 @@ mod tests {
             FieldId(2),
             ColumnData::FloatVector {
                 dim: 2,
-                values: vec![0.0; 6],
+                values: vec![0.0; 6].into(),
             },
         );
         assert!(RowBatch::new(2, vec![a.clone(), b]).is_none());

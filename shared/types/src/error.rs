@@ -56,6 +56,7 @@ codes! {
     CollectionNotLoaded = 101, "collection not loaded";
     CollectionLimit = 102, "exceeded the limit number of collections";
     CollectionNotFullyLoaded = 103, "collection not fully loaded", retriable;
+    CollectionLoaded = 104, "collection already loaded";
     CollectionIllegalSchema = 105, "illegal collection schema";
     SchemaMismatch = 109, "collection schema mismatch";
     PartitionNotFound = 200, "partition not found";

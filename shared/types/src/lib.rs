@@ -9,6 +9,7 @@
 //! - [`stop`]: the flag that ends a long computation
 //! - [`value`]: one scalar value and one primary key
 //! - [`column`]: typed columns of many rows
+//! - [`floats`]: values of vectors, owned or a view of somebody's bytes
 //! - [`bitset`]: fixed-length bit sets, the common form of a filter's answer
 //! - [`error`]: Milvus's error codes and the error that reaches a user
 //! - [`hash`]: Milvus's hash functions for shards and partition keys
@@ -17,6 +18,7 @@
 pub mod bitset;
 pub mod column;
 pub mod error;
+pub mod floats;
 pub mod hash;
 pub mod ids;
 pub mod limits;
@@ -30,6 +32,7 @@ pub mod value;
 pub use bitset::BitSet;
 pub use column::{Column, ColumnData, RowBatch};
 pub use error::{Coded, Error, ErrorCode, Outcome, Result};
+pub use floats::FloatBuffer;
 pub use ids::{
     AliasName, BuildId, CollectionId, DatabaseId, FieldId, IndexId, NodeId, PartitionId, Revision,
     RowId, SagaId, SegmentId,

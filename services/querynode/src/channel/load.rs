@@ -1,21 +1,25 @@
 //! Segments and their indexes from files into memory, in tasks of their own.
 
-use std::{collections::BTreeMap, io::Cursor, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use redkite_index::VectorIndex;
 use redkite_proto::redkite::meta::{DeltaInfo, SegmentIndexInfo, SegmentInfo};
 use redkite_runtime::{OnFailure, Priority};
 use redkite_segment::{
-    DeleteBatch, FileKind, SealedSegment, SegmentMeta, delta::read_delta, file::read_segment,
+    DeleteBatch, FileKind, SealedSegment, SegmentMeta,
+    delta::read_delta,
+    file::{open_segment, read_checked},
     manifest,
 };
-use redkite_storage::{ObjectStore, checksum};
+use redkite_storage::ObjectStore;
 use redkite_types::{CollectionSchema, Error, ErrorCode, FieldId, Result, SegmentId, error::chain};
 use tokio::{sync::OnceCell, time::Instant};
 use tracing::{Instrument as _, info_span, warn};
 
 use super::{
     Control,
+    mapping::Mapping,
     owner::Owner,
     state::{LoadFailure, Sealed},
 };
@@ -58,6 +62,8 @@ struct DeltaFiles {
 struct Load {
     info: SegmentInfo,
     schema: Arc<CollectionSchema>,
+    /// What stays in files.
+    mapping: Arc<Mapping>,
     /// The rows if they are in memory and only indexes are missing.
     rows: Option<Arc<SealedSegment>>,
     /// Index files to open.
@@ -111,6 +117,7 @@ impl Owner {
         let load = Load {
             info: sealed.info.clone(),
             schema: self.state.schema.clone(),
+            mapping: self.state.mapping.clone(),
             rows: sealed.loaded.clone(),
             builds: sealed.missing_builds().cloned().collect(),
             deltas,
@@ -223,20 +230,26 @@ impl Sealed {
 impl Load {
     async fn run(self, shared: &Shared) -> Result<LoadedSegment> {
         let _permit = shared.load_permits.acquire().await;
-        let mut segment = match self.rows.clone() {
-            Some(segment) => segment,
-            None => self.read_rows(shared).await?,
+        let store = &*shared.deps.store;
+        let is_mapped = |build: &SegmentIndexInfo| {
+            let field = FieldId(build.field_id);
+            self.mapping.indexes.contains(&field)
         };
+        let builds = self.builds.iter();
+        let indexes = builds.map(|build| open_index(store, build, is_mapped(build)));
+        let rows = async {
+            match self.rows.clone() {
+                Some(segment) => Ok(segment),
+                None => Box::pin(self.read_rows(shared)).await,
+            }
+        };
+        let (rows, indexes) = futures::join!(rows, join_all(indexes));
+        let mut segment = rows?;
         let mut opened = BTreeMap::new();
         let mut index_failure = None;
-        for build in &self.builds {
+        for (build, index) in self.builds.iter().zip(indexes) {
             let field = FieldId(build.field_id);
-            let with = match open_index(&*shared.deps.store, build).await {
-                Ok(index) => segment
-                    .with_index(field, index)
-                    .map_err(|e| Error::from_coded(&e)),
-                Err(error) => Err(error),
-            };
+            let with = index.and_then(|index| index.add_to(&segment, field));
             match with {
                 Ok(with) => {
                     segment = with;
@@ -258,7 +271,8 @@ impl Load {
     async fn read_rows(&self, shared: &Shared) -> Result<Arc<SealedSegment>> {
         let store = &*shared.deps.store;
         let manifest = manifest::from_info(&self.info);
-        let chunk = read_segment(store, &manifest, self.schema.clone()).await;
+        let placement = shared.placement(&self.mapping);
+        let chunk = open_segment(store, &manifest, self.schema.clone(), &placement).await;
         let chunk = chunk.map_err(|error| Error::from_coded(&error))?;
         let mut deletes = self.recent.clone();
         // A delete hides rows that are older than itself; a compaction has left those out.
@@ -301,50 +315,48 @@ async fn read_deletes(store: &dyn ObjectStore, info: &DeltaInfo) -> Result<Arc<D
         .map_err(|error| Error::from_coded(&error))
 }
 
-/// Opens an index; its file checks its own checksums when it is opened.
-async fn open_index(
-    store: &dyn ObjectStore,
-    build: &SegmentIndexInfo,
-) -> Result<Arc<dyn VectorIndex>> {
-    let integrity = |text: String| Error::new(ErrorCode::DataIntegrity, text);
-    let [file] = build.files.as_slice() else {
-        let count = build.files.len();
-        return Err(integrity(format!(
-            "index build {} has {count} files",
-            build.build_id
-        )));
-    };
-    let path = file.path.clone();
-    let local = store.local_path(&path);
-    let bytes = match &local {
-        Some(_) => None,
-        None => {
-            let bytes = store
-                .get(&path)
-                .await
-                .map_err(|error| Error::from_coded(&error))?;
-            checksum::verify(&path, &bytes, file.size, file.crc32c)
-                .map_err(|error| Error::from_coded(&error))?;
-            Some(bytes)
-        }
-    };
-    let opened = tokio::task::spawn_blocking(move || match (local, bytes) {
-        (Some(local), _) => match std::fs::File::open(local) {
-            Ok(file) => redkite_index::load(file).map_err(|error| error_of(&error)),
-            Err(error) => Err(Error::new(
-                ErrorCode::IoFailed,
-                format!("cannot open index file {path}: {error}"),
-            )),
-        },
-        (None, bytes) => redkite_index::load(Cursor::new(bytes.unwrap_or_default()))
-            .map_err(|error| error_of(&error)),
-    });
-    match opened.await {
-        Ok(opened) => Ok(Arc::from(opened?)),
-        Err(stopped) => Err(Error::internal(chain(&stopped))),
+/// An index that is open.
+struct OpenIndex {
+    index: Arc<dyn VectorIndex>,
+    is_mapped: bool,
+}
+
+impl OpenIndex {
+    fn add_to(self, segment: &SealedSegment, field: FieldId) -> Result<Arc<SealedSegment>> {
+        let with = match self.is_mapped {
+            true => segment.with_mapped_index(field, self.index),
+            false => segment.with_index(field, self.index),
+        };
+        with.map_err(|error| Error::from_coded(&error))
     }
 }
 
-fn error_of(error: &redkite_index::Error) -> Error {
-    Error::from_coded(error)
+/// Opens an index, after its file was checked against the record of it.
+async fn open_index(
+    store: &dyn ObjectStore,
+    build: &SegmentIndexInfo,
+    mapped: bool,
+) -> Result<OpenIndex> {
+    let [file] = build.files.as_slice() else {
+        let count = build.files.len();
+        return Err(Error::new(
+            ErrorCode::DataIntegrity,
+            format!("index build {} has {count} files", build.build_id),
+        ));
+    };
+    let entry = manifest::from_file(FileKind::Index, file);
+    let checked = read_checked(store, &entry, mapped).await;
+    let checked = checked.map_err(|error| Error::from_coded(&error))?;
+    let is_mapped = checked.is_mapped;
+    let open = move || redkite_index::open_verified(checked.bytes);
+    match tokio::task::spawn_blocking(open).await {
+        Ok(Ok(index)) => Ok(OpenIndex {
+            index: Arc::from(index),
+            is_mapped,
+        }),
+        Ok(Err(error)) => {
+            Err(Error::from_coded(&error).context(format!("index file {}", entry.path)))
+        }
+        Err(stopped) => Err(Error::internal(chain(&stopped))),
+    }
 }

@@ -13,6 +13,7 @@
 //! - `sync`: what is to be served, as the query coordinator says
 //! - `load`: segments and indexes from files into memory
 //! - `handover`: compacted segments in the place of those that they come from
+//! - `mapping`: what of a segment stays in its file
 //! - `flush`: from growing rows to committed segments
 //! - `snapshot`, `times`: what reads see, and when
 
@@ -21,6 +22,7 @@ mod deletes;
 mod flush;
 mod handover;
 mod load;
+mod mapping;
 mod owner;
 mod prepare;
 mod recover;
@@ -39,7 +41,8 @@ use redkite_types::{Error, ErrorCode, Outcome, Result, Revision, SegmentId, Time
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 pub(crate) use self::{
-    flush::FlushOutcome, snapshot::ShardSnapshot, state::State, sync::SyncTarget, times::SafeTime,
+    flush::FlushOutcome, mapping::Mapping, snapshot::ShardSnapshot, state::State, sync::SyncTarget,
+    times::SafeTime,
 };
 use self::{
     flush::{FlushWaiter, Flushed},

@@ -13,7 +13,10 @@ use redkite_types::{
 use redkite_wal::Lsn;
 use tokio::time::Instant;
 
-use super::{deletes::DeleteLog, handover::Behind, snapshot::ShardSnapshot, sync::SyncTarget};
+use super::{
+    deletes::DeleteLog, handover::Behind, mapping::Mapping, snapshot::ShardSnapshot,
+    sync::SyncTarget,
+};
 use crate::deps::Coordinators;
 
 /// Ids asked for at a time.
@@ -97,6 +100,8 @@ pub(crate) struct State {
     pub(crate) collection: CollectionId,
     pub(crate) schema: Arc<CollectionSchema>,
     pub(crate) indexes: Arc<HashMap<FieldId, IndexInfo>>,
+    /// What loads leave in files.
+    pub(crate) mapping: Arc<Mapping>,
     /// Partitions to serve.
     pub(crate) loaded: BTreeSet<PartitionId>,
     /// Partitions that existed at the last sync.
@@ -150,6 +155,7 @@ impl State {
             collection: target.collection,
             schema: target.schema.clone(),
             indexes: Arc::default(),
+            mapping: Arc::default(),
             loaded: BTreeSet::new(),
             known: target.partitions.clone(),
             forgotten: BTreeSet::new(),

@@ -22,6 +22,7 @@ use tracing::debug;
 use super::{
     Progress,
     flush::FlushWaiter,
+    mapping::Mapping,
     owner::Owner,
     state::{Sealed, State},
 };
@@ -40,6 +41,7 @@ pub(crate) struct SyncTarget {
     pub(crate) deltas: BTreeMap<i64, DeltaInfo>,
     pub(crate) checkpoint: Option<ChannelCheckpoint>,
     pub(crate) partitions: BTreeSet<PartitionId>,
+    pub(crate) properties: Vec<(String, String)>,
 }
 
 /// A committed segment and its index files, by field.
@@ -93,6 +95,11 @@ impl SyncTarget {
                 .collect(),
             checkpoint: request.checkpoint,
             partitions: request.partitions.into_iter().map(PartitionId).collect(),
+            properties: request
+                .properties
+                .into_iter()
+                .map(|pair| (pair.key, pair.value))
+                .collect(),
         })
     }
 }
@@ -132,6 +139,10 @@ impl Owner {
         }
         self.state.synced = target.revision;
         self.take_schema(target.schema);
+        let mmap = self.channel.shared.deps.options.mmap;
+        let (properties, indexes) = (&target.properties, &target.indexes);
+        let mapping = Mapping::new(&self.state.schema, properties, indexes, mmap);
+        self.state.mapping = Arc::new(mapping);
         self.state.indexes = Arc::new(target.indexes);
         self.state.forget_partitions(&target.partitions);
         self.state.known = target.partitions;

@@ -16,7 +16,17 @@ use crate::world::{P1, P2, World, code, int_keys};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_handover_hides_no_row_and_shows_none_twice() {
-    let world = World::new();
+    hand_over(World::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_handover_to_a_mapped_file_hides_no_row_either() {
+    let world = World::on_disk();
+    world.set_mmap("true");
+    hand_over(world).await;
+}
+
+async fn hand_over(world: World) {
     let node = world.node().await;
     let done = Arc::new(AtomicBool::new(false));
     // Keys below are acknowledged.

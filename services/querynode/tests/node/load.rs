@@ -157,7 +157,85 @@ async fn a_segment_that_cannot_be_read_is_reported_and_tried_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_was_built_is_swapped_in_and_out() {
-    let world = World::new();
+    swap_index(World::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mapped_index_is_swapped_in_and_out() {
+    let world = World::on_disk();
+    world.set_mmap("true");
+    swap_index(world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_mapped_takes_no_memory() {
+    let world = World::on_disk();
+    let node = world.node().await;
+    let rows: Vec<(i64, i64)> = (0..5_000).map(|key| (key, key % 9)).collect();
+    node.insert(P1, &rows).await;
+    node.flush().await;
+    let nearest = node.nearest([70.0, 3.0], 5).await;
+    node.crash();
+    let node = world.node().await;
+    let memory = |stats: redkite_proto::redkite::querynode::ChannelStatsResponse| {
+        stats.segments.iter().map(|s| s.memory_bytes).sum::<i64>()
+    };
+    let vectors = 5_000 * 2 * 4;
+    let in_memory = memory(node.stats().await);
+    assert!(in_memory > vectors + 5_000 * 28, "{in_memory}");
+    node.crash();
+    world.set_mmap("true");
+    let node = world.node().await;
+    let mapped = memory(node.stats().await);
+    assert!(mapped <= in_memory - vectors, "{mapped} and {in_memory}");
+    assert_eq!(node.nearest([70.0, 3.0], 5).await, nearest);
+    assert_eq!(node.rows().await, rows);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_to_one_segment_leaves_the_others_served() {
+    for mmap in ["false", "true"] {
+        let world = World::on_disk();
+        world.set_mmap(mmap);
+        let node = world.node().await;
+        node.insert(P1, &[(1, 1)]).await;
+        node.flush().await;
+        node.insert(P2, &[(2, 2)]).await;
+        node.flush().await;
+        node.crash();
+        let path = {
+            let meta = world.played.meta.lock();
+            let mut segments = meta.segments.values();
+            let damaged = segments.find(|segment| segment.partition_id == P1);
+            damaged.unwrap().files[0].path.clone()
+        };
+        let mut bytes = world.store.get(&path).await.unwrap().to_vec();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 4;
+        world.store.put(&path, bytes.into()).await.unwrap();
+        world.played.change(|meta| meta.epoch += 1);
+        let node = world.bare_node();
+        let answer = eventually("the failure is reported", PATIENCE, || async {
+            let answer = node.sync().await.unwrap();
+            let of = |id| answer.partitions.iter().find(move |p| p.partition_id == id);
+            let served = of(P2).is_some_and(|p| p.segments_loaded == 1);
+            let failed = of(P1).is_some_and(|p| !p.fail_reason.is_empty());
+            (served && failed).then(|| of(P1).unwrap().fail_reason.clone())
+        })
+        .await;
+        assert!(
+            answer.contains(&path) && answer.contains("crc32c"),
+            "{answer}"
+        );
+        let other = QueryRequest {
+            partition_ids: vec![P2],
+            ..node.query_request()
+        };
+        assert_eq!(rows_of(node.try_query(other).await.unwrap()), [(2, 2)]);
+    }
+}
+
+async fn swap_index(world: World) {
     world.played.change(|meta| meta.index_type = Some("HNSW"));
     let node = world.node().await;
     let rows: Vec<(i64, i64)> = (0..500).map(|key| (key, key * 3 % 7)).collect();
@@ -208,6 +286,15 @@ async fn an_index_that_was_built_is_swapped_in_and_out() {
             (stats.segments[0].indexed_fields == wanted).then_some(())
         })
     };
+    // A damaged file is not used; the rows are searched all the same.
+    let whole = world.store.get(&path).await.unwrap();
+    let mut damaged = whole.to_vec();
+    *damaged.last_mut().unwrap() ^= 1;
+    world.store.put(&path, damaged.into()).await.unwrap();
+    node.sync().await.unwrap();
+    assert_eq!(node.nearest([250.0, 3.0], 5).await, exact);
+    assert!(node.stats().await.segments[0].indexed_fields.is_empty());
+    world.store.put(&path, whole).await.unwrap();
     indexed(&[VECTOR]).await;
     node.delete(&[exact[0]]).await;
     assert_eq!(node.nearest([250.0, 3.0], 4).await, exact[1..]);

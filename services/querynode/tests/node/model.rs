@@ -13,8 +13,19 @@ use crate::{
 
 #[tokio::test(flavor = "multi_thread")]
 async fn random_operations_agree_with_a_map() {
-    let mut rng = test_rng();
     let world = World::new();
+    agree_with_a_map(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mapped_segments_agree_with_a_map() {
+    let world = World::on_disk();
+    world.set_mmap("true");
+    agree_with_a_map(&world).await;
+}
+
+async fn agree_with_a_map(world: &World) {
+    let mut rng = test_rng();
     let mut node = world.node().await;
     // Key to partition and number.
     let mut model: BTreeMap<i64, (i64, i64)> = BTreeMap::new();

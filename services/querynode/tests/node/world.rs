@@ -12,7 +12,8 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use redkite_proto::{
-    convert::{columns, keys, schema, vectors},
+    convert::{columns, keys, kv, schema, vectors},
+    milvus::common::KeyValuePair,
     milvus::schema::{field_data::Field, i_ds::IdField, scalar_field::Data},
     redkite::{
         datacoord::CommitFlushRequest,
@@ -76,6 +77,7 @@ pub(crate) struct Meta {
     pub(crate) index_type: Option<&'static str>,
     /// Segments over which the index can never be built.
     pub(crate) failed_indexes: Vec<i64>,
+    pub(crate) properties: Vec<KeyValuePair>,
 }
 
 /// The coordinators.
@@ -245,6 +247,20 @@ impl World {
         }
     }
 
+    /// The same with its files on the local disk, where they can be mapped.
+    pub(crate) fn on_disk() -> Self {
+        let mut world = Self::new();
+        let objects = world.dir.path().join("objects");
+        world.store = redkite_storage::open(&format!("fs://{}", objects.display())).unwrap();
+        world
+    }
+
+    /// Sets `mmap.enabled` of the collection.
+    pub(crate) fn set_mmap(&self, value: &str) {
+        let pair = kv::pair("mmap.enabled", value);
+        self.played.change(|meta| meta.properties = vec![pair]);
+    }
+
     /// A node that owns nothing yet.
     pub(crate) fn bare_node(&self) -> Node {
         let tasks = TaskGroup::new("node");
@@ -323,6 +339,7 @@ impl Node {
             deltas: meta.deltas.values().cloned().collect(),
             checkpoint: meta.checkpoint.clone(),
             partitions: meta.partitions.clone(),
+            properties: meta.properties.clone(),
         }
     }
 

@@ -22,6 +22,8 @@ use super::{context::DdlContext, resolve, steps};
 const UNSUPPORTED: [&str; 2] = ["partitionkey.isolation", "dynamicfield.enabled"];
 /// For how long rows live; zero or less means for ever.
 const TTL_SECONDS: &str = "collection.ttl.seconds";
+/// Whether what is loaded stays in files, mapped.
+pub(super) const MMAP_ENABLED: &str = "mmap.enabled";
 
 /// Refuses properties whose effect is missing, so that none is taken and then ignored, and values
 /// that make no sense.
@@ -36,6 +38,9 @@ pub fn check_properties(properties: &[(String, String)]) -> Result<()> {
                 format!("unsupported operation: collection property {key}={value} is not served"),
             ));
         }
+        if key == MMAP_ENABLED {
+            check_mmap(value)?;
+        }
         if key == TTL_SECONDS && value.parse::<i64>().is_err() {
             return Err(Error::invalid_parameter(format!(
                 "{TTL_SECONDS} [{value}] is invalid, it should be a number of seconds"
@@ -43,6 +48,19 @@ pub fn check_properties(properties: &[(String, String)]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Checks a value of `mmap.enabled`.
+///
+/// # Errors
+/// Code 1100 for one that is no boolean.
+pub fn check_mmap(value: &str) -> Result<()> {
+    match value.to_ascii_lowercase().parse::<bool>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::invalid_parameter(format!(
+            "invalid {MMAP_ENABLED} value: {value}, expected: true, false"
+        ))),
+    }
 }
 
 /// New properties of a collection.
@@ -58,7 +76,8 @@ pub struct AlterCollectionParams {
 /// Reads a request.
 ///
 /// # Errors
-/// Codes 800, 100 for what is absent; 1100 when nothing is to be changed.
+/// Codes 800, 100 for what is absent; 1100 when nothing is to be changed; 104 for `mmap.enabled` of a
+/// loaded collection, because it counts when segments are loaded.
 pub async fn alter_params(
     context: &DdlContext,
     database: &str,
@@ -85,6 +104,16 @@ pub async fn alter_params(
         )));
     }
     let entry = resolve::collection(&view, database, &request.collection_name)?;
+    let changed = set.iter().map(|(key, _)| key).chain(&request.delete_keys);
+    if entry.is_loaded() && changed.into_iter().any(|key| key == MMAP_ENABLED) {
+        return Err(Error::input(
+            ErrorCode::CollectionLoaded,
+            format!(
+                "can not alter mmap properties if collection loaded[collection={}]",
+                request.collection_name
+            ),
+        ));
+    }
     Ok(AlterCollectionParams {
         database: entry.database_id(),
         collection: entry.id(),
@@ -306,4 +335,29 @@ fn check_target(
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_that_make_no_sense_are_refused_by_name() {
+        let check =
+            |key: &str, value: &str| check_properties(&[(key.to_owned(), value.to_owned())]);
+        for value in ["true", "False", "TRUE"] {
+            check("mmap.enabled", value).unwrap();
+        }
+        for (key, value, code) in [
+            ("mmap.enabled", "1", 1100),
+            ("mmap.enabled", "", 1100),
+            ("collection.ttl.seconds", "soon", 1100),
+            ("partitionkey.isolation", "true", 3000),
+        ] {
+            let refused = check(key, value).unwrap_err();
+            assert_eq!(refused.code.number(), code, "{refused}");
+            assert!(refused.message.contains(key), "{refused}");
+        }
+        check("note", "anything").unwrap();
+    }
 }

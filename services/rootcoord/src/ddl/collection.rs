@@ -16,7 +16,11 @@ use redkite_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{context::DdlContext, resolve, steps};
+use super::{
+    alter_collection::{MMAP_ENABLED, check_mmap, check_properties},
+    context::DdlContext,
+    resolve, steps,
+};
 
 /// What is asked for, checked as far as that needs no metadata.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,7 +68,11 @@ pub fn parse(
         .map(|pair| (pair.key, pair.value))
         .collect();
     properties.extend(client.properties);
-    super::alter_collection::check_properties(&properties)?;
+    check_properties(&properties)?;
+    let type_params = schema.fields.iter().flat_map(|field| &field.type_params);
+    for (_, value) in type_params.filter(|(key, _)| key == MMAP_ENABLED) {
+        check_mmap(value)?;
+    }
     let partition_key_partitions =
         check_num_partitions(request.num_partitions, &schema, max_partitions)?;
     let partitions = if schema.partition_key().is_some() {

@@ -190,7 +190,7 @@ pub(crate) fn rows(seed: u64, rows: usize) -> RowBatch {
             DataType::Json => ColumnData::Json((0..rows).map(|_| dice.json_document()).collect()),
             DataType::FloatVector => ColumnData::FloatVector {
                 dim: 2,
-                values: vec![0.0; rows * 2],
+                values: vec![0.0; rows * 2].into(),
             },
         };
         let valid = field

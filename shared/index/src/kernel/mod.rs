@@ -13,7 +13,7 @@ mod x86;
 
 use std::sync::OnceLock;
 
-pub(crate) use map::map_file;
+pub use map::map_file;
 
 /// Codes are padded to, and aligned at, this many bytes: one cache line and one AVX-512 register.
 pub(crate) const LINE_BYTES: usize = 64;

@@ -1,13 +1,18 @@
 //! One column of a Parquet file.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use redkite_storage::ObjectStore;
-use redkite_types::{Column, ColumnData, FieldSchema, SegmentId};
+use redkite_types::{CollectionSchema, Column, ColumnData, FieldSchema, SegmentId};
 
 use super::{
     FileEntry,
     arrow::{from_array, read_column_batches},
-    blocking,
+    checked::{Found, find},
+    columns::{FileColumns, Scalars},
+    open::{Placement, vector_column},
+    reading,
 };
 use crate::error::{Error, Result};
 
@@ -22,12 +27,54 @@ pub async fn read_column(
     file: &FileEntry,
     field: &FieldSchema,
 ) -> Result<Column> {
-    let bytes = file.read(store).await?;
-    let (path, field) = (file.path.clone(), field.clone());
-    blocking(segment, move || decode(segment, &path, bytes, &field)).await
+    let found = find(store, file).await?;
+    let (file, field) = (file.clone(), field.clone());
+    let path = file.path.clone();
+    reading(&path, move || read(found, segment, &file, &field)).await
 }
 
-fn decode(segment: SegmentId, path: &str, bytes: Bytes, field: &FieldSchema) -> Result<Column> {
+fn read(found: Found, segment: SegmentId, file: &FileEntry, field: &FieldSchema) -> Result<Column> {
+    let corrupt = |reason: String| Error::corrupt(&file.path, reason);
+    let layout = found.layout(&file.path)?;
+    if layout.version < 2 {
+        return decode_v1(segment, &file.path, found.whole(file)?, field);
+    }
+    let ranges = layout.ranges(file.size_bytes).map_err(corrupt)?;
+    let at = layout
+        .vectors
+        .iter()
+        .position(|part| part.field == field.id);
+    if let Some(at) = at {
+        let values = found.read(file, &ranges[at + 1..at + 2])?;
+        let values = values.into_iter().next().unwrap_or_default();
+        let dim = layout.vectors[at].dim as usize;
+        if dim != field.dim || !field.data_type.is_vector() {
+            return Err(corrupt(format!(
+                "column {} is a vector of dim {dim} where {} of dim {} was expected",
+                field.name, field.data_type, field.dim
+            )));
+        }
+        return vector_column(field.id, dim, values, true).map_err(corrupt);
+    }
+    let scalars = found.read(file, &ranges[..1])?.into_iter().next();
+    let columns = FileColumns::new(
+        &file.path,
+        Scalars::InMemory(scalars.unwrap_or_default()),
+        layout,
+        Arc::new(CollectionSchema::default()),
+        Placement::memory(),
+    );
+    let columns = columns.map_err(corrupt)?;
+    match columns.has(field.id) {
+        true => columns.decode(field),
+        false => Err(Error::NoField {
+            segment,
+            field: field.id,
+        }),
+    }
+}
+
+fn decode_v1(segment: SegmentId, path: &str, bytes: Bytes, field: &FieldSchema) -> Result<Column> {
     let corrupt = |reason: &dyn std::fmt::Display| Error::corrupt(path, reason);
     let batches = read_column_batches(bytes, field.id).map_err(|error| corrupt(&error))?;
     let batches = batches.ok_or(Error::NoField {

@@ -1,4 +1,4 @@
-//! A Parquet file to rows.
+//! A Parquet file of format version 1 to rows.
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Reads the data file of a segment.
+/// Reads the data file of a segment as a whole.
 pub(super) fn data_file(path: &str, bytes: Bytes, schema: &CollectionSchema) -> Result<Chunk> {
     let corrupt = |reason: &dyn std::fmt::Display| Error::corrupt(path, reason);
     let (metadata, batches) = read_batches(bytes).map_err(|error| corrupt(&error))?;
@@ -128,7 +128,7 @@ fn hidden(batch: &RecordBatch, field: FieldId) -> Result<Vec<i64>, String> {
 }
 
 /// The values of a field that was added after the file was written.
-fn missing(field: &FieldSchema, rows: usize) -> Result<Column, String> {
+pub(super) fn missing(field: &FieldSchema, rows: usize) -> Result<Column, String> {
     let mut data = ColumnData::with_capacity(field.data_type, field.dim, rows);
     if let Some(value) = &field.default_value {
         for _ in 0..rows {

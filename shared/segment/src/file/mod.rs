@@ -1,15 +1,33 @@
-//! Files of a sealed segment, format version 1, and the manifest that names them.
+//! Files of a sealed segment, format version 2, and the manifest that names them.
 //!
-//! `data.v1.parquet` holds every field under its user-visible name, then the hidden columns `RowID`
-//! and `Timestamp`, all with their field ids; vectors as fixed-size lists of f32, not compressed,
-//! the rest with zstd. Its key-value metadata says which segment it is (`redkite.format_version`,
-//! `.schema`, `.collection`, `.partition`, `.segment`). `stats.v1.bin` is a bloom filter of the
-//! primary keys. Any Parquet reader opens the first; both are written once and never changed.
+//! `data.v2.parquet` holds every field under its user-visible name, then the hidden columns `RowID`
+//! and `Timestamp`, all with their field ids, in one row group. Scalar columns come first in the
+//! file, in small compressed pages with an offset index, so that single rows are read cheaply; then
+//! each vector column as one page whose values are not encoded and start on a cache line, so that
+//! they are read or mapped as they are. The key-value metadata says which segment it is
+//! (`redkite.format_version`, `.schema`, `.collection`, `.partition`, `.segment`) and what is where
+//! (`.scalar_bytes`, `.vectors`). `stats.v1.bin` is a bloom filter of the primary keys. Any Parquet
+//! reader opens the first; both are written once and never changed.
+//!
+//! Version 1 (`data.v1.parquet`, vectors in pages of the library's choice) is still read, as a
+//! whole.
+//!
+//! - `encode`, `page`: rows to a file
+//! - `checked`: a file's bytes, in memory or mapped, checked against the manifest
+//! - `parts`: what a footer says; `columns`: columns decoded on demand; `cache`: and for a while
+//! - `open`: a file to a chunk; `column`: to one column; `decode`: version 1
+//! - `arrow`: columns to Arrow and back
 
 mod arrow;
+mod cache;
+mod checked;
 mod column;
+mod columns;
 mod decode;
 mod encode;
+mod open;
+mod page;
+mod parts;
 
 use std::sync::Arc;
 
@@ -24,17 +42,25 @@ use crate::{
     bloom::KeyFilter,
     chunk::Chunk,
     error::{Error, Result},
-    growing::GrowingSnapshot,
+    growing::{GrowingSnapshot, check_columns},
     segment::SegmentMeta,
 };
+pub use cache::ColumnCache;
+pub use checked::{CheckedBytes, read_checked};
 pub use column::read_column;
+pub use open::{Placement, open_segment};
 
 pub(crate) use arrow::{ColumnSpec, key_column, parquet_bytes, read_batches};
+pub(crate) use columns::FileColumns;
 
 /// Version of the files written by this build.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// Prefix of the keys in a data file's metadata.
 const METADATA_PREFIX: &str = "redkite.";
+/// How many bytes from the file's start hold everything but the vectors that are in place.
+const SCALAR_BYTES_KEY: &str = "redkite.scalar_bytes";
+/// Where vectors are in place: a JSON list of [`page::VectorPart`].
+const VECTORS_KEY: &str = "redkite.vectors";
 
 /// What a file of a segment holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +72,8 @@ pub enum FileKind {
     Stats,
     /// Deletes.
     Delta,
+    /// An index over one field.
+    Index,
 }
 
 /// A file, as a manifest names it.
@@ -135,6 +163,9 @@ impl EncodedSegment {
         let Some((min_ts, max_ts)) = times.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) else {
             return Err(meta.bad_rows("there are none to write"));
         };
+        for chunk in chunks {
+            check_columns(meta, chunk.batch())?;
+        }
         let mut filter = KeyFilter::with_capacity(rows);
         let (mut min_key, mut max_key): (Option<PrimaryKey>, Option<PrimaryKey>) = (None, None);
         for chunk in chunks {
@@ -209,7 +240,8 @@ pub async fn write_segment(
     encoded.store(store).await
 }
 
-/// Reads a segment's rows, after checking the file's checksum. Decoding runs where blocking is
+/// Reads a segment's rows into memory as a whole, after checking the file's checksum; see
+/// [`open_segment`] for reading what is used only. Decoding runs where blocking is
 /// allowed. `schema` is today's: a nullable field that the file does not have yet is read as null,
 /// or as its default.
 ///
@@ -220,27 +252,14 @@ pub async fn read_segment(
     manifest: &SegmentManifest,
     schema: Arc<CollectionSchema>,
 ) -> Result<Chunk> {
-    if manifest.format_version > FORMAT_VERSION {
-        return Err(Error::UnsupportedVersion {
-            path: layout::segment_data(manifest.collection, manifest.partition, manifest.segment),
-            found: manifest.format_version,
-            supported: FORMAT_VERSION,
-        });
-    }
-    let file = manifest.file(FileKind::Data).ok_or_else(|| {
-        let path = format!("manifest of segment {}", manifest.segment);
-        Error::corrupt(&path, "it names no data file")
-    })?;
-    let bytes = file.read(store).await?;
+    let file = open::data_entry(manifest)?.clone();
+    let found = checked::find(store, &file).await?;
     let (path, rows) = (file.path.clone(), manifest.rows);
-    let chunk = blocking(manifest.segment, move || {
-        decode::data_file(&path, bytes, &schema)
-    });
-    let chunk = chunk.await?;
+    let chunk = reading(&path, move || open::read_whole(found, &file, &schema)).await?;
     if chunk.len() as u64 != rows {
         let found = chunk.len();
         return Err(Error::corrupt(
-            &file.path,
+            &path,
             format!("it has {found} rows instead of {rows}"),
         ));
     }
@@ -274,6 +293,20 @@ pub(crate) async fn blocking<T: Send + 'static>(
             segment,
             source: Box::new(stopped),
         }),
+    }
+}
+
+/// Reads and decodes a file where blocking is allowed. A decoder that panics has met bytes that it
+/// was not made for.
+pub(crate) async fn reading<T: Send + 'static>(
+    path: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(stopped) if stopped.is_panic() => Err(Error::corrupt(path, stopped)),
+        // The process is ending.
+        Err(_) => Err(Error::Cancelled),
     }
 }
 

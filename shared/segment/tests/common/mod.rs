@@ -105,7 +105,8 @@ pub(crate) fn random_rows(schema: &CollectionSchema, keys: &[i64], rng: &mut Std
                     values.push(Bytes::from(format!("{{\"a\": {number}}}")));
                 }
                 ColumnData::FloatVector { values, .. } => {
-                    values.extend((0..DIM).map(|_| rng.random_range(-3..4i32) as f32));
+                    let row = (0..DIM).map(|_| rng.random_range(-3..4i32) as f32);
+                    values.make_mut().extend(row);
                 }
                 ColumnData::Float(_) | ColumnData::Double(_) => {
                     assert!(data.push_value(&Value::Double(number as f64 / 4.0)));

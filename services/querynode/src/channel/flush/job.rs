@@ -9,12 +9,15 @@ use redkite_proto::redkite::{
 };
 use redkite_runtime::{Backoff, Priority};
 use redkite_segment::{
-    DeleteBatch, GrowingSegment, SealedSegment, delta::write_delta, file::EncodedSegment, manifest,
+    DeleteBatch, GrowingSegment, SealedSegment,
+    delta::write_delta,
+    file::{EncodedSegment, open_segment},
+    manifest,
 };
 use redkite_types::{Error, ErrorCode, PartitionId, Result, Revision};
 use tracing::{info, warn};
 
-use super::super::{Channel, state::Checkpoint};
+use super::super::{Channel, mapping::Mapping, state::Checkpoint};
 use crate::deps::Shared;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -42,6 +45,8 @@ pub(super) struct Job {
     pub(super) segments: Vec<Arc<GrowingSegment>>,
     /// Partitions whose rows stay in memory.
     pub(super) served: BTreeSet<PartitionId>,
+    /// What of those rows stays in files.
+    pub(super) mapping: Arc<Mapping>,
     pub(super) deletes: Option<DeleteBatch>,
     pub(super) deletes_below: u64,
     pub(super) checkpoint: Checkpoint,
@@ -107,7 +112,18 @@ impl Job {
         let manifest = retrying("write segment", store).await?;
         let rows = match keep {
             true => {
-                let build = move || SealedSegment::from_growing(&snapshot);
+                // From the file that was just written: so it is known to be whole before the commit
+                // counts on it, and the growing rows can go.
+                let (manifest, rows) = (&manifest, &snapshot);
+                let placement = shared.placement(&self.mapping);
+                let (store, placement) = (&*shared.deps.store, &placement);
+                let open = || {
+                    let schema = rows.meta().schema.clone();
+                    async move { coded(open_segment(store, manifest, schema, placement).await) }
+                        .boxed()
+                };
+                let chunk = retrying("read a segment back", open).await?;
+                let build = move || SealedSegment::from_file_of(&snapshot, chunk);
                 Some(Arc::new(coded(cpu.run(Priority::Build, build).await?)?))
             }
             false => None,

@@ -212,6 +212,7 @@ impl Owner {
             channel: self.channel.clone(),
             segments: sealing.filter(|rows| rows.snapshot().rows() > 0).collect(),
             served: self.state.loaded.clone(),
+            mapping: self.state.mapping.clone(),
             deletes: deletes::concat(&unflushed),
             deletes_below: self.state.deletes.end(),
             checkpoint,

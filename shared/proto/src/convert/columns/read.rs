@@ -140,7 +140,7 @@ pub(super) fn spread(values: ColumnData, filler: &ColumnData, valid: &BitSet) ->
         (C::Json(values), C::Json(filler)) => C::Json(spread_rows(values, filler, valid)),
         (C::FloatVector { dim, values }, C::FloatVector { values: filler, .. }) => C::FloatVector {
             dim,
-            values: spread_rows(values, filler, valid),
+            values: spread_rows(values.into_vec(), filler, valid).into(),
         },
         (values, filler) => {
             debug_assert_eq!(
@@ -193,7 +193,10 @@ fn vector_values(
             field.name
         ));
     }
-    Ok(ColumnData::FloatVector { dim, values })
+    Ok(ColumnData::FloatVector {
+        dim,
+        values: values.into(),
+    })
 }
 
 /// Narrows integers, which all travel as int32.

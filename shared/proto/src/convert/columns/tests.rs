@@ -59,7 +59,7 @@ fn filled(data_type: DataType, rows: usize) -> ColumnData {
         };
         match &mut data {
             ColumnData::Json(documents) => documents.push(format!("{{\"k\":{row}}}").into()),
-            ColumnData::FloatVector { values, .. } => values.extend([row as f32, -1.5]),
+            ColumnData::FloatVector { values, .. } => values.extend_from_slice(&[row as f32, -1.5]),
             data => assert!(data.push_value(&value)),
         }
     }
@@ -202,7 +202,7 @@ fn values_move_without_a_copy() {
             &vector,
             ColumnData::FloatVector {
                 dim: 2,
-                values: floats,
+                values: floats.into(),
             },
         ),
     ];
@@ -395,7 +395,7 @@ fn wrong_shapes_are_refused() {
             &vector,
             ColumnData::FloatVector {
                 dim: 2,
-                values: Vec::new(),
+                values: Vec::new().into(),
             },
         );
         message.field = Some(Field::Vectors(VectorField {
@@ -459,7 +459,7 @@ fn wrong_values_name_field_and_row() {
         (
             ColumnData::FloatVector {
                 dim: 2,
-                values: vec![0.0, 0.0, 1.0, f32::NAN],
+                values: vec![0.0, 0.0, 1.0, f32::NAN].into(),
             },
             "row 2",
         ),

@@ -44,7 +44,7 @@ fn values(data: ColumnData, valid: Option<&BitSet>) -> Field {
         ColumnData::Json(data) => Data::JsonData(JsonArray { data }),
         ColumnData::FloatVector { dim, values } => {
             let data = match valid {
-                None => values,
+                None => values.into_vec(),
                 Some(valid) => compact(&values, dim, valid),
             };
             return Field::Vectors(VectorField {

@@ -1,0 +1,301 @@
+//! The columns of an open file, decoded when somebody asks for them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use parquet::{
+    arrow::{
+        PARQUET_FIELD_ID_META_KEY, ProjectionMask,
+        arrow_reader::{
+            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+            ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
+        },
+    },
+    file::metadata::{PageIndexPolicy, ParquetMetaDataReader},
+};
+use redkite_types::{
+    CollectionSchema, Column, ColumnData, FieldId, FieldSchema, RowBatch, RowId, Timestamp,
+};
+
+use super::{
+    arrow::{READ_ROWS, from_array},
+    decode,
+    open::Placement,
+    parts::Layout,
+};
+use crate::{
+    chunk::Chunk,
+    error::{Error, Result},
+};
+
+/// A column of which so many rows in a hundred are asked for is decoded as a whole.
+const WHOLE_FROM_PERCENT: usize = 10;
+
+/// The first bytes of a file, which hold all columns but the vectors that are in place.
+#[derive(Debug)]
+pub(super) enum Scalars {
+    InMemory(Bytes),
+    Mapped(Bytes),
+}
+
+/// Everything of a data file but the vectors that are in place.
+#[derive(Debug)]
+pub(crate) struct FileColumns {
+    path: String,
+    scalars: Bytes,
+    is_mapped: bool,
+    metadata: ArrowReaderMetadata,
+    schema: Arc<CollectionSchema>,
+    rows: usize,
+    placement: Placement,
+    /// This file's number in the cache.
+    number: u64,
+    /// Columns that stay once they are decoded; a column's lock is held while it is decoded, so
+    /// that this is done once.
+    kept: HashMap<FieldId, Mutex<Option<Arc<Column>>>>,
+}
+
+impl Drop for FileColumns {
+    fn drop(&mut self) {
+        self.placement.cache.forget(self.number);
+    }
+}
+
+impl FileColumns {
+    /// Reads the page index.
+    pub(super) fn new(
+        path: &str,
+        scalars: Scalars,
+        layout: Layout,
+        schema: Arc<CollectionSchema>,
+        placement: Placement,
+    ) -> Result<Self, String> {
+        let text = |error: parquet::errors::ParquetError| error.to_string();
+        let (scalars, is_mapped) = match scalars {
+            Scalars::InMemory(bytes) => (bytes, false),
+            Scalars::Mapped(bytes) => (bytes, true),
+        };
+        let rows = layout.metadata.file_metadata().num_rows();
+        let rows = usize::try_from(rows).map_err(|_| format!("it has {rows} rows"))?;
+        for column in layout.metadata.row_group(0).columns() {
+            let index = column.offset_index_range();
+            if index.is_some_and(|range| range.end > scalars.len() as u64) {
+                return Err("its page index is misplaced".to_owned());
+            }
+        }
+        let mut reader = ParquetMetaDataReader::new_with_metadata(layout.metadata)
+            .with_column_index_policy(PageIndexPolicy::Skip)
+            .with_offset_index_policy(PageIndexPolicy::Optional);
+        reader.read_page_indexes(&scalars).map_err(text)?;
+        let metadata = Arc::new(reader.finish().map_err(text)?);
+        let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new());
+        let kept = schema.fields.iter().map(|field| field.id);
+        let kept = kept.filter(|field| !placement.mapped.contains(field));
+        let kept = kept.map(|field| (field, Mutex::default())).collect();
+        Ok(Self {
+            path: path.to_owned(),
+            scalars,
+            is_mapped,
+            metadata: metadata.map_err(text)?,
+            rows,
+            number: placement.cache.register(),
+            placement,
+            kept,
+            schema,
+        })
+    }
+
+    /// Rows of this file that are in memory as a whole.
+    pub(crate) fn whole(
+        &self,
+        key_field: FieldId,
+        columns: Vec<Column>,
+        row_ids: Vec<RowId>,
+        timestamps: Vec<Timestamp>,
+    ) -> Result<Chunk> {
+        let batch = RowBatch::new(self.rows, columns);
+        let batch = batch.ok_or_else(|| Error::corrupt(&self.path, "its columns differ in length"));
+        let chunk = Chunk::new(key_field, batch?, row_ids, timestamps);
+        chunk.map_err(|reason| Error::corrupt(&self.path, reason))
+    }
+
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The schema that the columns are read by.
+    pub(crate) fn schema(&self) -> &CollectionSchema {
+        &self.schema
+    }
+
+    /// Memory taken by decoded columns and by the encoded ones, in bytes; a mapped file's do not
+    /// count.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        let kept = self.kept.values().filter_map(|slot| slot.lock().clone());
+        let kept: usize = kept.map(|column| column.data.memory_bytes()).sum();
+        let encoded = match self.is_mapped {
+            true => 0,
+            false => self.scalars.len(),
+        };
+        kept + encoded + self.placement.cache.bytes_of(self.number)
+    }
+
+    /// Whether the values of a vector field are mapped rather than in memory.
+    pub(crate) fn is_mapped(&self, field: FieldId) -> bool {
+        self.is_mapped && self.placement.mapped.contains(&field)
+    }
+
+    /// A column, decoded if need be; `None` when the schema has no such field.
+    ///
+    /// # Errors
+    /// `Corrupt`
+    pub(crate) fn column(&self, field: FieldId) -> Result<Option<Arc<Column>>> {
+        let Some(schema) = self.schema.field_by_id(field) else {
+            return Ok(None);
+        };
+        let Some(slot) = self.kept.get(&field) else {
+            if let Some(column) = self.placement.cache.get(self.number, field) {
+                return Ok(Some(column));
+            }
+            let column = Arc::new(self.decode(schema)?);
+            self.placement.cache.put(self.number, field, &column);
+            return Ok(Some(column));
+        };
+        let mut slot = slot.lock();
+        if let Some(column) = &*slot {
+            return Ok(Some(column.clone()));
+        }
+        let column = Arc::new(self.decode(schema)?);
+        *slot = Some(column.clone());
+        Ok(Some(column))
+    }
+
+    /// Some rows of a column, in the order given. Where columns do not stay in memory, only the
+    /// pages that hold the rows are decoded. `None` when the schema has no such field.
+    ///
+    /// # Errors
+    /// `Corrupt`
+    pub(crate) fn take(&self, field: FieldId, rows: &[usize]) -> Result<Option<Column>> {
+        let few = rows.len() * 100 < self.rows * WHOLE_FROM_PERCENT;
+        let cached = || self.placement.cache.get(self.number, field).is_some();
+        if self.kept.contains_key(&field) || !few || cached() {
+            return Ok(self.column(field)?.map(|column| column.take(rows)));
+        }
+        let Some(schema) = self.schema.field_by_id(field) else {
+            return Ok(None);
+        };
+        let mut wanted = rows.to_vec();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let found = self.decode_rows(schema, Some(&wanted))?;
+        // Every row is among those that were wanted.
+        let places: Vec<usize> = rows
+            .iter()
+            .map(|row| wanted.partition_point(|found| found < row))
+            .collect();
+        Ok(Some(found.take(&places)))
+    }
+
+    /// Decodes a whole column.
+    pub(crate) fn decode(&self, field: &FieldSchema) -> Result<Column> {
+        self.decode_rows(field, None)
+    }
+
+    /// Decodes a column, or some rows of it, which are in order.
+    fn decode_rows(&self, field: &FieldSchema, rows: Option<&[usize]>) -> Result<Column> {
+        let corrupt = |reason: &dyn std::fmt::Display| Error::corrupt(&self.path, reason);
+        let count = rows.map_or(self.rows, <[usize]>::len);
+        let Some(position) = self.position(field.id) else {
+            return decode::missing(field, count).map_err(|reason| corrupt(&reason));
+        };
+        let data = ColumnData::with_capacity(field.data_type, field.dim, count);
+        let mut whole = Column::new(field.id, data);
+        let selection = rows.map(|rows| selection(rows, self.rows));
+        for batch in self.batches(position, selection)? {
+            let batch = batch.map_err(|error| corrupt(&error))?;
+            let array = batch.column(0).as_ref();
+            let read = from_array(array, field.id, field.data_type, field.dim);
+            whole.extend(&read.ok_or_else(|| {
+                let found = array.data_type();
+                corrupt(&format!(
+                    "column {} is {found} where {} was expected",
+                    field.name, field.data_type
+                ))
+            })?);
+        }
+        if whole.len() != count {
+            let reason = format!("column {} has {} rows", field.name, whole.len());
+            return Err(corrupt(&reason));
+        }
+        Ok(whole)
+    }
+
+    /// Decodes a hidden column.
+    pub(super) fn hidden(&self, field: FieldId) -> Result<Vec<i64>> {
+        let schema = FieldSchema {
+            id: field,
+            ..FieldSchema::new(super::hidden_name(field), redkite_types::DataType::Int64)
+        };
+        match self.decode(&schema)? {
+            Column {
+                data: ColumnData::Int64(values),
+                valid: None,
+                ..
+            } => Ok(values),
+            _ => Err(Error::corrupt(&self.path, "a hidden column has nulls")),
+        }
+    }
+
+    /// Whether the file has a column of the field.
+    pub(super) fn has(&self, field: FieldId) -> bool {
+        self.position(field).is_some()
+    }
+
+    /// The position of a field's column, by the field id in the column's metadata.
+    fn position(&self, field: FieldId) -> Option<usize> {
+        let wanted = field.to_string();
+        let mut columns = self.metadata.schema().fields().iter();
+        columns.position(|column| column.metadata().get(PARQUET_FIELD_ID_META_KEY) == Some(&wanted))
+    }
+
+    fn batches(
+        &self,
+        position: usize,
+        selection: Option<RowSelection>,
+    ) -> Result<ParquetRecordBatchReader> {
+        let mask = ProjectionMask::roots(self.metadata.parquet_schema(), [position]);
+        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(
+            self.scalars.clone(),
+            self.metadata.clone(),
+        )
+        .with_projection(mask)
+        .with_batch_size(READ_ROWS.min(self.rows.max(1)));
+        if let Some(selection) = selection {
+            builder = builder.with_row_selection(selection);
+        }
+        let reader = builder.build();
+        reader.map_err(|error| Error::corrupt(&self.path, error))
+    }
+}
+
+/// Rows, in order and each once, as the runs between and of them.
+fn selection(rows: &[usize], all: usize) -> RowSelection {
+    let mut selectors = Vec::with_capacity(rows.len() * 2 + 1);
+    let mut next = 0;
+    for &row in rows {
+        if row > next {
+            selectors.push(RowSelector::skip(row - next));
+        }
+        selectors.push(RowSelector::select(1));
+        next = row + 1;
+    }
+    if next < all {
+        selectors.push(RowSelector::skip(all - next));
+    }
+    selectors.into()
+}

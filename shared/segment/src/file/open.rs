@@ -1,0 +1,196 @@
+//! A data file that is open: vectors in place, key and hidden columns decoded, the others when
+//! somebody asks for them.
+
+use std::{collections::BTreeSet, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use redkite_index::AlignedBuffer;
+use redkite_storage::{ObjectStore, layout};
+use redkite_types::{
+    CollectionSchema, Column, ColumnData, DataType, FieldId, FieldSchema, FloatBuffer, RowBatch,
+    RowId, Timestamp,
+};
+
+use super::{
+    FORMAT_VERSION, FileEntry, FileKind, SegmentManifest,
+    cache::ColumnCache,
+    checked::{Found, find},
+    columns::{FileColumns, Scalars},
+    decode, reading,
+};
+use crate::{
+    chunk::Chunk,
+    error::{Error, Result},
+};
+
+/// Which columns of a segment stay in its file, and are mapped or decoded when they are used.
+#[derive(Clone, Debug)]
+pub struct Placement {
+    /// Vector fields whose values are mapped, and other fields that are not kept once decoded.
+    pub mapped: BTreeSet<FieldId>,
+    /// Where decoded columns of the latter are kept for a while.
+    pub cache: Arc<ColumnCache>,
+}
+
+impl Placement {
+    /// Everything that was used stays in memory.
+    pub fn memory() -> Self {
+        Self {
+            mapped: BTreeSet::new(),
+            cache: Arc::new(ColumnCache::new(0)),
+        }
+    }
+}
+
+/// Opens a segment's rows, after checking the file's checksum: vectors are read or mapped as they
+/// are, other columns are decoded when they are first used. Works where blocking is allowed.
+/// `schema` is today's, as for [`super::read_segment`]. Files of version 1 are decoded as a whole.
+///
+/// # Errors
+/// `Storage` · `Corrupt` · `UnsupportedVersion`
+pub async fn open_segment(
+    store: &dyn ObjectStore,
+    manifest: &SegmentManifest,
+    schema: Arc<CollectionSchema>,
+    placement: &Placement,
+) -> Result<Chunk> {
+    let file = data_entry(manifest)?.clone();
+    let found = find(store, &file).await?;
+    let (path, rows, placement) = (file.path.clone(), manifest.rows, placement.clone());
+    let chunk = reading(&path, move || open(found, &file, &schema, &placement)).await?;
+    if chunk.len() as u64 != rows {
+        let reason = format!("it has {} rows instead of {rows}", chunk.len());
+        return Err(Error::corrupt(&path, reason));
+    }
+    Ok(chunk)
+}
+
+/// The data file that a manifest names.
+pub(super) fn data_entry(manifest: &SegmentManifest) -> Result<&FileEntry> {
+    if manifest.format_version > FORMAT_VERSION {
+        return Err(Error::UnsupportedVersion {
+            path: layout::segment_data(manifest.collection, manifest.partition, manifest.segment),
+            found: manifest.format_version,
+            supported: FORMAT_VERSION,
+        });
+    }
+    manifest.file(FileKind::Data).ok_or_else(|| {
+        let path = format!("manifest of segment {}", manifest.segment);
+        Error::corrupt(&path, "it names no data file")
+    })
+}
+
+/// Opens a file whose bytes are at hand.
+pub(super) fn open(
+    found: Found,
+    file: &FileEntry,
+    schema: &Arc<CollectionSchema>,
+    placement: &Placement,
+) -> Result<Chunk> {
+    let path = &file.path;
+    let corrupt = |reason: String| Error::corrupt(path, reason);
+    let layout = found.layout(path)?;
+    if layout.version < 2 {
+        return decode::data_file(path, found.whole(file)?, schema);
+    }
+    let ranges = layout.ranges(file.size_bytes).map_err(corrupt)?;
+    let is_mapped = found.is_local() && !placement.mapped.is_empty();
+    let parts = if is_mapped {
+        let whole = found.map(file)?;
+        let part = |range: &Range<u64>| whole.slice(range.start as usize..range.end as usize);
+        ranges.iter().map(part).collect()
+    } else {
+        found.read(file, &ranges)?
+    };
+    let mut parts = parts.into_iter();
+    let scalars = parts.next().unwrap_or_default();
+    let vectors = layout.vectors.iter().zip(parts);
+    let vectors = vectors.map(|(part, bytes)| {
+        let in_place = !is_mapped || placement.mapped.contains(&part.field);
+        vector_column(part.field, part.dim as usize, bytes, in_place)
+    });
+    let vectors = vectors.collect::<Result<Vec<_>, _>>().map_err(corrupt)?;
+    let scalars = match is_mapped {
+        true => Scalars::Mapped(scalars),
+        false => Scalars::InMemory(scalars),
+    };
+    let columns = FileColumns::new(path, scalars, layout, schema.clone(), placement.clone());
+    chunk(columns.map_err(corrupt)?, vectors, schema)
+}
+
+/// Values in place, or copied out of the mapping.
+pub(super) fn vector_column(
+    field: FieldId,
+    dim: usize,
+    bytes: Bytes,
+    in_place: bool,
+) -> Result<Column, String> {
+    let bytes = if in_place {
+        bytes
+    } else {
+        let mut copy = AlignedBuffer::zeroed(bytes.len());
+        copy.as_mut().copy_from_slice(&bytes);
+        copy.into_bytes()
+    };
+    let values = FloatBuffer::from_le_bytes(bytes)
+        .ok_or_else(|| format!("field {field} has no whole number of values"))?;
+    Ok(Column::new(field, ColumnData::FloatVector { dim, values }))
+}
+
+/// Opens a file and decodes every column.
+pub(super) fn read_whole(
+    found: Found,
+    file: &FileEntry,
+    schema: &Arc<CollectionSchema>,
+) -> Result<Chunk> {
+    open(found, file, schema, &Placement::memory())?.into_whole()
+}
+
+/// Puts together what is in memory from the start.
+fn chunk(
+    columns: FileColumns,
+    mut vectors: Vec<Column>,
+    schema: &CollectionSchema,
+) -> Result<Chunk> {
+    let corrupt = |reason: String| Error::corrupt(columns.path(), reason);
+    let key = schema.fields.iter().find(|field| field.is_primary_key);
+    let key = key.ok_or_else(|| corrupt("the schema has no primary key".to_owned()))?;
+    let rows = columns.rows();
+    let ids = columns.hidden(FieldId::ROW_ID)?.into_iter().map(RowId);
+    let times = columns.hidden(FieldId::TIMESTAMP)?.into_iter();
+    let times = times.map(|ts| Timestamp(ts as u64)).collect();
+    let mut present = Vec::with_capacity(vectors.len() + 1);
+    for field in &schema.fields {
+        if field.id == key.id {
+            present.push(columns.decode(field)?);
+        } else if field.data_type == DataType::FloatVector {
+            present.push(take_vectors(field, &mut vectors, &columns)?);
+        }
+    }
+    let batch = RowBatch::new(rows, present)
+        .ok_or_else(|| corrupt("its columns differ in length".to_owned()))?;
+    let (ids, key) = (ids.collect(), key.id);
+    let path = columns.path().to_owned();
+    Chunk::open(key, batch, ids, times, columns).map_err(|reason| Error::corrupt(&path, reason))
+}
+
+/// The column of a vector field: one that is in place, or decoded like any other.
+fn take_vectors(
+    field: &FieldSchema,
+    vectors: &mut Vec<Column>,
+    columns: &FileColumns,
+) -> Result<Column> {
+    let Some(at) = vectors.iter().position(|column| column.field == field.id) else {
+        return columns.decode(field);
+    };
+    let column = vectors.swap_remove(at);
+    let dim = crate::chunk::vector_dim(&column.data);
+    if dim != field.dim {
+        let reason = format!(
+            "column {} has dim {dim} instead of {}",
+            field.name, field.dim
+        );
+        return Err(Error::corrupt(columns.path(), reason));
+    }
+    Ok(column)
+}

@@ -1,0 +1,115 @@
+//! A vector column as one Parquet page whose values start on a cache line of the file, so that they
+//! are read, or mapped, as they are.
+//!
+//! The page is an ordinary one (data page version 1, PLAIN, not compressed) of a required list of
+//! required floats: any Parquet reader reads it. What ours adds is where the values are, see
+//! [`VectorPart`].
+//!
+//! # Source
+//! The Parquet format's `parquet.thrift`, `Encodings.md` (hybrid of runs and packed bits) and the
+//! compact protocol of Thrift.
+
+use redkite_types::FieldId;
+use serde::{Deserialize, Serialize};
+
+/// Where values start: a multiple of this, counted from the file's start.
+pub(super) const ALIGNMENT: usize = 64;
+/// Vectors that take more are written in pages of the library's choice: a page's size is an i32.
+const MAX_BYTES: usize = 1 << 30;
+
+const TYPE_I32: u8 = 5;
+const TYPE_STRUCT: u8 = 12;
+const ENCODING_RLE: i32 = 3;
+
+/// Where the values of a vector column are in the file: `[rows, dim]` little-endian f32, row-major,
+/// nothing between them. Part of the file's metadata.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct VectorPart {
+    /// The field.
+    pub(super) field: FieldId,
+    /// Byte of the first value, a multiple of 64.
+    pub(super) offset: u64,
+    /// Number of rows.
+    pub(super) rows: u64,
+    /// Values in a row.
+    pub(super) dim: u64,
+}
+
+impl VectorPart {
+    /// The bytes of the values; `None` when no file is as long.
+    pub(super) fn range(&self) -> Option<std::ops::Range<u64>> {
+        let bytes = self.rows.checked_mul(self.dim)?.checked_mul(4)?;
+        Some(self.offset..self.offset.checked_add(bytes)?)
+    }
+}
+
+/// Whether a column of that shape can be one page.
+pub(super) fn fits(rows: usize, dim: usize) -> bool {
+    rows.saturating_mul(dim).saturating_mul(4) <= MAX_BYTES
+}
+
+/// Everything of the page that comes before the values: header, repetition and definition levels.
+pub(super) fn before_values(rows: usize, dim: usize) -> Vec<u8> {
+    let values = rows * dim;
+    let mut levels = Vec::with_capacity(values / 8 + 64);
+    level_run(&mut levels, |out| {
+        // Packed bits, in groups of eight: zero where a row begins, one after.
+        let groups = values.div_ceil(8);
+        varint(out, (groups as u64) << 1 | 1);
+        let start = out.len();
+        out.resize(start + groups, u8::MAX);
+        for row in 0..rows {
+            let first = row * dim;
+            out[start + first / 8] &= !(1 << (first % 8));
+        }
+    });
+    level_run(&mut levels, |out| {
+        // One run of ones: every value is there.
+        varint(out, (values as u64) << 1);
+        out.push(1);
+    });
+    // `fits` keeps both far below an i32.
+    let mut page = header(values as i32, (levels.len() + values * 4) as i32);
+    page.extend_from_slice(&levels);
+    page
+}
+
+/// Writes levels behind their length.
+fn level_run(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    write(out);
+    let length = (out.len() - at - 4) as u32;
+    out[at..at + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+/// `PageHeader` with a `DataPageHeader`.
+fn header(values: i32, bytes: i32) -> Vec<u8> {
+    let mut out = Vec::with_capacity(32);
+    int_field(&mut out, 1, 0);
+    int_field(&mut out, 1, bytes);
+    int_field(&mut out, 1, bytes);
+    // Field 5, after field 3.
+    out.push(2 << 4 | TYPE_STRUCT);
+    int_field(&mut out, 1, values);
+    int_field(&mut out, 1, 0);
+    int_field(&mut out, 1, ENCODING_RLE);
+    int_field(&mut out, 1, ENCODING_RLE);
+    out.extend_from_slice(&[0, 0]);
+    out
+}
+
+/// An i32 field, `after` fields after the one before.
+fn int_field(out: &mut Vec<u8>, after: u8, value: i32) {
+    out.push(after << 4 | TYPE_I32);
+    let zigzag = (value << 1) ^ (value >> 31);
+    varint(out, u64::from(zigzag as u32));
+}
+
+fn varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}

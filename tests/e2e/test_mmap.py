@@ -1,0 +1,189 @@
+"""Collections whose files are mapped: the same answers, less memory."""
+
+import os
+import pathlib
+import time
+
+import numpy as np
+import pytest
+from harness.data import all_rows, count, create_simple, index_params, simple_rows, simple_schema
+from harness.errors import fails
+from harness.process import Server
+from harness.waiting import eventually
+from pymilvus import DataType
+
+CGROUP = pathlib.Path("/sys/fs/cgroup/memory")
+MMAP = {"mmap.enabled": "true"}
+
+
+def indexed_everywhere(client, name):
+    def done():
+        state = client.describe_index(name, "vector")
+        return state["pending_index_rows"] == 0 and state["state"] == "Finished"
+
+    eventually(done, f"{name} is indexed", 120)
+
+
+def answers(client, name):
+    """What reads with every kind of access say: vectors, filters, output fields, keys."""
+    queries = [row["vector"] for row in simple_rows(5, seed=7)]
+    hits = client.search(name, queries, limit=20, output_fields=["label", "vector", "grade"])
+    filtered = client.search(name, queries, limit=20, filter='grade > 100 and label != "row 9"')
+    return (
+        [[(hit["id"], hit["distance"], dict(hit["entity"])) for hit in of] for of in hits],
+        [[(hit["id"], hit["distance"]) for hit in of] for of in filtered],
+        all_rows(client, name),
+        client.query(name, filter="id in [3, 5, 700]", output_fields=["*"]),
+    )
+
+
+def make(client, name, properties=None):
+    schema = simple_schema()
+    schema.add_field("grade", DataType.INT32, nullable=True)
+    client.create_collection(
+        name,
+        schema=schema,
+        index_params=index_params("HNSW", M=8, efConstruction=64),
+        properties=properties or {},
+        consistency_level="Strong",
+    )
+    rows = [
+        {**row, "grade": None if row["id"] % 7 == 0 else row["id"] % 500}
+        for row in simple_rows(1_500)
+    ]
+    client.insert(name, rows)
+    client.flush(name)
+    client.delete(name, ids=list(range(0, 40)))
+    client.upsert(name, rows[100:110])
+    client.flush(name)
+    client.insert(name, [{**row, "grade": 1} for row in simple_rows(20, start=5_000)])
+
+
+def test_mapped_collections_answer_like_others_also_after_a_restart(restartable_server):
+    server = restartable_server
+    client = server.client()
+    make(client, "memory")
+    make(client, "mapped", MMAP)
+    for name in ("memory", "mapped"):
+        indexed_everywhere(client, name)
+    expected = answers(client, "memory")
+    assert answers(client, "mapped") == expected
+    client.close()
+    server.kill9()
+    server.start()
+    client = server.client()
+    assert answers(client, "memory") == expected
+    assert answers(client, "mapped") == expected
+    # Switched off and on again, which counts with the next load.
+    for value in ("false", "true"):
+        client.release_collection("mapped")
+        client.alter_collection_properties("mapped", {"mmap.enabled": value})
+        client.load_collection("mapped")
+        assert answers(client, "mapped") == expected
+    client.close()
+
+
+def test_a_loaded_collection_refuses_the_property(client, name):
+    create_simple(client, name)
+    text = f"can not alter mmap properties if collection loaded[collection={name}]"
+    with fails(104, text):
+        client.alter_collection_properties(name, MMAP)
+    client.release_collection(name)
+    client.alter_collection_properties(name, MMAP)
+    assert client.describe_collection(name)["properties"]["mmap.enabled"] == "true"
+    client.load_collection(name)
+    with fails(104, text):
+        client.drop_collection_properties(name, ["mmap.enabled"])
+
+
+def test_values_that_are_no_boolean_are_refused(client, name):
+    with fails(1100, "invalid mmap.enabled value: maybe, expected: true, false"):
+        client.create_collection(
+            name, schema=simple_schema(), properties={"mmap.enabled": "maybe"}
+        )
+    client.create_collection(name, schema=simple_schema())
+    with fails(1100, "invalid mmap.enabled value"):
+        client.alter_collection_properties(name, {"mmap.enabled": "2"})
+    with fails(1100, "invalid mmap.enabled value"):
+        client.create_index(name, index_params("HNSW", **{"mmap.enabled": "2"}))
+    client.create_index(name, index_params("HNSW", **{"mmap.enabled": "true"}))
+    client.load_collection(name)
+    client.insert(name, simple_rows(300))
+    client.flush(name)
+    indexed_everywhere(client, name)
+    assert client.search(name, [simple_rows(10)[9]["vector"]], limit=1)[0][0]["id"] == 9
+
+
+@pytest.fixture
+def memory_group():
+    """A memory control group of the test's own, below the one that this process is in."""
+    if not (CGROUP / "memory.limit_in_bytes").exists():
+        pytest.skip("no cgroup v1 memory controller")
+    group = CGROUP / f"redkite-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"cannot make a memory cgroup: {error}")
+    yield group
+    eventually(lambda: not (group / "tasks").read_text().split(), "the group is empty")
+    group.rmdir()
+
+
+class GroupServer(Server):
+    """A server whose process is in a memory group from its first instruction on."""
+
+    def __init__(self, folder, group):
+        super().__init__(folder)
+        join = 'echo $$ > "$0" && exec "$@"'
+        self.command = ["sh", "-c", join, str(group / "tasks"), *self.command]
+
+
+@pytest.mark.timeout(900)
+def test_a_collection_larger_than_memory_is_searched(tmp_path, memory_group):
+    dim, rows, batch = 128, 300_000, 10_000
+    raw = rows * dim * 4
+    limit = raw * 85 // 100
+    server = GroupServer(tmp_path, memory_group).start()
+    try:
+        client = server.client()
+        schema = client.create_schema()
+        schema.add_field("id", DataType.INT64, is_primary=True)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+        client.create_collection("big", schema=schema, properties=MMAP)
+        client.create_index("big", index_params("FLAT", "L2"))
+        random = np.random.default_rng(5)
+        probes = {}
+        for start in range(0, rows, batch):
+            vectors = random.standard_normal((batch, dim), dtype=np.float32)
+            probes[start + 17] = vectors[17]
+            client.insert(
+                "big",
+                [{"id": start + at, "vector": vector} for at, vector in enumerate(vectors)],
+            )
+            if start % 100_000 == 90_000:
+                client.flush("big", timeout=120)
+        client.flush("big", timeout=120)
+        client.load_collection("big", timeout=120)
+        assert count(client, "big") == rows
+        client.close()
+        server.kill9()
+
+        # What the first process left in the page cache counts for the group, and goes.
+        (memory_group / "memory.force_empty").write_text("0")
+        (memory_group / "memory.limit_in_bytes").write_text(str(limit))
+        server.start()
+        client = server.client()
+        assert count(client, "big") == rows
+        started = time.monotonic()
+        found = client.search(
+            "big", list(probes.values()), limit=1, consistency_level="Strong", timeout=120
+        )
+        print(f"searched {rows} rows in {time.monotonic() - started:.1f} s below {limit} bytes")
+        assert [hits[0]["id"] for hits in found] == list(probes)
+        assert all(hits[0]["distance"] == 0 for hits in found)
+        assert str(server.child.pid) in (memory_group / "tasks").read_text().split()
+        # The limit was felt, and what was beyond it came from the files.
+        assert int((memory_group / "memory.failcnt").read_text()) > 0
+        client.close()
+    finally:
+        server.stop()
