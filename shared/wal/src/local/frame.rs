@@ -152,6 +152,8 @@ pub(super) struct End {
     pub(super) offset: usize,
     /// The number that it would have.
     pub(super) next_lsn: u64,
+    /// From here to `offset` nothing proves that the frames were ever synced: they are one group.
+    pub(super) unproven: usize,
 }
 
 /// Bytes before the tail that are not those that were written.
@@ -177,6 +179,7 @@ pub(super) fn read_frames(
     let mut end = End {
         offset: FILE_HEADER_BYTES,
         next_lsn: header.first_lsn,
+        unproven: FILE_HEADER_BYTES,
     };
     let stop_at = next_file.unwrap_or(u64::MAX);
     while end.next_lsn < stop_at && end.next_lsn <= limit {
@@ -184,8 +187,17 @@ pub(super) fn read_frames(
         let problem = match Head::read(bytes, at) {
             None => "the file ends",
             Some(head) => match head.check(bytes, at, header.salt) {
-                Ok(_) if head.lsn == 0 => "a marker ends the file",
+                Ok(_) if head.lsn == 0 => {
+                    if head.durable_lsn + 1 == end.next_lsn {
+                        end.unproven = at;
+                    }
+                    "a marker ends the file"
+                }
                 Ok(frame_end) if head.lsn == end.next_lsn => {
+                    if head.durable_lsn + 1 == head.lsn {
+                        // The first frame of a group: all groups before it had been synced.
+                        end.unproven = at;
+                    }
                     visit(head.lsn, bytes.slice(at + FRAME_HEADER_BYTES..frame_end));
                     end.offset = frame_end;
                     end.next_lsn += 1;
