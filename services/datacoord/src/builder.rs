@@ -17,7 +17,7 @@ use redkite_proto::{
 };
 use redkite_runtime::{Backoff, OnFailure, TaskGroup};
 use redkite_types::{
-    BuildId, CollectionId, Error, IndexId, PartitionId, Result, Revision, SegmentId,
+    BuildId, CollectionId, Error, ErrorCode, IndexId, PartitionId, Result, Revision, SegmentId,
 };
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
@@ -26,8 +26,10 @@ use crate::plan::{Due, due};
 
 /// Builds that are given out at the same time; a datanode queues what its processors cannot take.
 const CONCURRENT_BUILDS: usize = 4;
-/// How often a build is tried before it counts as failed.
+/// How often a build is tried before it counts as failed, unless what holds it up passes by itself.
 const MAX_ATTEMPTS: u32 = 5;
+/// Longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How often work is looked for when nothing changes.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -91,6 +93,16 @@ impl Job {
             ..SegmentIndexInfo::default()
         }
     }
+}
+
+/// Whether a build fails only as long as a store, a disk or a node does: however long that is, the
+/// build is not to blame.
+fn passes(error: &Error) -> bool {
+    let outside = matches!(
+        error.code,
+        ErrorCode::DiskLimitExceeded | ErrorCode::MemoryLimitExceeded | ErrorCode::IoFailed
+    );
+    error.retriable || outside
 }
 
 impl Builder {
@@ -180,7 +192,7 @@ impl Builder {
 
     /// Records the build where it is new, runs it, and writes down how it ended.
     async fn carry_out(&self, job: &Job, build: Option<SegmentIndexInfo>, needs_files: bool) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+        let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
         let mut record = match build {
             Some(record) => record,
             None => loop {
@@ -224,7 +236,8 @@ impl Builder {
                 );
             }
             Err(error) => {
-                let failed = error.is_input_error || next.attempts >= MAX_ATTEMPTS;
+                let hopeless = !passes(&error) && next.attempts >= MAX_ATTEMPTS;
+                let failed = error.is_input_error || hopeless;
                 next.state = if failed {
                     IndexState::Failed
                 } else {
@@ -247,7 +260,7 @@ impl Builder {
             .nth(build_id.unsigned_abs() as usize % count)
         else {
             return Err(Error::new(
-                redkite_types::ErrorCode::ServiceNotReady,
+                ErrorCode::ServiceNotReady,
                 "service not ready[no datanode is announced]",
             ));
         };

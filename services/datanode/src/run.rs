@@ -36,7 +36,7 @@ impl Validate for Config {
 /// # Errors
 /// When the object store cannot be opened, or the metastore refuses.
 pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
-    let builder = IndexBuilder::new(context.store()?, context.cpu()?);
+    let builder = IndexBuilder::new(context.store()?, context.cpu()?, context.disk.clone());
     let service = Arc::new(DataNodeService::new(builder));
     let address = context.expose(
         Role::DataNode,

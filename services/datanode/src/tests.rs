@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use redkite_index::{RawSlice, SearchParams};
+use redkite_node::DiskSpace;
 use redkite_proto::{
     convert::{kv, schema::field_to_proto},
     redkite::{
@@ -94,7 +95,11 @@ impl Fixture {
             ..SegmentInfo::default()
         };
         let cpu = CpuPool::new(2, 8).unwrap();
-        let service = DataNodeService::new(IndexBuilder::new(store.clone(), cpu));
+        let service = DataNodeService::new(IndexBuilder::new(
+            store.clone(),
+            cpu,
+            Arc::new(DiskSpace::unlimited()),
+        ));
         Self {
             store,
             service,

@@ -218,7 +218,7 @@ impl State {
                 && sealed.loaded.is_none()
                 && progress.fail_reason.is_empty()
             {
-                progress.fail_reason.clone_from(&failure.reason);
+                progress.fail_reason.clone_from(&failure.error.message);
             }
         }
         Progress {
