@@ -1,0 +1,26 @@
+"""The homes of data that a test can run a server on."""
+
+import contextlib
+
+
+class Storage:
+    """Where a server keeps its objects: settings for its configuration, one place for each server."""
+
+    def __init__(self, settings=None):
+        self.make_settings = settings or (lambda number: {})
+
+    def settings(self, number=0):
+        """Settings for the server with this number; no two servers share a place."""
+        return self.make_settings(number)
+
+
+@contextlib.contextmanager
+def fs():
+    """Files below the data directory."""
+    yield Storage()
+
+
+# A further home is one line here: its name, and what opens it as a context that yields a `Storage`.
+STORAGES = {
+    "fs": fs,
+}
