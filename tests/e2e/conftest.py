@@ -6,6 +6,7 @@ import os
 import re
 
 import pytest
+from harness import faults
 from harness.process import Process, Server
 from harness.raw import Raw
 from harness.weed import Bucket, Weed
@@ -14,6 +15,10 @@ _numbers = itertools.count(1)
 
 # The client logs a traceback for every error that a test provokes.
 logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+
+
+def pytest_sessionstart(session):
+    faults.sweep()
 
 
 def pytest_report_header(config):

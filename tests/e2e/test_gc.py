@@ -19,12 +19,16 @@ MIN_KILLS, MAX_KILLS = 5, 40
 # Enough for an index of a segment's own.
 BATCH = 1100
 # Rounds on demand only, and nothing is too young for them.
-ON_DEMAND = ("datacoord.gc.enabled=false", "datacoord.gc.grace=0s", "datacoord.gc.dropped_grace=0s")
+ON_DEMAND = {
+    "datacoord.gc.enabled": "false",
+    "datacoord.gc.grace": "0s",
+    "datacoord.gc.dropped_grace": "0s",
+}
 
 
 @pytest.fixture
 def collecting_server(tmp_path):
-    running = Server(tmp_path, options=ON_DEMAND).start()
+    running = Server(tmp_path, settings=ON_DEMAND).start()
     yield running
     running.stop()
 
@@ -123,8 +127,8 @@ def test_a_file_that_nobody_named_goes_and_an_unknown_one_stays(collecting_serve
 
 
 def test_a_young_file_stays_until_it_is_old(tmp_path):
-    options = ("datacoord.gc.interval=200ms", "datacoord.gc.grace=3s")
-    server = Server(tmp_path, options=options).start()
+    settings = {"datacoord.gc.interval": "200ms", "datacoord.gc.grace": "3s"}
+    server = Server(tmp_path, settings=settings).start()
     try:
         client = server.client()
         create_simple(client, NAME)
@@ -145,7 +149,7 @@ def test_a_young_file_stays_until_it_is_old(tmp_path):
 
 
 def test_drops_free_their_space_soon(tmp_path):
-    server = Server(tmp_path, options=("datacoord.gc.dropped_grace=0s",)).start()
+    server = Server(tmp_path, settings={"datacoord.gc.dropped_grace": "0s"}).start()
     try:
         client = server.client()
         create_simple(client, NAME)

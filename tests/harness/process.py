@@ -46,9 +46,9 @@ def free_port():
 class Process:
     """One binary with its log file and its admin port."""
 
-    def __init__(self, name, command, admin_port, log_path, env=None):
+    def __init__(self, name, command, admin_port, log_path, env=None, wrapper=()):
         self.name = name
-        self.command = [str(part) for part in command]
+        self.command = [str(part) for part in (*wrapper, *command)]
         self.admin_port = admin_port
         self.log_path = pathlib.Path(log_path)
         self.env = {**os.environ, "RUST_BACKTRACE": "1", **(env or {})}
@@ -103,6 +103,12 @@ class Process:
         self.child.wait(timeout=STOP_SECONDS)
         self.child = None
 
+    def wait_exit(self, seconds=STOP_SECONDS):
+        """Waits for the process to end by itself; returns its exit code."""
+        code = self.child.wait(timeout=seconds)
+        self.child = None
+        return code
+
     def stop(self):
         """Ctrl-C; returns the exit code. A process that does not stop in time is killed: None."""
         if self.child is None:
@@ -144,9 +150,12 @@ class Process:
 class Server(Process):
     """`redkite standalone` on free loopback ports."""
 
-    def __init__(self, folder, binary=None, env=None, options=()):
+    def __init__(
+        self, folder, binary=None, env=None, data_dir=None, settings=None, wrapper=()
+    ):
+        """`settings` are keys of the configuration; `wrapper` is put before the command."""
         folder = pathlib.Path(folder)
-        self.data_dir = folder / "data"
+        self.data_dir = data_dir or folder / "data"
         self.port = free_port()
         admin_port = free_port()
         command = [
@@ -158,9 +167,11 @@ class Server(Process):
             self.port,
             "--admin-port",
             admin_port,
-            *(word for option in options for word in ("--set", option)),
         ]
-        super().__init__("redkite standalone", command, admin_port, folder / "server.log", env)
+        for key, value in (settings or {}).items():
+            command += ["--set", f"{key}={value}"]
+        log_path = folder / "server.log"
+        super().__init__("redkite standalone", command, admin_port, log_path, env, wrapper)
 
     @property
     def address(self):

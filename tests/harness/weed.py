@@ -135,11 +135,15 @@ class Bucket:
         self.weed = weed
         self.name = weed.new_bucket()
         self.uri = f"s3://{self.name}/some/prefix"
+        self.settings = {
+            "storage.uri": self.uri,
+            "storage.endpoint": weed.endpoint,
+            "storage.access_key": ACCESS_KEY,
+            "storage.secret_key": SECRET_KEY,
+        }
         self.env = {
-            "REDKITE__STORAGE__URI": self.uri,
-            "REDKITE__STORAGE__ENDPOINT": weed.endpoint,
-            "REDKITE__STORAGE__ACCESS_KEY": ACCESS_KEY,
-            "REDKITE__STORAGE__SECRET_KEY": SECRET_KEY,
+            f"REDKITE__{key.upper().replace('.', '__')}": value
+            for key, value in self.settings.items()
         }
 
     def keys(self):

@@ -17,7 +17,7 @@ use redkite_proto::{
 };
 use redkite_runtime::{Backoff, OnFailure, TaskGroup};
 use redkite_types::{
-    BuildId, CollectionId, Error, IndexId, PartitionId, Result, Revision, SegmentId,
+    BuildId, CollectionId, Error, ErrorCode, IndexId, PartitionId, Result, Revision, SegmentId,
 };
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
@@ -255,7 +255,7 @@ impl Builder {
             .nth(build_id.unsigned_abs() as usize % count)
         else {
             return Err(Error::new(
-                redkite_types::ErrorCode::ServiceNotReady,
+                ErrorCode::ServiceNotReady,
                 "service not ready[no datanode is announced]",
             ));
         };

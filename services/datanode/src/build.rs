@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use redkite_index::{BuildOptions, FORMAT_VERSION, IndexParams};
+use redkite_node::{DiskSpace, DiskUse};
 use redkite_proto::{
     convert::schema::field_from_proto,
     redkite::{
@@ -27,6 +28,7 @@ const FILE: &str = "index.bin";
 pub struct IndexBuilder {
     store: Arc<dyn ObjectStore>,
     cpu: CpuPool,
+    disk: Arc<DiskSpace>,
 }
 
 /// What a request asks for, checked.
@@ -39,9 +41,9 @@ struct Job {
 }
 
 impl IndexBuilder {
-    /// Builds on these threads.
-    pub fn new(store: Arc<dyn ObjectStore>, cpu: CpuPool) -> Self {
-        Self { store, cpu }
+    /// Builds on these threads; `disk` is the store's, where it is a local one.
+    pub fn new(store: Arc<dyn ObjectStore>, cpu: CpuPool, disk: Arc<DiskSpace>) -> Self {
+        Self { store, cpu, disk }
     }
 
     /// Builds one index and writes its file. The same build id writes the same bytes to the same
@@ -75,6 +77,7 @@ impl IndexBuilder {
             size: bytes.len() as u64,
             crc32c: crc32c(&bytes),
         };
+        self.disk.claim(DiskUse::Background, file.size)?;
         self.store
             .put(&path, bytes)
             .await

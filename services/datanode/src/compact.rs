@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use redkite_node::{DiskSpace, DiskUse};
 use redkite_proto::{
     convert::schema,
     redkite::{
@@ -28,6 +29,7 @@ use tracing::info;
 pub struct Compactor {
     store: Arc<dyn ObjectStore>,
     cpu: CpuPool,
+    disk: Arc<DiskSpace>,
 }
 
 /// What a request asks for, checked.
@@ -44,9 +46,9 @@ struct Job {
 }
 
 impl Compactor {
-    /// Compacts on these threads.
-    pub fn new(store: Arc<dyn ObjectStore>, cpu: CpuPool) -> Self {
-        Self { store, cpu }
+    /// Compacts on these threads; `disk` is the store's, where it is a local one.
+    pub fn new(store: Arc<dyn ObjectStore>, cpu: CpuPool, disk: Arc<DiskSpace>) -> Self {
+        Self { store, cpu, disk }
     }
 
     /// Reads the sources, leaves out what no longer counts, and writes the rest under the ids of the
@@ -55,7 +57,7 @@ impl Compactor {
     /// Holds the rows of all sources in memory, and those that are left a second time.
     ///
     /// # Errors
-    /// Code 1009 when a file is damaged. Others as the store says.
+    /// Code 1009 when a file is damaged, 7 while the disk is full. Others as the store says.
     ///
     /// # Cancel safety
     /// Dropping the future stops the work; files that were being written may be there or not.
@@ -75,6 +77,9 @@ impl Compactor {
         let encoded = self.encode(&job, chunks, deletes).await?;
         let mut segments = Vec::with_capacity(encoded.len());
         for segment in encoded {
+            let files = &segment.manifest.files;
+            let bytes = files.iter().map(|file| file.size_bytes).sum();
+            self.disk.claim(DiskUse::Background, bytes)?;
             let stored = segment.store(&*self.store).await;
             let manifest = stored.map_err(|error| Error::from_coded(&error))?;
             segments.push(job.record(&manifest));

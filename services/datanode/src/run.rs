@@ -36,8 +36,8 @@ impl Validate for Config {
 /// # Errors
 /// When the object store cannot be opened, or the metastore refuses.
 pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
-    let builder = IndexBuilder::new(context.store().await?, context.cpu()?);
-    let compactor = Compactor::new(context.store().await?, context.cpu()?);
+    let builder = IndexBuilder::new(context.store().await?, context.cpu()?, context.disk.clone());
+    let compactor = Compactor::new(context.store().await?, context.cpu()?, context.disk.clone());
     let service = Arc::new(DataNodeService::new(builder, compactor));
     let address = context.expose(
         Role::DataNode,

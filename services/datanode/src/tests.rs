@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use redkite_index::{RawSlice, SearchParams};
+use redkite_node::DiskSpace;
 use redkite_proto::{
     convert::{kv, schema::field_to_proto},
     redkite::{
@@ -135,9 +136,10 @@ impl Fixture {
             ..SegmentInfo::default()
         };
         let cpu = CpuPool::new(2, 8).unwrap();
+        let disk = Arc::new(DiskSpace::unlimited());
         let service = DataNodeService::new(
-            IndexBuilder::new(store.clone(), cpu.clone()),
-            Compactor::new(store.clone(), cpu),
+            IndexBuilder::new(store.clone(), cpu.clone(), disk.clone()),
+            Compactor::new(store.clone(), cpu, disk),
         );
         Self {
             store,

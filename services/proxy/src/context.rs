@@ -11,11 +11,16 @@ use std::{
 
 use parking_lot::Mutex;
 use redkite_catalog::{Catalog, CatalogView};
-use redkite_runtime::{Deadline, Random, TaskGroup};
-use redkite_types::{NodeId, limits};
+use redkite_runtime::{Admission, Deadline, Permit, Random, TaskGroup};
+use redkite_types::{NodeId, Result, limits};
 use tonic::Request;
 
 use crate::{options::ProxyOptions, services::Services};
+
+/// Unit of the memory for writes, in bytes.
+const BUFFER_UNIT: usize = 1 << 10;
+/// When a write that found no memory may try again.
+const BUFFER_RETRY: Duration = Duration::from_millis(50);
 
 /// Who this proxy is.
 #[derive(Clone, Debug)]
@@ -45,6 +50,8 @@ pub struct ProxyContext {
     /// By database, or under no name for all of them: everything written up to this timestamp was
     /// flushed by a `FlushAll` of this proxy.
     pub(crate) flushed_all: Mutex<HashMap<String, u64>>,
+    /// Memory for writes on their way.
+    write_buffer: Admission,
     sequence: AtomicU64,
     /// Tells the request ids of this process from those of all others.
     run: u64,
@@ -60,6 +67,9 @@ impl ProxyContext {
         identity: Identity,
     ) -> Arc<Self> {
         let random = Random::from_system();
+        let units = options.write_buffer_size.as_usize() / BUFFER_UNIT;
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let write_buffer = Admission::new("write buffer", units, BUFFER_RETRY);
         Arc::new(Self {
             catalog,
             peers,
@@ -69,6 +79,7 @@ impl ProxyContext {
             run: random.next_u64(),
             random,
             flushed_all: Mutex::default(),
+            write_buffer,
             sequence: AtomicU64::new(0),
         })
     }
@@ -76,6 +87,15 @@ impl ProxyContext {
     /// The newest view of all metadata.
     pub fn view(&self) -> Arc<CatalogView> {
         self.catalog.view()
+    }
+
+    /// Takes memory for a write of so many encoded bytes, until the permit is dropped.
+    ///
+    /// # Errors
+    /// Code 8, retriable, when too many are on their way.
+    pub(crate) fn admit_write(&self, bytes: usize) -> Result<Permit> {
+        let units = u32::try_from(bytes.div_ceil(BUFFER_UNIT)).unwrap_or(u32::MAX);
+        Ok(self.write_buffer.acquire(units)?)
     }
 
     /// An id that no request of any proxy had before.

@@ -13,6 +13,9 @@ pub struct ProxyOptions {
     pub flush_timeout: HumanDuration,
     /// Largest message that a client may send.
     pub max_message_size: ByteSize,
+    /// Bytes of inserts and upserts that may be on their way at the same time; more are refused with
+    /// code 8, and clients send them again.
+    pub write_buffer_size: ByteSize,
     /// How far a read with `Bounded` consistency may lag behind.
     pub graceful_time: HumanDuration,
     /// How long a question for the load progress waits for the load to end before it answers.
@@ -25,6 +28,7 @@ impl Default for ProxyOptions {
             request_timeout: HumanDuration::secs(60),
             flush_timeout: HumanDuration::secs(600),
             max_message_size: ByteSize::mib(256),
+            write_buffer_size: ByteSize::gib(1),
             graceful_time: HumanDuration::secs(5),
             load_poll: HumanDuration::millis(200),
         }
@@ -46,6 +50,12 @@ impl Validate for ProxyOptions {
             return Err(Error::value(
                 "proxy.max_message_size",
                 "must be at least 64KiB",
+            ));
+        }
+        if self.write_buffer_size < ByteSize::mib(1) {
+            return Err(Error::value(
+                "proxy.write_buffer_size",
+                "must be at least 1MiB",
             ));
         }
         Ok(())

@@ -14,13 +14,15 @@ pub struct QueryNodeOptions {
     /// A channel is flushed when its log has grown by this much since its last checkpoint; bounds
     /// how long a restart takes.
     pub log_max_size: ByteSize,
-    /// Rows of all channels that are in no segment file may take up this much; writes are refused
-    /// beyond.
+    /// Rows and deletes of all channels that are in no segment file may take up this much, together
+    /// with the writes on their way; writes are refused beyond.
     pub growing_memory_limit: ByteSize,
     /// Bytes of one channel's writes that may wait.
     pub write_queue_size: ByteSize,
     /// Writes of one channel that may wait.
     pub write_queue_length: usize,
+    /// Segments that are encoded and written at the same time.
+    pub flush_concurrency: usize,
     /// Segments that are loaded at the same time.
     pub load_concurrency: usize,
     /// Whether vectors, columns and indexes of collections that do not say otherwise stay in files
@@ -43,6 +45,7 @@ impl Default for QueryNodeOptions {
             growing_memory_limit: ByteSize::gib(2),
             write_queue_size: ByteSize::mib(256),
             write_queue_length: 1_024,
+            flush_concurrency: 2,
             load_concurrency: 4,
             mmap: false,
             column_cache_size: ByteSize::mib(256),
@@ -67,6 +70,7 @@ impl Validate for QueryNodeOptions {
                 "querynode.write_queue_length",
                 self.write_queue_length as u64,
             ),
+            ("querynode.flush_concurrency", self.flush_concurrency as u64),
             ("querynode.load_concurrency", self.load_concurrency as u64),
         ];
         for (key, value) in positive {

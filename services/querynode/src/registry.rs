@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::{
     channel::{Channel, Progress, SyncTarget},
-    deps::Shared,
+    deps::{PendingBytes, Shared},
     metrics,
 };
 
@@ -19,6 +19,9 @@ struct Slot {
     /// Held while the channel is opened or closed.
     changing: Arc<Mutex<()>>,
     channel: ArcSwapOption<Channel>,
+    /// Why the channel could not be opened, where waiting does not help: those who ask for it are
+    /// told, instead of being sent to wait.
+    failure: ArcSwapOption<Error>,
 }
 
 impl Slot {
@@ -52,15 +55,20 @@ impl Registry {
     /// The channel with this name.
     ///
     /// # Errors
-    /// Code 503, retriable, when it is not open here: not yet, or not any more.
+    /// Code 503, retriable, when it is not open here: not yet, or not any more. Why it could not be
+    /// opened, such as code 1009 for a damaged log.
     pub(crate) fn get(&self, name: &str) -> Result<Arc<Channel>> {
         let slots = self.slots.load();
-        let channel = slots.get(name).and_then(|slot| slot.open_channel());
-        channel.ok_or_else(|| {
-            let node = self.shared.deps.node;
-            let text = format!("channel not available[channel={name}][node={node}]");
-            Error::new(ErrorCode::ChannelNotAvailable, text)
-        })
+        let slot = slots.get(name);
+        if let Some(channel) = slot.and_then(|slot| slot.open_channel()) {
+            return Ok(channel);
+        }
+        if let Some(failure) = slot.and_then(|slot| slot.failure.load_full()) {
+            return Err(failure.as_ref().clone());
+        }
+        let node = self.shared.deps.node;
+        let text = format!("channel not available[channel={name}][node={node}]");
+        Err(Error::new(ErrorCode::ChannelNotAvailable, text))
     }
 
     /// Opens a channel if this node does not own it under this epoch yet, and acts on the order.
@@ -77,7 +85,10 @@ impl Registry {
                 }
                 Some(_) | None => {
                     slot.close().await;
-                    let opened = Box::pin(Channel::open(&self.shared, &target)).await?;
+                    let opened = Box::pin(Channel::open(&self.shared, &target)).await;
+                    let lasting = opened.as_ref().err().filter(|error| !error.retriable);
+                    slot.failure.store(lasting.cloned().map(Arc::new));
+                    let opened = opened?;
                     slot.channel.store(Some(opened.clone()));
                     opened
                 }
@@ -107,27 +118,34 @@ impl Registry {
         Ok(())
     }
 
-    /// Refuses a write that memory has no room for, and has the largest channel make some.
+    /// Takes memory and disk for a write, or refuses it and has the largest channels make room.
     ///
     /// # Errors
-    /// Code 8, retriable.
-    pub(crate) fn check_memory(&self) -> Result<()> {
-        let limit = self.shared.deps.options.growing_memory_limit.as_usize();
-        let used = self.shared.growing_bytes();
-        if used < limit {
-            return Ok(());
+    /// As [`Shared::admit`].
+    pub(crate) fn admit(&self, encoded_bytes: usize, has_rows: bool) -> Result<PendingBytes> {
+        let admitted = self.shared.admit(encoded_bytes, has_rows);
+        if let Err(error) = &admitted {
+            metrics::refused(match error.code {
+                ErrorCode::DiskLimitExceeded => "disk",
+                _ => "memory",
+            });
+            self.relieve();
         }
-        metrics::refused("memory");
-        let largest = self
+        admitted
+    }
+
+    /// Has those channels flush that take up most.
+    fn relieve(&self) {
+        let sizes: Vec<_> = self
             .channels()
-            .max_by_key(|channel| channel.growing_bytes());
-        if let Some(channel) = largest {
-            channel.relieve();
+            .map(|channel| (channel.growing_bytes(), channel))
+            .collect();
+        let largest = sizes.iter().map(|(bytes, _)| *bytes).max().unwrap_or(0);
+        for (bytes, channel) in sizes {
+            if bytes > 0 && bytes >= largest / 2 {
+                channel.relieve();
+            }
         }
-        Err(Error::new(
-            ErrorCode::RateLimit,
-            format!("rate limit exceeded[growing rows take up {used} of {limit} bytes]"),
-        ))
     }
 
     /// Gives every channel up, its log written and closed.

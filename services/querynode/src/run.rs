@@ -58,6 +58,8 @@ pub async fn start(
         tasks: tasks.clone(),
         node: context.identity.node,
         options,
+        disk: context.disk.clone(),
+        memory: context.memory.clone(),
     });
     let service = Arc::new(service);
     let closing = service.clone();

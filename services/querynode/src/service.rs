@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prost::Message as _;
 use redkite_proto::redkite::querynode::{
     ChannelStatsRequest, ChannelStatsResponse, FlushRequest, FlushResponse, QueryRequest,
     QueryResponse, ReleaseChannelRequest, ReleaseChannelResponse, SearchRequest, SearchResponse,
@@ -86,8 +87,10 @@ impl QueryNode for QueryNodeService {
         let request = request.into_inner();
         let refused = |error| RpcError::new(error).with_outcome(Outcome::NotApplied);
         let channel = self.registry.get(&request.channel).map_err(refused)?;
-        self.registry.check_memory().map_err(refused)?;
-        let timestamp = channel.write(request).await?.0;
+        let has_rows = !request.inserts.is_empty();
+        let admitted = self.registry.admit(request.encoded_len(), has_rows);
+        let pending = admitted.map_err(refused)?;
+        let timestamp = channel.write(request, pending).await?.0;
         Ok(Response::new(WriteResponse { timestamp }))
     }
 

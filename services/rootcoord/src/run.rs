@@ -177,7 +177,12 @@ pub async fn start(host: Host, context: &NodeContext, options: RootCoordOptions)
 
     let routes = crate::admin::routes(context.kv.clone(), host.meta.clone(), gate.clone());
     context.process.admin.add(routes);
-    let service = Arc::new(RootCoordService::new(gate, host.ids, host.tso));
+    let service = Arc::new(RootCoordService::new(
+        gate,
+        host.ids,
+        host.tso,
+        context.disk.clone(),
+    ));
     let address = context.expose(
         Role::RootCoord,
         host.exposure,

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use redkite_node::{DiskSpace, DiskUse};
 use redkite_proto::redkite::rootcoord::{
-    AllocRequest, AllocResponse, DdlRequest, DdlResponse, root_coord_server::RootCoord,
+    AllocRequest, AllocResponse, DdlRequest, DdlResponse, ddl_request::Command,
+    root_coord_server::RootCoord,
 };
 use redkite_rpc::RpcError;
 use redkite_types::{Error, ErrorCode};
@@ -16,29 +18,59 @@ use crate::{
 
 /// Timestamps or ids that one call may ask for.
 const MAX_ALLOC: u32 = 1 << 20;
+/// What a definition takes up on the disk, generously.
+const DEFINITION_BYTES: u64 = 64 << 10;
 
 /// The root coordinator's RPCs.
 pub struct RootCoordService {
     gate: Arc<DdlGate>,
     ids: Arc<IdAllocator>,
     tso: Arc<TimestampOracle>,
+    disk: Arc<DiskSpace>,
 }
 
 impl RootCoordService {
-    /// Answers from a gate and the allocators.
-    pub fn new(gate: Arc<DdlGate>, ids: Arc<IdAllocator>, tso: Arc<TimestampOracle>) -> Self {
-        Self { gate, ids, tso }
+    /// Answers from a gate and the allocators; `disk` is the metastore's.
+    pub fn new(
+        gate: Arc<DdlGate>,
+        ids: Arc<IdAllocator>,
+        tso: Arc<TimestampOracle>,
+        disk: Arc<DiskSpace>,
+    ) -> Self {
+        Self {
+            gate,
+            ids,
+            tso,
+            disk,
+        }
     }
+}
+
+/// Whether a command makes something new, which may wait until there is space on the disk. Others
+/// change or remove, and may be what makes space.
+fn creates(request: &DdlRequest) -> bool {
+    matches!(
+        request.command,
+        Some(
+            Command::CreateDatabase(_)
+                | Command::CreateCollection(_)
+                | Command::CreatePartition(_)
+                | Command::CreateAlias(_)
+                | Command::CreateIndex(_)
+        )
+    )
 }
 
 #[tonic::async_trait]
 impl RootCoord for RootCoordService {
     async fn submit(&self, request: Request<DdlRequest>) -> Result<Response<DdlResponse>, Status> {
-        let revision = self
-            .gate
-            .submit(request.into_inner())
-            .await
-            .map_err(RpcError::from)?;
+        let request = request.into_inner();
+        if creates(&request) {
+            self.disk
+                .claim(DiskUse::User, DEFINITION_BYTES)
+                .map_err(RpcError::from)?;
+        }
+        let revision = self.gate.submit(request).await.map_err(RpcError::from)?;
         Ok(Response::new(DdlResponse {
             revision: revision.0,
         }))

@@ -8,9 +8,12 @@ use redkite_node::{Error, Exposure, NodeContext, Process, Result};
 use redkite_rootcoord::run::Host;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::greeting::greeting;
+
+/// How long a look at what is still being loaded takes; what fails gets as much time to recover.
+const LOAD_ROUND: Duration = Duration::from_secs(3);
 
 /// The sections of the configuration of all services.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -39,7 +42,7 @@ impl Validate for Config {
 }
 
 /// Starts all services; clients come to `clients`. Returns once every channel has its owner and
-/// what was loaded is served again.
+/// what was loaded is served again, but for collections that cannot be, because of damage.
 ///
 /// # Errors
 /// The first service that cannot start.
@@ -61,7 +64,14 @@ pub async fn run(process: Process, config: Config, clients: TcpListener) -> Resu
     print(&greeting(listen));
 
     let revision = context.catalog.view().revision();
-    while !keeper.wait(revision, None, Duration::from_secs(10)).await {
+    while !keeper.wait(revision, None, LOAD_ROUND).await {
+        // What is damaged must not keep everything else from being served.
+        if let Some(failures) = keeper.only_failures_left() {
+            for (collection, reason) in failures {
+                error!(collection = collection.0, %reason, "collection is not served");
+            }
+            break;
+        }
         info!("collections are still being loaded");
     }
     Ok(())

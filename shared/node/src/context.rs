@@ -11,11 +11,13 @@ use redkite_runtime::{Backoff, CpuPool, HealthState, OnFailure, TaskGroup};
 use redkite_storage::ObjectStore;
 use redkite_types::{Coded as _, error::chain};
 use tokio::sync::OnceCell;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::announce::Identity;
+use crate::disk::DiskSpace;
 use crate::error::{Error, Result};
 use crate::listen::Exposure;
+use crate::memory::MemoryBudget;
 use crate::options::NodeOptions;
 use crate::peers::Peers;
 use crate::process::Process;
@@ -23,6 +25,8 @@ use crate::stops::Phase;
 
 /// Pieces of work that may wait for the threads that compute, for each priority.
 const CPU_QUEUE: usize = 1_024;
+/// How often disks and memory are measured.
+const MEASURE_EVERY: Duration = Duration::from_millis(100);
 
 /// What the services of a process share. Clones are the same context.
 #[derive(Clone)]
@@ -37,6 +41,10 @@ pub struct NodeContext {
     pub peers: Arc<Peers>,
     /// Which process this is.
     pub identity: Identity,
+    /// The room on the disks that this process writes to.
+    pub disk: Arc<DiskSpace>,
+    /// The memory that this process may use.
+    pub memory: Arc<MemoryBudget>,
     sessions: TaskGroup,
     resources: Arc<Resources>,
 }
@@ -88,12 +96,28 @@ impl NodeContext {
         process
             .health
             .set(HealthState::Starting, "starting the services");
+        let common = &process.options.common;
+        let min_free = common.min_free_space.as_u64();
+        let disk = Arc::new(DiskSpace::new(process.options.local_dirs(), min_free));
+        let memory = Arc::new(MemoryBudget::new(common.memory_limit.as_u64()));
+        info!(
+            min_free_space = min_free,
+            memory_limit = memory.limit(),
+            "limits"
+        );
+        process.tasks.spawn_cancellable(
+            "measure disk and memory",
+            OnFailure::Shutdown,
+            measure(disk.clone(), memory.clone()),
+        );
         Self {
             process,
             kv,
             catalog,
             peers,
             identity,
+            disk,
+            memory,
             sessions,
             resources: Arc::default(),
         }
@@ -163,6 +187,30 @@ impl NodeContext {
         }
         let cpu = CpuPool::for_this_machine(CPU_QUEUE).map_err(Error::start("start threads"))?;
         Ok(slot.insert(cpu).clone())
+    }
+}
+
+/// Measures again and again what is left.
+async fn measure(disk: Arc<DiskSpace>, memory: Arc<MemoryBudget>) {
+    let mut was_low = None;
+    loop {
+        let (measured_disk, measured_memory) = (disk.clone(), memory.clone());
+        let measured = tokio::task::spawn_blocking(move || {
+            measured_disk.measure();
+            measured_memory.measure();
+        });
+        // It fails only while the process stops.
+        let _ = measured.await;
+        let low = disk.is_low();
+        match (&was_low, &low) {
+            (None, Some(dir)) => {
+                warn!(dir = %dir.display(), "the disk is nearly full: writes of users are refused");
+            }
+            (Some(_), None) => info!("the disk has space again"),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+        was_low = low;
+        tokio::time::sleep(MEASURE_EVERY).await;
     }
 }
 

@@ -11,6 +11,7 @@
 //! - [`listen`]: listeners, and the address under which others reach them
 //! - [`lock`]: keeps a second process off a data directory
 //! - [`context`]: what the services of a process share: metadata, peers, storage, threads
+//! - [`disk`], [`memory`]: what is left of both, so that work is refused in time
 //! - [`announce`]: the process's node id and its sessions
 //! - [`peers`]: the other services, found through the metadata
 //! - [`error`]: why a process cannot start
@@ -18,9 +19,11 @@
 pub mod announce;
 pub mod args;
 pub mod context;
+pub mod disk;
 pub mod error;
 pub mod listen;
 pub mod lock;
+pub mod memory;
 pub mod options;
 pub mod peers;
 pub mod process;
@@ -29,8 +32,10 @@ pub mod wal;
 
 pub use announce::Identity;
 pub use context::NodeContext;
+pub use disk::{DiskSpace, DiskUse};
 pub use error::{Error, Result};
 pub use listen::Exposure;
+pub use memory::MemoryBudget;
 pub use options::{CommonOptions, NodeOptions, StorageOptions};
 pub use peers::Peers;
 pub use process::{Launch, Process, Program, run, run_service};

@@ -65,6 +65,13 @@ pub struct CommonOptions {
     pub session_ttl: HumanDuration,
     /// How long a stopping process may take.
     pub stop_timeout: HumanDuration,
+    /// Bytes that are kept free on the disks of the data directory and of the object store: with
+    /// less, rows and definitions of users are refused, so that the rest can go on. 0 switches it
+    /// off.
+    pub min_free_space: ByteSize,
+    /// Memory that the process may use, mapped files left out; 0 stands for 85 % of what the machine
+    /// or the process's control group has. Writes and loads are refused beyond.
+    pub memory_limit: ByteSize,
 }
 
 impl Default for CommonOptions {
@@ -77,6 +84,8 @@ impl Default for CommonOptions {
             rootcoord: vec!["127.0.0.1:53100".to_owned()],
             session_ttl: HumanDuration::secs(10),
             stop_timeout: HumanDuration::secs(25),
+            min_free_space: ByteSize::mib(256),
+            memory_limit: ByteSize::bytes(0),
         }
     }
 }
@@ -207,6 +216,16 @@ impl NodeOptions {
                 size_bytes: storage.cache_size.as_u64(),
             }),
         }
+    }
+
+    /// The directories of all that is written to local disks.
+    pub fn local_dirs(&self) -> Vec<PathBuf> {
+        let objects = self.storage_uri();
+        let objects = objects.strip_prefix("fs://").map(PathBuf::from);
+        [self.common.data_dir.clone()]
+            .into_iter()
+            .chain(objects)
+            .collect()
     }
 
     /// The directory of the metastore.

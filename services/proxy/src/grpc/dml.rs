@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prost::Message as _;
 use redkite_catalog::CollectionEntry;
 use redkite_expr::Plan;
 use redkite_proto::{
@@ -49,6 +50,7 @@ pub(crate) async fn insert(
     request: InsertRequest,
 ) -> Result<MutationResult> {
     refuse_namespace(request.namespace.as_deref())?;
+    let _buffered = context.admit_write(request.encoded_len())?;
     let mut request = RowsRequest {
         collection: request.collection_name,
         partition: request.partition_name,
@@ -86,6 +88,7 @@ pub(crate) async fn upsert(
     request: UpsertRequest,
 ) -> Result<MutationResult> {
     refuse_namespace(request.namespace.as_deref())?;
+    let _buffered = context.admit_write(request.encoded_len())?;
     if request.partial_update || !request.field_ops.is_empty() {
         return Err(Error::input(
             ErrorCode::UnsupportedOperation,

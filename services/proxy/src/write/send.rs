@@ -15,7 +15,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Sends all writes at once; the latest of their timestamps.
 ///
-/// A write is sent again only when it certainly did not happen. When one channel fails, the writes
+/// A write is sent again only when it certainly did not happen, and not when the node says that the
+/// client must slow down. When one channel fails, the writes
 /// of the others stay: like Milvus, one request is atomic within a channel only.
 ///
 /// # Errors
@@ -72,8 +73,14 @@ async fn try_send(
     Ok(Timestamp(answer.timestamp))
 }
 
-/// Whether sending the write again cannot write it twice.
+/// Whether sending the write again cannot write it twice, and is for us to do.
+///
+/// Not where memory is full: the client has to slow down, and meanwhile its rows are to be in its
+/// memory, not in ours.
 fn is_certainly_not_applied(error: &RpcError) -> bool {
+    if error.error.code == ErrorCode::RateLimit {
+        return false;
+    }
     let refused = matches!(
         error.error.code,
         ErrorCode::ChannelNotAvailable | ErrorCode::ChannelNotFound | ErrorCode::ChannelMisrouted

@@ -56,6 +56,8 @@ struct Tracked {
     /// When the nodes last answered.
     answered: Instant,
     channels: Channels,
+    /// Why the nodes could not act on it, where asking again does not help.
+    failure: Option<Error>,
 }
 
 impl Tracked {
@@ -77,7 +79,22 @@ impl Tracked {
             .channels()
             .iter()
             .map(|channel| self.channels.get(channel));
-        progress::add_up(wanted, channels)
+        let mut partitions = progress::add_up(wanted, channels);
+        if let Some(failure) = &self.failure {
+            for partition in partitions.iter_mut().filter(|said| said.percent < 100) {
+                partition.fail_reason.clone_from(&failure.message);
+            }
+        }
+        partitions
+    }
+
+    /// Why it is not served, as far as it is known.
+    fn fail_reason(&self) -> Option<String> {
+        if let Some(failure) = &self.failure {
+            return Some(failure.message.clone());
+        }
+        let mut reasons = self.partitions().into_iter().map(|said| said.fail_reason);
+        reasons.find(|reason| !reason.is_empty())
     }
 }
 
@@ -175,6 +192,19 @@ impl Keeper {
         state.scanned.0 > 0 && state.collections.values().all(Tracked::is_settled)
     }
 
+    /// The collections that are not served, and why, when nothing but these is waited for; `None`
+    /// while others are still on their way.
+    pub fn only_failures_left(&self) -> Option<Vec<(CollectionId, String)>> {
+        let state = self.state.lock();
+        let unsettled = state
+            .collections
+            .iter()
+            .filter(|(_, tracked)| !tracked.is_settled());
+        unsettled
+            .map(|(id, tracked)| Some((*id, tracked.fail_reason()?)))
+            .collect()
+    }
+
     fn has_acted(&self, revision: Revision, collection: Option<CollectionId>) -> bool {
         let state = self.state.lock();
         state.scanned >= revision
@@ -236,6 +266,7 @@ impl Keeper {
                     busy: false,
                     answered: Instant::now(),
                     channels: Channels::new(),
+                    failure: None,
                 });
                 if !Arc::ptr_eq(&tracked.wanted, entry) {
                     tracked.wanted = entry.clone();
@@ -280,6 +311,7 @@ impl Keeper {
                 }
                 Err(error) => {
                     warn!(%error, "collection not in order yet, will retry");
+                    self.note_failure(id, error);
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
             }
@@ -305,6 +337,7 @@ impl Keeper {
                 return true;
             };
             tracked.channels = channels;
+            tracked.failure = None;
             tracked.answered = Instant::now();
             let complete =
                 progress::is_complete(&tracked.partitions()) && is_owned(entry, &tracked.channels);
@@ -314,6 +347,13 @@ impl Keeper {
         };
         self.changed();
         settled
+    }
+
+    fn note_failure(&self, id: CollectionId, error: Error) {
+        if let Some(tracked) = self.state.lock().collections.get_mut(&id) {
+            tracked.failure = Some(error).filter(|error| !error.retriable);
+        }
+        self.changed();
     }
 
     async fn sync_collection(

@@ -12,7 +12,7 @@ use redkite_proto::redkite::{
     },
 };
 use redkite_rpc::{Connector, RpcOptions};
-use redkite_types::{DatabaseId, NodeId, PartitionId, SegmentId, Timestamp};
+use redkite_types::{DatabaseId, ErrorCode, NodeId, PartitionId, SegmentId, Timestamp};
 use tonic::{Request, Response, Status};
 
 use super::*;
@@ -27,6 +27,8 @@ struct SlowNode {
     loaded: AtomicUsize,
     released: Mutex<Vec<String>>,
     epochs: Mutex<Vec<u64>>,
+    /// Why it cannot open the channel.
+    broken: Mutex<Option<Error>>,
 }
 
 #[tonic::async_trait]
@@ -36,6 +38,9 @@ impl QueryNode for SlowNode {
         request: Request<SyncChannelRequest>,
     ) -> Result<Response<SyncChannelResponse>, Status> {
         let request = request.into_inner();
+        if let Some(error) = self.broken.lock().clone() {
+            return Err(redkite_rpc::RpcError::from(error).into());
+        }
         self.epochs.lock().push(request.epoch);
         let segments = request.segments.len();
         let loaded = self.loaded.fetch_add(1, Ordering::SeqCst).min(segments);
@@ -256,6 +261,31 @@ async fn a_restarted_node_gets_its_channels_back_under_a_new_epoch() {
     let revision = world.kv.get(&key).await.unwrap().unwrap().revision;
     world.wait(revision).await;
     assert_eq!(node.epochs.lock().last(), Some(&2));
+    world.tasks.shutdown(PATIENCE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_collection_that_cannot_be_served_says_why_and_is_tried_again() {
+    let world = World::new().await;
+    let (node, _session) = world.start_node(1, "local://querynode/1").await;
+    let damaged = Error::new(ErrorCode::DataIntegrity, "log file 7 is corrupt");
+    *node.broken.lock() = Some(damaged);
+    let mut ops = loaded_with_segments(1);
+    ops.extend([collection(ObjectState::Created), partition()]);
+    let revision = world.put(ops).await;
+    redkite_runtime::testing::eventually_true("the failure is known", || {
+        world
+            .keeper
+            .only_failures_left()
+            .is_some_and(|failures| failures == [(C, "log file 7 is corrupt".to_owned())])
+    })
+    .await;
+    let progress = world.keeper.load_progress(C);
+    assert_eq!(progress[0].fail_reason, "log file 7 is corrupt");
+    *node.broken.lock() = None;
+    world.wait(revision).await;
+    assert_eq!(world.keeper.only_failures_left(), Some(Vec::new()));
+    assert_eq!(world.keeper.load_progress(C)[0].fail_reason, "");
     world.tasks.shutdown(PATIENCE).await.unwrap();
 }
 

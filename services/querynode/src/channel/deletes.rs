@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use redkite_segment::DeleteBatch;
-use redkite_types::PrimaryKeys;
+use redkite_types::{PartitionId, PrimaryKeys, Timestamp};
 
 /// Deletes in the order of their time, numbered from zero.
 #[derive(Debug, Default)]
@@ -13,11 +13,19 @@ pub(crate) struct DeleteLog {
     first: u64,
     /// Those with lower numbers are in delete files.
     flushed: u64,
+    /// Memory that `batches` take up, roughly.
+    bytes: usize,
 }
 
 impl DeleteLog {
     pub(crate) fn push(&mut self, batch: Arc<DeleteBatch>) {
+        self.bytes += memory_bytes(&batch);
         self.batches.push_back(batch);
+    }
+
+    /// Memory that the deletes take up, in bytes, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The number that the next delete gets.
@@ -44,10 +52,22 @@ impl DeleteLog {
 
     /// Forgets what is in delete files and below `needed_from`.
     pub(crate) fn trim(&mut self, needed_from: u64) {
-        while self.first < self.flushed.min(needed_from) && self.batches.pop_front().is_some() {
+        while self.first < self.flushed.min(needed_from)
+            && let Some(batch) = self.batches.pop_front()
+        {
+            self.bytes -= memory_bytes(&batch);
             self.first += 1;
         }
     }
+}
+
+fn memory_bytes(batch: &DeleteBatch) -> usize {
+    let keys = match &batch.keys {
+        PrimaryKeys::Int(keys) => keys.len() * size_of::<i64>(),
+        PrimaryKeys::Str(keys) => keys.iter().map(|key| key.len() + size_of::<String>()).sum(),
+    };
+    let beside = size_of::<Timestamp>() + size_of::<PartitionId>();
+    size_of::<DeleteBatch>() + keys + batch.len() * beside
 }
 
 /// All deletes as one batch; `None` when there are none.
@@ -75,7 +95,6 @@ pub(crate) fn concat(batches: &[Arc<DeleteBatch>]) -> Option<DeleteBatch> {
 #[cfg(test)]
 mod tests {
     use redkite_segment::ALL_PARTITIONS;
-    use redkite_types::Timestamp;
 
     use super::*;
 
@@ -103,6 +122,7 @@ mod tests {
         assert_eq!(log.unflushed().count(), 1);
         log.trim(u64::MAX);
         assert_eq!((log.since(0).count(), log.end()), (1, 4));
+        assert_eq!(log.bytes(), memory_bytes(&batch(3)));
         let all: Vec<_> = [batch(1), batch(2)].into();
         assert_eq!(concat(&all).unwrap().keys, PrimaryKeys::Int(vec![1, 2]));
         assert_eq!(concat(&[]), None);

@@ -50,7 +50,7 @@ struct LoadedSegment {
     segment: Arc<SealedSegment>,
     opened: BTreeMap<FieldId, i64>,
     /// Why an index could not be opened; the rows are served without it.
-    index_failure: Option<String>,
+    index_failure: Option<Error>,
 }
 
 /// Delete files, each read once for all loads that were started together.
@@ -163,7 +163,7 @@ impl Owner {
                     sealed.loaded = Some(loaded.segment);
                     sealed.opened.extend(loaded.opened);
                     match loaded.index_failure {
-                        Some(reason) => sealed.failed(reason),
+                        Some(error) => sealed.failed(error),
                         None => sealed.failure = None,
                     }
                 }
@@ -174,7 +174,7 @@ impl Owner {
                         %error,
                         "segment not loaded"
                     );
-                    sealed.failed(error.message);
+                    sealed.failed(error);
                 }
             }
         }
@@ -214,13 +214,13 @@ impl Sealed {
         self.builds.iter().filter(missing).map(|(_, build)| build)
     }
 
-    fn failed(&mut self, reason: String) {
+    fn failed(&mut self, error: Error) {
         let times = self.failure.as_ref().map_or(0, |failure| failure.times) + 1;
         let pause = FIRST_RETRY
             .saturating_mul(1 << (times - 1).min(10))
             .min(LONGEST_RETRY);
         self.failure = Some(LoadFailure {
-            reason,
+            error,
             times,
             retry_at: Instant::now() + pause,
         });
@@ -257,7 +257,7 @@ impl Load {
                 }
                 Err(error) => {
                     warn!(build = build.build_id, %error, "index not opened");
-                    index_failure = Some(error.message);
+                    index_failure = Some(error);
                 }
             }
         }
@@ -270,6 +270,9 @@ impl Load {
 
     async fn read_rows(&self, shared: &Shared) -> Result<Arc<SealedSegment>> {
         let store = &*shared.deps.store;
+        let bytes = self.info.files.iter().map(|file| file.size).sum();
+        let what = format!("segment {}", self.info.id);
+        shared.deps.memory.claim(&what, bytes)?;
         let manifest = manifest::from_info(&self.info);
         let placement = shared.placement(&self.mapping);
         let chunk = open_segment(store, &manifest, self.schema.clone(), &placement).await;

@@ -49,7 +49,10 @@ use self::{
     load::LoadOutcome,
     prepare::PreparedWrite,
 };
-use crate::{deps::Shared, metrics};
+use crate::{
+    deps::{PendingBytes, Shared},
+    metrics,
+};
 
 /// Messages other than writes that may wait.
 const CONTROL_CAPACITY: usize = 256;
@@ -64,6 +67,8 @@ struct QueuedWrite {
     reply: oneshot::Sender<Result<Timestamp, RpcError>>,
     /// Its share of the queue's bytes.
     _budget: OwnedSemaphorePermit,
+    /// Its share of the node's memory.
+    pending: PendingBytes,
 }
 
 /// What the owner is told besides writes.
@@ -103,7 +108,7 @@ pub(crate) struct Channel {
     published: ArcSwap<ShardSnapshot>,
     times: SafeTime,
     progress: watch::Sender<Progress>,
-    /// Bytes of rows that are in no committed segment.
+    /// Bytes of rows and deletes that are in no committed segment.
     growing_bytes: watch::Sender<usize>,
     closed: watch::Sender<bool>,
 }
@@ -171,7 +176,11 @@ impl Channel {
     /// # Errors
     /// Retriable with `NotApplied` when a queue is full or the channel is going; `Unknown` when the
     /// log failed while it was being written.
-    pub(crate) async fn write(&self, write: WriteRequest) -> Result<Timestamp, RpcError> {
+    pub(crate) async fn write(
+        &self,
+        write: WriteRequest,
+        pending: PendingBytes,
+    ) -> Result<Timestamp, RpcError> {
         let refused = |error: Error| RpcError::new(error).with_outcome(Outcome::NotApplied);
         let write = self.prepare(write).await.map_err(refused)?;
         let units = write.record_len().div_ceil(BUDGET_UNIT) as u32;
@@ -185,6 +194,7 @@ impl Channel {
             write,
             reply,
             _budget: budget,
+            pending,
         };
         self.writes.try_send(queued).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => refused(self.queue_full("writes")),

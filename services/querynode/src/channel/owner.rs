@@ -13,7 +13,7 @@ use super::{
     Channel, Control, Inbox, QueuedWrite, flush::FlushControl, load::Loads, prepare::PreparedWrite,
     state::State,
 };
-use crate::metrics;
+use crate::{deps::PendingBytes, metrics};
 
 /// Writes that share one wait for the log.
 const WRITE_BATCH: usize = 1_024;
@@ -43,6 +43,7 @@ struct Submitted {
     record_bytes: usize,
     ts: Timestamp,
     reply: oneshot::Sender<Result<Timestamp, RpcError>>,
+    pending: PendingBytes,
 }
 
 impl Owner {
@@ -175,7 +176,7 @@ impl Owner {
             self.state.log_bytes += submitted.record_bytes as u64;
             self.state
                 .plan(&mut steps, lsn, submitted.ts, submitted.write);
-            answers.push((submitted.reply, submitted.ts));
+            answers.push((submitted.reply, submitted.ts, submitted.pending));
         }
         let (rows, deletes) = (steps.rows(), steps.deletes());
         if let Err(error) = steps.run(&channel.shared.deps.cpu).await {
@@ -186,7 +187,8 @@ impl Owner {
         let snapshot = self.state.snapshot_after_write(&channel.published.load());
         channel.published.store(Arc::new(snapshot));
         self.note_growing();
-        for (reply, ts) in answers {
+        for (reply, ts, pending) in answers {
+            drop(pending);
             let _ = reply.send(Ok(ts));
         }
         metrics::written(count, rows, deletes, started.elapsed());
@@ -272,7 +274,12 @@ impl Owner {
             let record = queued.write.take_record(ts);
             let record_bytes = record.len();
             let future = log.submit(record);
-            let QueuedWrite { write, reply, .. } = queued;
+            let QueuedWrite {
+                write,
+                reply,
+                pending,
+                ..
+            } = queued;
             submitted.push((
                 future,
                 Submitted {
@@ -280,6 +287,7 @@ impl Owner {
                     record_bytes,
                     ts,
                     reply,
+                    pending,
                 },
             ));
         }

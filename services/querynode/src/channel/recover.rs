@@ -34,7 +34,7 @@ impl Channel {
     pub(crate) async fn open(shared: &Arc<Shared>, target: &SyncTarget) -> Result<Arc<Self>> {
         let started = Instant::now();
         let log = shared.deps.log.open(&target.channel, target.epoch).await;
-        let log = log.map_err(|error| Error::from_coded(&error))?;
+        let log = log.map_err(|error| cannot_open(&target.channel, &error))?;
         let mut state = State::new(target);
         let replayed = state.replay(
             &*log,
@@ -112,6 +112,10 @@ impl State {
             steps.run(cpu).await?;
         }
     }
+}
+
+fn cannot_open(channel: &str, error: &redkite_wal::Error) -> Error {
+    Error::from_coded(error).context(format!("cannot open the log of channel {channel}"))
 }
 
 /// The next few records; none at the end.

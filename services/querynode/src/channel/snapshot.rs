@@ -20,6 +20,8 @@ pub(crate) struct ShardSnapshot {
     pub(crate) indexes: Arc<HashMap<FieldId, IndexInfo>>,
     /// Partitions to serve, and whether all their segments are in memory.
     pub(crate) loaded: Arc<BTreeMap<PartitionId, bool>>,
+    /// Partitions among them that cannot be read, and why, where waiting does not help.
+    pub(crate) failures: Arc<BTreeMap<PartitionId, Error>>,
     /// Rows of loaded partitions that are in no committed segment.
     pub(crate) growing: Vec<Arc<GrowingSnapshot>>,
     /// Segments of loaded partitions in memory.
@@ -35,7 +37,8 @@ impl ShardSnapshot {
     /// Checks that some partitions (none named: all) can be read.
     ///
     /// # Errors
-    /// Code 101 or 201 when something is not loaded, 103 or 202 while it is being loaded.
+    /// Code 101 or 201 when something is not loaded, 103 or 202 while it is being loaded; why it
+    /// cannot be loaded, such as code 1009 for a damaged file.
     pub(crate) fn check_loaded(&self, partitions: &[i64]) -> Result<()> {
         if self.loaded.is_empty() {
             return Err(Error::collection_not_loaded(self.collection));
@@ -43,6 +46,7 @@ impl ShardSnapshot {
         if partitions.is_empty()
             && let Some((partition, _)) = self.loaded.iter().find(|(_, complete)| !**complete)
         {
+            self.check_failures(self.failures.keys())?;
             return Err(Error::new(
                 ErrorCode::CollectionNotFullyLoaded,
                 format!(
@@ -79,7 +83,13 @@ impl ShardSnapshot {
         Ok(segments)
     }
 
+    fn check_failures<'a>(&self, ids: impl IntoIterator<Item = &'a PartitionId>) -> Result<()> {
+        let mut failures = ids.into_iter().filter_map(|id| self.failures.get(id));
+        failures.next().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
     fn check_partition(&self, partition: PartitionId) -> Result<()> {
+        self.check_failures([&partition])?;
         match self.loaded.get(&partition) {
             Some(true) => Ok(()),
             Some(false) => Err(Error::new(

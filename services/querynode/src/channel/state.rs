@@ -8,7 +8,8 @@ use std::{
 use redkite_proto::redkite::meta::{DeltaInfo, IndexInfo, SegmentIndexInfo, SegmentInfo};
 use redkite_segment::{GrowingSegment, SealedSegment};
 use redkite_types::{
-    CollectionId, CollectionSchema, FieldId, PartitionId, Result, Revision, SegmentId, Timestamp,
+    CollectionId, CollectionSchema, Error, FieldId, PartitionId, Result, Revision, SegmentId,
+    Timestamp,
 };
 use redkite_wal::Lsn;
 use tokio::time::Instant;
@@ -52,7 +53,7 @@ pub(crate) struct Sealed {
 /// Why the last load failed, and when the next may be tried.
 #[derive(Debug)]
 pub(crate) struct LoadFailure {
-    pub(crate) reason: String,
+    pub(crate) error: Error,
     pub(crate) times: u32,
     pub(crate) retry_at: Instant,
 }
@@ -192,10 +193,11 @@ impl State {
         self.applied_lsn >= self.checkpoint.lsn || !self.sealing.is_empty()
     }
 
-    /// Bytes of rows that are in no committed segment.
+    /// Bytes of rows and deletes that are in no committed segment.
     pub(crate) fn growing_bytes(&self) -> usize {
         let all = self.growing.values().chain(&self.sealing);
-        all.map(|growing| growing.bytes).sum()
+        let rows: usize = all.map(|growing| growing.bytes).sum();
+        rows + self.deletes.bytes()
     }
 
     /// Rows that take new ones now.
@@ -221,6 +223,23 @@ impl State {
         complete
     }
 
+    /// Why partitions to serve cannot be read, where waiting does not help.
+    pub(crate) fn failures(&self) -> BTreeMap<PartitionId, Error> {
+        let missing = self
+            .sealed
+            .iter()
+            .filter(|(_, sealed)| !sealed.is_covered());
+        let failed = missing.filter_map(|(id, sealed)| {
+            let error = &sealed.failure.as_ref()?.error;
+            let lasting = !error.retriable && self.loaded.contains(&sealed.partition());
+            lasting.then(|| {
+                let outer = format!("segment {id} cannot be loaded");
+                (sealed.partition(), error.clone().context(outer))
+            })
+        });
+        failed.collect()
+    }
+
     /// The segments in memory of the partitions to serve, those left out that others stand in for.
     fn served(&self) -> impl Iterator<Item = &Sealed> {
         let current = self
@@ -244,6 +263,7 @@ impl State {
             schema: self.schema.clone(),
             indexes: self.indexes.clone(),
             loaded: Arc::new(self.completeness()),
+            failures: Arc::new(self.failures()),
             growing: self.growing_snapshots(),
             sealed: Arc::new(self.served().filter_map(|one| one.loaded.clone()).collect()),
             whole_from: self.whole_from(),

@@ -252,7 +252,7 @@ impl State {
                 && !sealed.is_covered()
                 && progress.fail_reason.is_empty()
             {
-                progress.fail_reason.clone_from(&failure.reason);
+                progress.fail_reason.clone_from(&failure.error.message);
             }
         }
         Progress {

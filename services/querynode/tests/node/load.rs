@@ -148,7 +148,8 @@ async fn a_segment_that_cannot_be_read_is_reported_and_tried_again() {
     );
     assert_eq!(
         code(&node.try_query(node.query_request()).await.unwrap_err()),
-        103
+        1000,
+        "waiting does not help"
     );
     world.store.put(&path, bytes).await.unwrap();
     node.sync_until_loaded().await;

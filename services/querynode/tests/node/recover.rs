@@ -216,3 +216,36 @@ async fn rows_of_a_dropped_partition_are_gone_and_those_of_a_new_one_are_kept() 
     node.crash();
     assert_eq!(world.node().await.rows().await, [(1, 1), (4, 4)]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_log_is_told_to_all_who_ask_for_the_channel_until_it_is_repaired() {
+    let world = World::new();
+    let node = world.node().await;
+    for key in 0..10 {
+        node.insert(P1, &[(key, key)]).await;
+    }
+    node.crash();
+    let file = world.log_files().pop().unwrap();
+    let sound = std::fs::read(&file).unwrap();
+    let mut damaged = sound.clone();
+    damaged[200] ^= 1;
+    std::fs::write(&file, &damaged).unwrap();
+    world.played.change(|meta| meta.epoch += 1);
+    let node = world.bare_node();
+    let refused = node.sync().await.unwrap_err();
+    assert_eq!(code(&refused), 1009);
+    let name = file.file_name().unwrap().to_str().unwrap();
+    assert!(refused.message().contains(name), "{refused}");
+    let read = node.try_query(node.query_request()).await.unwrap_err();
+    let write = node.change(&[], P1, &[(99, 99)]);
+    let written = node.write(write).await.unwrap_err();
+    let flushed = node.try_flush().await.unwrap_err();
+    for answer in [read, written, flushed] {
+        assert_eq!(code(&answer), 1009);
+        assert!(answer.message().contains(name), "{answer}");
+    }
+    assert_eq!(std::fs::read(&file).unwrap(), damaged, "it was left alone");
+    std::fs::write(&file, &sound).unwrap();
+    node.sync_until_loaded().await;
+    assert_eq!(node.count().await, 10);
+}

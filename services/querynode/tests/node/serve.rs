@@ -159,6 +159,32 @@ async fn writes_beyond_the_memory_limit_are_refused_until_a_flush_makes_room() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn writes_on_their_way_count_against_the_memory_limit() {
+    let mut world = World::new();
+    world.options = QueryNodeOptions {
+        growing_memory_limit: ByteSize::kib(256),
+        ..QueryNodeOptions::default()
+    };
+    let node = world.node().await;
+    // Each takes up a fifth of the limit on its way, so that few of them fit at a time.
+    let writes = (0..40_i64).map(|number| {
+        let rows: Vec<(i64, i64)> = (0..1_000).map(|key| (number * 1_000 + key, 1)).collect();
+        let (node, write) = (node.clone(), node.change(&[], P1, &rows));
+        async move { node.write(write).await }
+    });
+    let answers = futures::future::join_all(writes).await;
+    let accepted = answers.iter().filter(|answer| answer.is_ok()).count();
+    assert!((1..20).contains(&accepted), "{accepted} were accepted");
+    for refused in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+        assert_eq!(code(refused), 8, "{refused}");
+    }
+    assert_eq!(node.count().await, accepted as u64 * 1_000);
+    let large: Vec<(i64, i64)> = (0..20_000).map(|key| (key, 1)).collect();
+    let refused = node.write(node.change(&[], P1, &large)).await.unwrap_err();
+    assert_eq!(code(&refused), 3, "it would never fit");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn expired_rows_are_not_seen() {
     let world = World::new();
     let node = world.node().await;

@@ -11,6 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use redkite_node::{DiskSpace, MemoryBudget};
 use redkite_proto::{
     convert::{columns, keys, kv, schema, vectors},
     milvus::common::KeyValuePair,
@@ -261,6 +262,18 @@ impl World {
         self.played.change(|meta| meta.properties = vec![pair]);
     }
 
+    /// The files of the channel's log, oldest first.
+    pub(crate) fn log_files(&self) -> Vec<std::path::PathBuf> {
+        let dir = self.dir.path().join(CHANNEL);
+        let mut files: Vec<_> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|ext| ext == "log"))
+            .collect();
+        files.sort();
+        files
+    }
+
     /// A node that owns nothing yet.
     pub(crate) fn bare_node(&self) -> Node {
         let tasks = TaskGroup::new("node");
@@ -273,6 +286,8 @@ impl World {
             tasks: tasks.clone(),
             node: NodeId(1),
             options: self.options.clone(),
+            disk: Arc::new(DiskSpace::unlimited()),
+            memory: Arc::new(MemoryBudget::unlimited()),
         });
         Node {
             service,

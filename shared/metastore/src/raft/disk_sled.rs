@@ -9,6 +9,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,6 +27,11 @@ const CHUNK_BYTES: usize = 4 << 10;
 /// The first chunk of an entry starts with the entry's length.
 const LENGTH_BYTES: usize = 4;
 const KEY_BYTES: usize = 10;
+/// Disk space that is kept behind the end of the database's file, so that it can grow on a full
+/// disk.
+const RESERVE_BYTES: u64 = 8 << 20;
+/// Unit of `st_blocks`.
+const BLOCK_BYTES: u64 = 512;
 const CACHE_BYTES: u64 = 16 << 20;
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 const LOCK_RETRY: Duration = Duration::from_millis(5);
@@ -94,7 +100,27 @@ impl SledDisk {
             }
         }
         disk.check_blobs()?;
+        disk.keep_reserve();
         Ok(disk)
+    }
+
+    /// Allocates space behind the end of the file where it has become short. The file's length stays
+    /// as it is: sled takes it for the end of its history.
+    fn keep_reserve(&self) {
+        let Ok(stat) = self.file.metadata() else {
+            return;
+        };
+        let behind = (stat.blocks() * BLOCK_BYTES).saturating_sub(stat.len());
+        if behind >= RESERVE_BYTES / 2 {
+            return;
+        }
+        // Without it the log is as sound. A full disk leaves what there was before.
+        let _ = rustix::fs::fallocate(
+            &self.file,
+            rustix::fs::FallocateFlags::KEEP_SIZE,
+            stat.len(),
+            RESERVE_BYTES,
+        );
     }
 
     /// Refuses a database with values in files of their own: those were never synced.
@@ -203,6 +229,7 @@ impl LogDisk for SledDisk {
                 source,
             )
         })?;
+        self.keep_reserve();
         self.mark
             .raise(end)
             .map_err(|error| self.mark_failed(error))

@@ -1,12 +1,13 @@
 //! The snapshot file: the state as of a log entry, replaced as a whole.
 
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustix::fs::FallocateFlags;
 
 use crate::codec::corrupt;
 use crate::error::Result;
@@ -17,6 +18,16 @@ use crate::raft::types::{SnapshotMeta, frame, storage, unframe};
 const MAGIC: [u8; 5] = *b"RKSF\x01";
 pub(super) const NAME: &str = "snapshot";
 const TEMPORARY: &str = "snapshot.tmp";
+/// Holds space for the next snapshot, so that it can be written on a full disk.
+const RESERVE: &str = "reserve";
+const LEAST_RESERVE_BYTES: u64 = 1 << 20;
+
+fn is_full(result: &io::Result<()>) -> bool {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    result
+        .as_ref()
+        .is_err_and(|error| full.contains(&error.kind()))
+}
 
 /// The directory with the node's one snapshot; clones share it.
 #[derive(Clone)]
@@ -52,6 +63,8 @@ impl SnapshotDir {
             }),
         };
         let snapshot = opened.load()?;
+        let bytes = snapshot.as_ref().map_or(0, |(_, state)| state.len() as u64);
+        opened.keep_reserve(bytes * 2);
         *opened.inner.current.lock() = snapshot.as_ref().map(|(meta, _)| meta.clone());
         Ok((opened, snapshot))
     }
@@ -79,7 +92,7 @@ impl SnapshotDir {
         }
         let dir = &self.inner.dir;
         let head = frame(meta)?;
-        let replaced = (|| {
+        let write = || {
             let mut file = File::create(dir.join(TEMPORARY))?;
             file.write_all(&MAGIC)?;
             let length = u32::try_from(head.len()).map_err(std::io::Error::other)?;
@@ -90,11 +103,34 @@ impl SnapshotDir {
             drop(file);
             fs::rename(dir.join(TEMPORARY), dir.join(NAME))?;
             sync_dir(dir)
-        })();
+        };
+        let mut replaced = write();
+        if is_full(&replaced) && fs::remove_file(dir.join(RESERVE)).is_ok() {
+            replaced = write();
+        }
+        if replaced.is_err() {
+            // It is removed at the next start otherwise.
+            let _ = fs::remove_file(dir.join(TEMPORARY));
+        }
+        self.keep_reserve(state.len() as u64 * 2);
         replaced
             .map_err(|error| storage(format!("write a snapshot in {}", dir.display()), error))?;
         *current = Some(meta.clone());
         Ok(())
+    }
+
+    /// Allocates space for a snapshot of so many bytes, where there is any.
+    fn keep_reserve(&self, bytes: u64) {
+        let bytes = bytes.max(LEAST_RESERVE_BYTES);
+        let options = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .clone();
+        // Snapshots are as sound without it; a full disk leaves what there was before.
+        if let Ok(file) = options.open(self.inner.dir.join(RESERVE)) {
+            let _ = rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes);
+        }
     }
 
     /// What the snapshot is of.

@@ -137,11 +137,16 @@ pub(super) fn read(path: &Path, first_lsn: u64) -> Result<(FileHeader, Bytes)> {
     Ok((header, Bytes::from(bytes)))
 }
 
-/// Cuts a file and makes what stays durable.
-pub(super) fn cut(path: &Path, length: u64) -> Result<()> {
+/// Cuts a file behind `kept` and makes what stays durable; the bytes from `unproven` on, which may
+/// never have been synced, are written again.
+///
+/// A sync that failed leaves pages behind which the kernel shows to readers, takes for clean and
+/// never writes: a second sync would succeed and do nothing.
+pub(super) fn cut(path: &Path, kept: &[u8], unproven: usize) -> Result<()> {
     let cut = || -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(path)?;
-        file.set_len(length)?;
+        file.set_len(kept.len() as u64)?;
+        FileExt::write_all_at(&file, &kept[unproven.min(kept.len())..], unproven as u64)?;
         file.sync_data()
     };
     cut().map_err(|error| Error::io("cut", path, error))

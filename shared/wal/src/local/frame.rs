@@ -152,6 +152,8 @@ pub(super) struct End {
     pub(super) offset: usize,
     /// The number that it would have.
     pub(super) next_lsn: u64,
+    /// From here to `offset` nothing proves that the frames were ever synced: they are one group.
+    pub(super) unproven: usize,
 }
 
 /// Bytes before the tail that are not those that were written.
@@ -177,6 +179,7 @@ pub(super) fn read_frames(
     let start = End {
         offset: FILE_HEADER_BYTES,
         next_lsn: header.first_lsn,
+        unproven: FILE_HEADER_BYTES,
     };
     read_frames_from(start, bytes, header, next_file, limit, visit)
 }
@@ -197,8 +200,17 @@ fn read_frames_from(
         let problem = match Head::read(bytes, at) {
             None => "the file ends",
             Some(head) => match head.check(bytes, at, header.salt) {
-                Ok(_) if head.lsn == 0 => "a marker ends the file",
+                Ok(_) if head.lsn == 0 => {
+                    if head.durable_lsn + 1 == end.next_lsn {
+                        end.unproven = at;
+                    }
+                    "a marker ends the file"
+                }
                 Ok(frame_end) if head.lsn == end.next_lsn => {
+                    if head.durable_lsn + 1 == head.lsn {
+                        // The first frame of a group: all groups before it had been synced.
+                        end.unproven = at;
+                    }
                     visit(head.lsn, bytes.slice(at + FRAME_HEADER_BYTES..frame_end));
                     end.offset = frame_end;
                     end.next_lsn += 1;
@@ -244,6 +256,7 @@ pub(super) fn find_damage(
     let mut start = End {
         offset: FILE_HEADER_BYTES,
         next_lsn: header.first_lsn,
+        unproven: FILE_HEADER_BYTES,
     };
     loop {
         let mut wanted = start.next_lsn;
@@ -274,6 +287,7 @@ fn next_frame(bytes: &[u8], from: usize, salt: u64, wanted: u64) -> Option<End> 
             return Some(End {
                 offset: at,
                 next_lsn: head.lsn,
+                unproven: at,
             });
         }
         at += 1;

@@ -85,7 +85,7 @@ fn recover_tail(first_lsn: u64, path: &Path) -> Result<u64> {
     }
     // Frames of the last group may be whole without ever having been synced: they count from now
     // on, so they must be durable now.
-    files::cut(path, end.offset as u64)?;
+    files::cut(path, &bytes[..end.offset], end.unproven)?;
     Ok(end.next_lsn)
 }
 

@@ -418,6 +418,54 @@ async fn a_failed_sync_is_never_retried() {
     assert_eq!(payloads(&log, 1).await, [payload(1)]);
 }
 
+#[test]
+fn frames_that_nothing_proves_to_be_synced_are_told_apart() {
+    let header = FileHeader {
+        epoch: 1,
+        first_lsn: 1,
+        salt: 7,
+    };
+    let mut bytes = header.encode().to_vec();
+    let unproven = |bytes: &[u8]| {
+        let bytes = Bytes::copy_from_slice(bytes);
+        let end = frame::read_frames(&bytes, &header, None, u64::MAX, |_, _| {}).unwrap();
+        (end.unproven, end.next_lsn)
+    };
+    assert_eq!(unproven(&bytes), (FILE_HEADER_BYTES, 1));
+    encode_frame(7, 1, 0, &payload(1), &mut bytes);
+    encode_frame(7, 2, 0, &payload(2), &mut bytes);
+    assert_eq!(unproven(&bytes), (FILE_HEADER_BYTES, 3), "one group");
+    let second = bytes.len();
+    let mut marked = bytes.clone();
+    encode_frame(7, 0, 2, &[], &mut marked);
+    assert_eq!(unproven(&marked), (second, 3), "a marker proves it");
+    encode_frame(7, 3, 2, &payload(3), &mut bytes);
+    encode_frame(7, 4, 2, &payload(4), &mut bytes);
+    assert_eq!(unproven(&bytes), (second, 5), "the next group proves it");
+    // The tail of a group that is torn is no part of it.
+    let third = bytes.len();
+    encode_frame(7, 5, 2, &payload(5), &mut bytes);
+    bytes.truncate(bytes.len() - 1);
+    assert_eq!(unproven(&bytes), (second, 5));
+    assert!(third > second);
+}
+
+#[tokio::test]
+async fn what_a_failed_sync_left_behind_is_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, fault) = faulty_log(dir.path());
+    log.append(payload(1)).await.unwrap();
+    fault.sync_fails.store(true, Ordering::Relaxed);
+    log.append(payload(2)).await.unwrap_err();
+    log.close().await;
+    drop(log);
+    let file = log_files(dir.path()).pop().unwrap();
+    let before = fs::metadata(&file).unwrap().modified().unwrap();
+    expect_left(dir.path(), &[payload(1), payload(2)], "after a failed sync").await;
+    let after = fs::metadata(&file).unwrap().modified().unwrap();
+    assert!(after > before, "the file was only cut or synced");
+}
+
 #[tokio::test]
 async fn a_full_disk_refuses_writes_until_there_is_space() {
     let dir = tempfile::tempdir().unwrap();

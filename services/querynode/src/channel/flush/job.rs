@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
+use redkite_node::DiskUse;
 use redkite_proto::redkite::{
     datacoord::CommitFlushRequest,
     meta::{ChannelCheckpoint, DeltaInfo, SegmentInfo},
@@ -98,7 +99,11 @@ impl Job {
         shared: &Shared,
         segment: &GrowingSegment,
     ) -> Result<FlushedSegment> {
+        // Encoding takes about as much memory again: only so many at a time.
+        let _permit = shared.flush_permits.acquire().await;
         let (cpu, snapshot) = (&shared.deps.cpu, segment.snapshot());
+        let bytes = snapshot.memory_bytes() as u64;
+        shared.deps.disk.claim(DiskUse::Background, bytes)?;
         let keep = self.served.contains(&snapshot.meta().partition);
         let store = || {
             let rows = snapshot.clone();

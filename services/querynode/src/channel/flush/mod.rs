@@ -29,7 +29,7 @@ use crate::metrics;
 
 /// Pause before a flush that failed for good is tried again.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-const LONGEST_RETRY: Duration = Duration::from_secs(60);
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// What a flush has done.
 #[derive(Clone, Debug)]
@@ -135,6 +135,7 @@ impl Owner {
             .values()
             .map(|growing| growing.bytes)
             .sum();
+        let bytes = bytes + self.state.deletes.bytes();
         let full = bytes as u64 >= options.segment_max_size.as_u64()
             || self.state.log_bytes >= options.log_max_size.as_u64()
             || self.state.growing_rows() as u64 >= options.segment_max_rows;

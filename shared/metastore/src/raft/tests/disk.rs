@@ -1,11 +1,12 @@
 //! What sled is asked for and what it leaves behind.
 
 use std::fs;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use crate::error::Error;
 use crate::raft::disk::{LogDisk, LogOp};
 use crate::raft::disk_sled::SledDisk;
+use crate::raft::snapshot::SnapshotDir;
 
 fn put(index: u64, length: usize) -> LogOp {
     let bytes = (0..length).map(|i| (i as u64 ^ index) as u8).collect();
@@ -138,5 +139,43 @@ fn a_damaged_file_is_never_taken_for_a_shorter_log_in_silence() {
         Err(Error::Corrupt { what }) => assert!(what.contains("new node id"), "{what}"),
         Err(error) => panic!("{error:?}"),
         Ok(entries) => panic!("{} entries were read from a damaged file", entries.len()),
+    }
+}
+
+/// Bytes that a file takes on the disk beyond its length.
+fn reserved(path: &std::path::Path) -> u64 {
+    let stat = fs::metadata(path).unwrap();
+    (stat.blocks() * 512).saturating_sub(stat.len())
+}
+
+#[test]
+fn space_is_held_in_reserve_for_a_full_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let probe = fs::File::create(dir.path().join("probe")).unwrap();
+    let keep = rustix::fs::FallocateFlags::KEEP_SIZE;
+    if rustix::fs::fallocate(&probe, keep, 0, 4096).is_err() {
+        println!("skipped: this file system cannot hold space");
+        return;
+    }
+    let log = dir.path().join("log");
+    let disk = SledDisk::open(&log).unwrap();
+    for index in 1..=40 {
+        disk.write(vec![put(index, 500_000)]).unwrap();
+        disk.sync().unwrap();
+        assert!(reserved(&log.join("db")) >= 2 << 20, "after entry {index}");
+    }
+    drop(disk);
+    let disk = SledDisk::open(&log).unwrap();
+    assert_eq!(
+        disk.last().unwrap().unwrap().0,
+        40,
+        "the file's end is sled's"
+    );
+    drop(disk);
+    let snapshot = dir.path().join("snapshot");
+    for _ in 0..2 {
+        let (_, found) = SnapshotDir::open(&snapshot).unwrap();
+        assert!(found.is_none());
+        assert!(reserved(&snapshot.join("reserve")) >= 1 << 20);
     }
 }

@@ -1,0 +1,161 @@
+//! How much memory a process uses against what it may, so that work is refused before the kernel
+//! kills the process.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use redkite_types::{Error, ErrorCode, Result};
+
+/// Share of the memory there is, in percent, that is used unless a limit is set.
+const DEFAULT_SHARE: u64 = 85;
+
+/// The memory of this process.
+///
+/// What is used is measured from time to time, memory that is mapped from files left out; what is
+/// claimed in between is added, so that a burst cannot outrun the measure.
+#[derive(Debug)]
+pub struct MemoryBudget {
+    limit: u64,
+    used: AtomicU64,
+}
+
+impl MemoryBudget {
+    /// A budget of `limit` bytes; 0 stands for most of what the machine, or the group of processes
+    /// that this one is in, has.
+    pub fn new(limit: u64) -> Self {
+        let limit = match limit {
+            0 => available().map_or(u64::MAX, |bytes| bytes / 100 * DEFAULT_SHARE),
+            limit => limit,
+        };
+        let budget = Self {
+            limit,
+            used: AtomicU64::new(0),
+        };
+        budget.measure();
+        budget
+    }
+
+    /// Refuses nothing; for tests.
+    pub fn unlimited() -> Self {
+        Self::new(u64::MAX)
+    }
+
+    /// Bytes that may be used.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Bytes used as of the last measure, with what was claimed since.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Looks again. Blocks for a moment.
+    pub fn measure(&self) {
+        if let Some(used) = anonymous_bytes() {
+            self.used.store(used, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes room for bytes that are about to be allocated. They need not be given back: the next
+    /// measure knows.
+    ///
+    /// # Errors
+    /// Code 3; nothing was taken. It passes when something is released.
+    pub fn claim(&self, what: &str, bytes: u64) -> Result<()> {
+        let claim = |used: u64| used.checked_add(bytes).filter(|after| *after <= self.limit);
+        match self
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim)
+        {
+            Ok(_) => Ok(()),
+            Err(used) => Err(Error::new(
+                ErrorCode::MemoryLimitExceeded,
+                format!(
+                    "memory limit exceeded[{used} of {} bytes used, {bytes} needed for {what}]",
+                    self.limit
+                ),
+            )),
+        }
+    }
+}
+
+/// Bytes of the process that are in memory and in no file.
+fn anonymous_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    kibibytes(&status, "RssAnon:")
+}
+
+/// The smaller of the machine's memory and the limits of the groups of processes that this one is in.
+fn available() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok();
+    let machine = machine.and_then(|text| kibibytes(&text, "MemTotal:"));
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limits = groups.lines().flat_map(group_limits);
+    limits.chain(machine).min()
+}
+
+/// The limits that one line of `/proc/self/cgroup` leads to: `number:controllers:path`.
+fn group_limits(line: &str) -> Vec<u64> {
+    let mut parts = line.splitn(3, ':').skip(1);
+    let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+        return Vec::new();
+    };
+    let (root, file) = match controllers {
+        "" => ("/sys/fs/cgroup", "memory.max"),
+        "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        _ => return Vec::new(),
+    };
+    // Inside of a container the path is the host's, and the group is the root.
+    let own = Path::new(root).join(path.trim_start_matches('/'));
+    let places = own.ancestors().take_while(|dir| dir.starts_with(root));
+    let texts = places.filter_map(|dir| std::fs::read_to_string(dir.join(file)).ok());
+    // Without a limit the file says `max`, or a number that no machine reaches.
+    texts.filter_map(|text| text.trim().parse().ok()).collect()
+}
+
+fn kibibytes(text: &str, label: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(label))?;
+    let number: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(number * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_claimed_counts_until_the_next_measure() {
+        let budget = MemoryBudget {
+            limit: 100,
+            used: AtomicU64::new(60),
+        };
+        budget.claim("a test", 40).unwrap();
+        let refused = budget.claim("a test", 1).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::MemoryLimitExceeded);
+        assert!(refused.message.contains("100 of 100"), "{refused}");
+        MemoryBudget::unlimited().claim("a test", 1 << 40).unwrap();
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_process_and_the_machine_are_measured() {
+        let budget = MemoryBudget::new(0);
+        assert!(budget.used() > 1 << 16, "{budget:?}");
+        assert!(budget.limit() > budget.used(), "{budget:?}");
+        let before = budget.used();
+        let held = vec![1_u8; 64 << 20];
+        budget.measure();
+        assert!(budget.used() > before + (48 << 20), "{budget:?}");
+        drop(held);
+    }
+
+    #[test]
+    fn numbers_are_read_in_kibibytes() {
+        let text = "VmRSS:\t  7 kB\nRssAnon:\t     12 kB\n";
+        assert_eq!(kibibytes(text, "RssAnon:"), Some(12 * 1024));
+        assert_eq!(kibibytes(text, "Other:"), None);
+        assert!(group_limits("3:cpu:/x").is_empty());
+        assert!(group_limits("nonsense").is_empty());
+    }
+}
