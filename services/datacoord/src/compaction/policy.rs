@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn what_is_due_by_itself() {
-        let cases: Vec<(&str, Vec<Candidate>, Vec<Vec<i64>>)> = vec![
+        let cases = [
             ("nothing", vec![], vec![]),
             ("one small one", sizes(&[10]), vec![]),
             ("too few small ones", sizes(&[10, 10, 10]), vec![]),
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_a_client_asks_for() {
-        let cases: Vec<(&str, Vec<Candidate>, bool, u64, Vec<Vec<i64>>)> = vec![
+        let cases = [
             ("nothing to do", sizes(&[10]), false, 1_000, vec![]),
             (
                 "two small ones",

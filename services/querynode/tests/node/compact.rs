@@ -122,7 +122,8 @@ async fn give_back(world: &World, files: Vec<(String, Bytes)>) {
 /// The segments that are served, in order.
 async fn served(node: &Node) -> Vec<i64> {
     let stats = node.stats().await;
-    let served = stats.segments.iter().filter(|segment| segment.loaded);
+    let segments = stats.segments.iter();
+    let served = segments.filter(|segment| segment.loaded && !segment.growing);
     let served: BTreeSet<i64> = served.map(|segment| segment.segment_id).collect();
     served.into_iter().collect()
 }
