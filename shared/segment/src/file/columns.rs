@@ -136,8 +136,10 @@ impl FileColumns {
     /// Memory taken by decoded columns and by the encoded ones, in bytes; a mapped file's do not
     /// count.
     pub(crate) fn memory_bytes(&self) -> usize {
-        let kept = self.kept.values().filter_map(|slot| slot.lock().clone());
-        let kept: usize = kept.map(|column| column.data.memory_bytes()).sum();
+        // One that is being decoded counts the next time: nobody waits here.
+        let kept = self.kept.values().filter_map(|slot| slot.try_lock());
+        let kept = kept.filter_map(|slot| Some(slot.as_ref()?.data.memory_bytes()));
+        let kept: usize = kept.sum();
         let encoded = match self.is_mapped {
             true => 0,
             false => self.scalars.len(),
@@ -268,7 +270,17 @@ impl FileColumns {
         position: usize,
         selection: Option<RowSelection>,
     ) -> Result<ParquetRecordBatchReader> {
-        let mask = ProjectionMask::roots(self.metadata.parquet_schema(), [position]);
+        let schema = self.metadata.parquet_schema();
+        let leaves = self.metadata.metadata().row_group(0).columns();
+        let misplaced = leaves.iter().enumerate().any(|(leaf, column)| {
+            let (start, length) = column.byte_range();
+            let end = start.saturating_add(length);
+            schema.get_column_root_idx(leaf) == position && end > self.scalars.len() as u64
+        });
+        if misplaced {
+            return Err(Error::corrupt(&self.path, "a column is misplaced"));
+        }
+        let mask = ProjectionMask::roots(schema, [position]);
         let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(
             self.scalars.clone(),
             self.metadata.clone(),
