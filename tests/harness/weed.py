@@ -78,7 +78,7 @@ class Weed:
         command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}", "-filer", "-s3"]
         command += ["-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={config}"]
         command += ["-s3.autoCreateBucket=false", "-master.telemetry=false"]
-        command += ["-master.volumeSizeLimitMB=64", "-volume.max=40"]
+        command += ["-master.volumeSizeLimitMB=64", "-volume.max=400"]
         self.keeper = subprocess.Popen(
             [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )

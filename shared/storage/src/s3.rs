@@ -4,6 +4,7 @@ use std::{env, sync::Arc};
 
 use bytes::Bytes;
 use opendal::{Operator, services};
+use opendal_http_transport_reqwest::ReqwestTransport;
 use redkite_runtime::{Backoff, Random};
 use redkite_types::Coded;
 
@@ -35,6 +36,7 @@ pub(crate) async fn open(
 ) -> Result<Arc<dyn ObjectStore>> {
     // Whoever came first has decided for the whole process; any provider will do.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    opendal::HttpTransporter::install_default(ReqwestTransport::default());
     let operator = operator(options, bucket, prefix)?;
     let retry = Retry {
         timeout: options.timeout,

@@ -60,7 +60,7 @@ pub(crate) struct CachedFile {
     path: PathBuf,
     /// The file goes when the last holder does.
     is_doomed: AtomicBool,
-    _space: Space,
+    space: Space,
 }
 
 impl CachedFile {
@@ -275,7 +275,7 @@ impl DiskCache {
         let file = Arc::new(CachedFile {
             path,
             is_doomed: AtomicBool::new(false),
-            _space: space,
+            space,
         });
         let older = {
             let mut state = self.lock();
@@ -332,7 +332,7 @@ impl State {
                 break;
             }
             if let Some(entry) = self.files.remove(&key) {
-                freed += entry.file._space.bytes;
+                freed += entry.file.space.bytes;
                 entry.file.doom();
                 taken.push(entry);
             }
@@ -342,7 +342,7 @@ impl State {
 
     fn idle_bytes(&self) -> u64 {
         let idle = self.files.values().filter(|entry| entry.is_idle());
-        idle.map(|entry| entry.file._space.bytes).sum()
+        idle.map(|entry| entry.file.space.bytes).sum()
     }
 }
 

@@ -112,7 +112,7 @@ impl Weed {
             .arg(format!("-s3.port.grpc={s3_rpc}"))
             .args(["-s3.port.iceberg=0", "-s3.port.lance=0"])
             .args(["-s3.autoCreateBucket=false", "-master.telemetry=false"])
-            .args(["-master.volumeSizeLimitMB=64", "-volume.max=40"])
+            .args(["-master.volumeSizeLimitMB=64", "-volume.max=400"])
             .arg(format!("-s3.config={}", keys.display()))
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
