@@ -129,9 +129,10 @@ def test_a_disk_that_somebody_else_fills_to_the_last_byte(disk, tmp_path, min_fr
         with Load(server.address, workers) as load:
             for _ in range(3):
                 progresses(load)
+                refused = load.refusals()
                 filler = faults.fill(disk)
                 eventually(
-                    lambda: load.failed() or sum(len(w.unsure) for w in workers[:2]) > 20,
+                    lambda refused=refused: load.is_refused_since(refused, 10) or load.failed(),
                     "writes are refused",
                     30,
                 )

@@ -54,9 +54,10 @@ def test_a_log_that_cannot_be_synced_acknowledges_nothing(server, failing):
     with Load(server.address, workers) as load, Load(server.address, others) as healthy:
         for _ in range(3):
             progresses(load)
+            refused = load.refusals()
             failing.start(f"/{broken.name}/")
             eventually(
-                lambda: sum(len(worker.unsure) for worker in workers) > 10 or load.failed(),
+                lambda refused=refused: load.is_refused_since(refused) or load.failed(),
                 "writes fail",
                 30,
             )

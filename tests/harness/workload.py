@@ -233,6 +233,16 @@ class Load:
         for thread in self.threads:
             thread.join(timeout=90)
 
+    def refusals(self):
+        """Refused requests of each writer."""
+        writers = [worker for worker in self.workers if isinstance(worker, Writer)]
+        return [sum(writer.refused.values()) for writer in writers]
+
+    def is_refused_since(self, before, times=3):
+        """Whether every writer was refused so often since `refusals()` answered `before`."""
+        pairs = zip(before, self.refusals(), strict=True)
+        return all(after >= earlier + times for earlier, after in pairs)
+
     def check(self):
         """After the end: nobody met an error that was not to be expected."""
         assert not any(thread.is_alive() for thread in self.threads), "a call is never answered"

@@ -60,6 +60,7 @@ impl SledDisk {
         fs::create_dir_all(dir).map_err(failed)?;
         let file_path = dir.join("db");
         let is_new = !file_path.try_exists().map_err(failed)?;
+        remove_unfinished(dir).map_err(failed)?;
         let config = sled::Config::new()
             .path(dir)
             .cache_capacity(CACHE_BYTES)
@@ -288,6 +289,22 @@ impl LogDisk for SledDisk {
             .size_on_disk()
             .map_err(|error| self.failed("measure the raft log", error))
     }
+}
+
+/// Removes what a start has left that was killed, or ran out of space, while sled summed up its file:
+/// sled takes the unfinished summary for its newest one and refuses to open. The one before it is only
+/// removed once a new one is whole, and without any, sled reads its whole file.
+fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "generating")
+        {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 type Opened = (sled::Db, sled::Tree, sled::Tree);

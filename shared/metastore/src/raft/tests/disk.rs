@@ -179,3 +179,19 @@ fn space_is_held_in_reserve_for_a_full_disk() {
         assert!(reserved(&snapshot.join("reserve")) >= 1 << 20);
     }
 }
+
+#[test]
+fn a_start_that_was_killed_half_way_leaves_nothing_that_stops_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SledDisk::open(dir.path()).unwrap();
+    disk.write(vec![put(1, 100)]).unwrap();
+    disk.sync().unwrap();
+    drop(disk);
+    for content in [&b""[..], &[7; 300]] {
+        let unfinished = dir.path().join("snap.FFFFFFFFFFFFFFF0.generating");
+        fs::write(&unfinished, content).unwrap();
+        let disk = SledDisk::open(dir.path()).unwrap();
+        assert_eq!(disk.last().unwrap().unwrap().0, 1);
+        assert!(!unfinished.exists());
+    }
+}
