@@ -9,6 +9,7 @@ import struct
 import pytest
 from harness import redkite
 from harness.data import count, create_simple, simple_rows
+from harness.errors import fails
 from harness.process import Server
 from harness.waiting import eventually
 from pymilvus.client.types import LoadState
@@ -209,7 +210,8 @@ def test_healthy_data_is_served_while_a_file_is_damaged(copy):
         assert count(client, "second") == 105
         key = str(pathlib.PurePath(first).relative_to(copy / "objects"))
         eventually(lambda: key in server.log_tail(400), "the log names the damaged file")
-        assert client.get_load_state("first")["state"] != LoadState.Loaded
+        with fails(604, key):
+            client.get_load_state("first")
         report = redkite.fsck(admin_port=server.admin_port)
         assert [problem["place"] for problem in report["problems"]] == [key]
         client.close()

@@ -21,4 +21,6 @@ pub mod run;
 pub mod service;
 
 pub use options::RootCoordOptions;
+/// What is on the disk of a stopped root coordinator, which hosts the metastore.
+pub use redkite_metastore::{Damage, Offline, read_offline};
 pub use service::RootCoordService;

@@ -9,8 +9,8 @@ use anyhow::{Context as _, bail};
 use hyper::Method;
 use redkite_config::ConfigArgs;
 use redkite_datacoord::fsck::{self, CopiedLogs, Report, Subject};
-use redkite_metastore::{Offline, read_offline};
 use redkite_node::{NodeOptions, lock::DataDirLock};
+use redkite_rootcoord::{Offline, read_offline};
 use serde_json::Value;
 
 use crate::admin::call;

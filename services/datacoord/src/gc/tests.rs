@@ -447,45 +447,54 @@ async fn a_commit_of_files_that_were_collected_is_refused_until_they_are_written
     assert_eq!(world.left().await, [data(20)]);
 }
 
-/// Flushes and collections at once: whatever is committed has its files.
+/// Flushes and collections at once: whatever is committed has its files, also when it was collected
+/// before, or just when it was committed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_commit_ever_names_a_file_that_is_gone() {
-    let world = Arc::new(World::new(&[collection(), partition()]).await);
+    const SEGMENTS: std::ops::Range<i64> = 100..160;
+    let world = World::new(&[collection(), partition()]).await;
+    let (rounds, mut seen) = tokio::sync::watch::channel(0_u64);
     let write = async {
-        for id in 100..160 {
+        let mut refused = 0;
+        for id in SEGMENTS {
             let path = data(id);
-            loop {
+            for attempt in 0.. {
                 world.write(&path).await;
                 // Held up for longer than the grace period.
                 world.age(&path, Duration::from_secs(2 * 3_600));
-                tokio::task::yield_now().await;
+                if id % 2 == 0 && attempt == 0 {
+                    // A whole round begins and ends after this.
+                    let now = *seen.borrow();
+                    seen.wait_for(|rounds| *rounds >= now + 2).await.unwrap();
+                }
                 let (key, value) = segment(id);
                 let txn = Txn::new().then(Op::put(key, value));
                 let files = [file(&path)];
-                if world
-                    .gate
-                    .commit(world.kv.as_ref(), &files, txn)
-                    .await
-                    .is_ok()
-                {
-                    break;
+                match world.gate.commit(world.kv.as_ref(), &files, txn).await {
+                    Ok(_) => break,
+                    Err(_) => refused += 1,
                 }
             }
         }
+        refused
     };
     let collect = async {
-        let mut deleted = 0;
-        for _ in 0..60 {
-            deleted += world.collector.collect().await.unwrap().deleted;
-            tokio::task::yield_now().await;
+        loop {
+            world.collector.collect().await.unwrap();
+            rounds.send_modify(|rounds| *rounds += 1);
         }
-        deleted
     };
-    let (deleted, ()) = futures::join!(collect, write);
-    println!("{deleted} files were collected under the writer's hands");
+    let refused = tokio::select! {
+        refused = write => refused,
+        () = collect => unreachable!("it goes on for ever"),
+    };
+    assert!(
+        refused >= SEGMENTS.count() / 2,
+        "only {refused} commits were refused"
+    );
     world.collector.collect().await.unwrap();
     let left = world.left().await;
-    for id in 100..160 {
+    for id in SEGMENTS {
         assert!(left.contains(&data(id)), "segment {id} lost its file");
     }
 }
