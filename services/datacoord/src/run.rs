@@ -7,7 +7,7 @@ use redkite_config::Validate;
 use redkite_node::{Exposure, NodeContext, Process, Result};
 use redkite_proto::redkite::datacoord::data_coord_server::DataCoordServer;
 use redkite_rpc::limit_messages;
-use redkite_runtime::{OnFailure, SystemClock};
+use redkite_runtime::{OnFailure, SystemClock, TaskGroup};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
@@ -15,7 +15,7 @@ use crate::{
     Builder, CommitGate, Compactor, DataCoordService,
     admin::{self, Shown},
     compaction::{CompactionOptions, PeersAround},
-    fsck::{CopiedLogs, LogCheck},
+    fsck::{LogCheck, logs_of},
     gc::{Collector, GcOptions},
 };
 
@@ -89,7 +89,7 @@ pub async fn start(
     let shown = Shown {
         kv: context.kv.clone(),
         store: context.store().await?,
-        logs: local_logs(context, &exposure),
+        logs: readable_logs(context, &exposure, tasks.child("checked logs")).await?,
         collector: collector.clone(),
         tasks: tasks.clone(),
     };
@@ -120,12 +120,17 @@ pub async fn start(
     Ok(())
 }
 
-/// The logs, if the query node is in this process.
-fn local_logs(context: &NodeContext, exposure: &Exposure) -> Option<Arc<dyn LogCheck>> {
-    match exposure {
-        Exposure::Local => Some(Arc::new(CopiedLogs::new(context.options().wal_dir()))),
-        Exposure::Network { .. } => None,
-    }
+/// The logs, where this process can read them: in the object store, or on the disk of the query node
+/// that is in this process too.
+async fn readable_logs(
+    context: &NodeContext,
+    exposure: &Exposure,
+    tasks: TaskGroup,
+) -> Result<Option<Arc<dyn LogCheck>>> {
+    let options = context.options();
+    let readable = options.wal_in_objects() || matches!(exposure, Exposure::Local);
+    let store = context.store().await?;
+    Ok(readable.then(|| logs_of(options, store, tasks)))
 }
 
 /// The data coordinator as a process of its own.

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use hyper::Method;
 use redkite_config::ConfigArgs;
-use redkite_datacoord::fsck::{self, CopiedLogs, Report, Subject};
+use redkite_datacoord::fsck::{self, Report, Subject};
 use redkite_node::{NodeOptions, lock::DataDirLock};
 use redkite_rootcoord::{Offline, read_offline};
+use redkite_runtime::TaskGroup;
 use serde_json::Value;
 
 use crate::admin::call;
@@ -114,14 +115,17 @@ fn options(args: &FsckArgs) -> anyhow::Result<NodeOptions> {
 async fn check(offline: Offline, options: &NodeOptions) -> anyhow::Result<Report> {
     let mut report = match offline.pairs {
         Some(pairs) => {
+            let (store, tasks) = (open_store(options).await?, TaskGroup::new("fsck"));
             let subject = Subject {
                 pairs,
                 revision: offline.revision,
-                store: open_store(options)?,
-                logs: Some(Arc::new(CopiedLogs::new(options.wal_dir()))),
+                logs: Some(fsck::logs_of(options, store.clone(), tasks.clone())),
+                store,
                 live: None,
             };
-            fsck::check(&subject).await
+            let report = fsck::check(&subject).await;
+            tasks.cancel();
+            report
         }
         None => {
             let mut report = Report::default();
@@ -144,14 +148,16 @@ async fn check(offline: Offline, options: &NodeOptions) -> anyhow::Result<Report
 }
 
 /// Opens the store, which would be made if it was not there.
-fn open_store(options: &NodeOptions) -> anyhow::Result<Arc<dyn redkite_storage::ObjectStore>> {
+async fn open_store(
+    options: &NodeOptions,
+) -> anyhow::Result<Arc<dyn redkite_storage::ObjectStore>> {
     let uri = options.storage_uri();
     if let Some(dir) = uri.strip_prefix("fs://")
         && !Path::new(dir).is_dir()
     {
         bail!("there are no objects at {uri}");
     }
-    Ok(redkite_storage::open(&uri)?)
+    Ok(redkite_storage::open_with(&options.store_options()).await?)
 }
 
 fn has_problems(report: &Value) -> bool {

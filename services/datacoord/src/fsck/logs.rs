@@ -4,15 +4,21 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
 use prost::Message as _;
 use redkite_catalog::CatalogView;
+use redkite_node::NodeOptions;
 use redkite_proto::redkite::querynode::WalEntry;
+use redkite_runtime::TaskGroup;
+use redkite_storage::ObjectStore;
 use redkite_types::error::chain;
-use redkite_wal::{LocalLogStore, LocalOptions, LogStore as _, Lsn};
+use redkite_wal::{
+    Damage, LocalLogStore, LocalOptions, LogStore, Lsn, ObjectLogStore, ObjectOptions,
+};
 
 use super::report::{Problem, Report};
 
@@ -22,8 +28,8 @@ const COPIES: usize = 3;
 /// What a log is like.
 #[derive(Clone, Debug, Default)]
 pub struct LogState {
-    /// Its last record; zero of none.
-    pub last_lsn: u64,
+    /// Its last record, zero of none; absent when it is not known.
+    pub last_lsn: Option<u64>,
     /// Records that were read.
     pub records: u64,
     /// What is wrong with it.
@@ -43,6 +49,21 @@ pub trait LogCheck: Send + Sync {
 
     /// Reads one log from its beginning to its end.
     async fn check(&self, channel: &str) -> LogState;
+}
+
+/// The logs of a deployment, as its configuration has them. Local ones are those of this machine.
+pub fn logs_of(
+    options: &NodeOptions,
+    store: Arc<dyn ObjectStore>,
+    tasks: TaskGroup,
+) -> Arc<dyn LogCheck> {
+    match options.wal_in_objects() {
+        true => {
+            let logs = ObjectLogStore::new(store, ObjectOptions::default(), tasks);
+            Arc::new(StoredLogs { logs })
+        }
+        false => Arc::new(CopiedLogs::new(options.wal_dir())),
+    }
 }
 
 /// Reads every log; answers what each is like.
@@ -113,7 +134,7 @@ impl CopiedLogs {
                 channel,
                 &copy.path().display().to_string(),
                 &original,
-                state.last_lsn,
+                state.last_lsn.unwrap_or(0),
             ));
         }
         Ok(state)
@@ -131,7 +152,10 @@ impl LogCheck for CopiedLogs {
         let mut last = LogState::default();
         for _ in 0..COPIES {
             match self.read_copy(channel).await {
-                Ok(state) if state.problems.is_empty() => return state,
+                Ok(state) if state.problems.is_empty() => {
+                    last = state;
+                    break;
+                }
                 Ok(state) => last = state,
                 Err(error) => {
                     last = LogState {
@@ -147,7 +171,58 @@ impl LogCheck for CopiedLogs {
                 }
             }
         }
+        // Also where no record is harmed: what lies behind the last one, and headers.
+        let store = LocalLogStore::new(&self.dir, LocalOptions::default());
+        add_damage(store.check(channel, Lsn(1)).await, channel, &mut last);
         last
+    }
+}
+
+/// Logs in the object store.
+#[derive(Debug)]
+struct StoredLogs {
+    logs: ObjectLogStore,
+}
+
+#[async_trait]
+impl LogCheck for StoredLogs {
+    async fn channels(&self) -> Result<Vec<String>, String> {
+        self.logs.channels().await.map_err(|error| chain(&error))
+    }
+
+    async fn check(&self, channel: &str) -> LogState {
+        let mut state = LogState::default();
+        add_damage(self.logs.check(channel, Lsn(1)).await, channel, &mut state);
+        state
+    }
+}
+
+/// Adds what a log's own check has found and what is not known yet.
+fn add_damage(found: redkite_wal::Result<Vec<Damage>>, channel: &str, state: &mut LogState) {
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => {
+            state.is_damaged = true;
+            state.problems.push(problem(&error, channel, "", "", 0));
+            return;
+        }
+    };
+    for damage in found {
+        let place = damage.file.display().to_string();
+        let known =
+            |problem: &Problem| problem.place == place && problem.offset == Some(damage.offset);
+        if state.problems.iter().any(known) {
+            continue;
+        }
+        state.is_damaged = true;
+        state.problems.push(Problem {
+            place,
+            offset: Some(damage.offset),
+            what: damage.reason,
+            lost: format!(
+                "the writes of channel {channel} there and behind it that are not flushed, if any"
+            ),
+        });
     }
 }
 
@@ -175,7 +250,7 @@ async fn read(dir: &Path, channel: &str, state: &mut LogState) -> redkite_wal::R
     while let Some(record) = records.next().await {
         let record = record?;
         state.records += 1;
-        state.last_lsn = record.lsn.0;
+        state.last_lsn = Some(record.lsn.0);
         if let Err(error) = WalEntry::decode(record.payload) {
             state.problems.push(Problem {
                 place: format!("log of channel {channel}"),
@@ -186,7 +261,7 @@ async fn read(dir: &Path, channel: &str, state: &mut LogState) -> redkite_wal::R
         }
     }
     log.close().await;
-    state.last_lsn = end.0;
+    state.last_lsn = Some(end.0);
     Ok(())
 }
 
@@ -199,13 +274,17 @@ fn problem(
 ) -> Problem {
     let lost =
         format!("the writes of channel {channel} behind record {last_lsn} that are not flushed");
+    let original_of = |text: String| match copy.is_empty() {
+        true => text,
+        false => text.replace(copy, original),
+    };
     match error {
         redkite_wal::Error::Corrupt {
             file,
             offset,
             reason,
         } => Problem {
-            place: file.display().to_string().replace(copy, original),
+            place: original_of(file.display().to_string()),
             offset: Some(*offset),
             what: reason.clone(),
             lost,
@@ -213,7 +292,7 @@ fn problem(
         error => Problem {
             place: format!("log of channel {channel}"),
             offset: None,
-            what: chain(error).replace(copy, original),
+            what: original_of(chain(error)),
             lost,
         },
     }

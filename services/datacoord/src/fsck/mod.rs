@@ -24,7 +24,7 @@ use redkite_storage::{ObjectStore, layout};
 use redkite_types::{Revision, Timestamp, error::chain};
 
 pub use self::{
-    logs::{CopiedLogs, LogCheck, LogState},
+    logs::{CopiedLogs, LogCheck, LogState, logs_of},
     report::{Problem, Report},
 };
 use crate::gc::{self, GcOptions, References};

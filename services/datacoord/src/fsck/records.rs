@@ -65,13 +65,14 @@ pub fn check_checkpoints(
             let Some(log) = logs.get(channel) else {
                 continue;
             };
-            if !log.is_damaged && checkpoint.lsn > log.last_lsn + 1 {
+            let last_lsn = log.last_lsn.unwrap_or(u64::MAX - 1);
+            if !log.is_damaged && checkpoint.lsn > last_lsn + 1 {
                 report.problem(
                     keys::checkpoint(channel),
                     None,
                     format!(
                         "the log of channel {channel} ends at record {}, before the checkpoint {}",
-                        log.last_lsn, checkpoint.lsn
+                        last_lsn, checkpoint.lsn
                     ),
                     "nothing that was flushed; the channel cannot be opened",
                 );

@@ -167,7 +167,7 @@ fn a_checkpoint_behind_the_end_of_its_log_is_named() {
         let pairs = [sound(), vec![pair(keys::checkpoint("10v0"), &checkpoint)]].concat();
         let view = CatalogView::from_pairs(&pairs, Revision(1)).unwrap();
         let state = LogState {
-            last_lsn: 7,
+            last_lsn: Some(7),
             is_damaged,
             ..LogState::default()
         };
@@ -221,7 +221,7 @@ async fn every_flipped_bit_of_a_log_is_reported_with_its_file() {
     write_log(dir.path()).await;
     let logs = CopiedLogs::new(dir.path());
     let whole = logs.check("10v0").await;
-    assert_eq!((whole.records, whole.last_lsn), (100, 100));
+    assert_eq!((whole.records, whole.last_lsn), (100, Some(100)));
     assert_eq!(whole.problems, []);
     let mut files: Vec<_> = std::fs::read_dir(dir.path().join("10v0"))
         .unwrap()

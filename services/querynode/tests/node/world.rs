@@ -202,12 +202,16 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
+        let store = redkite_storage::open("memory://").unwrap();
+        Self::with_store(tempfile::tempdir().unwrap(), store)
+    }
+
+    fn with_store(dir: tempfile::TempDir, store: Arc<dyn ObjectStore>) -> Self {
         let meta = Meta {
             partitions: vec![P1, P2],
             loaded: vec![P1, P2],
             ..Meta::default()
         };
-        let store = redkite_storage::open("memory://").unwrap();
         let played = Played {
             store: store.clone(),
             clock: AtomicU64::new(Timestamp::new(1_700_000_000_000, 0).0),
@@ -223,7 +227,7 @@ impl World {
         Self {
             played: Arc::new(played),
             store,
-            dir: tempfile::tempdir().unwrap(),
+            dir,
             log_in_objects: false,
             options: QueryNodeOptions::default(),
         }
@@ -250,10 +254,10 @@ impl World {
 
     /// The same with its files on the local disk, where they can be mapped.
     pub(crate) fn on_disk() -> Self {
-        let mut world = Self::new();
-        let objects = world.dir.path().join("objects");
-        world.store = redkite_storage::open(&format!("fs://{}", objects.display())).unwrap();
-        world
+        let dir = tempfile::tempdir().unwrap();
+        let objects = dir.path().join("objects");
+        let store = redkite_storage::open(&format!("fs://{}", objects.display())).unwrap();
+        Self::with_store(dir, store)
     }
 
     /// Sets `mmap.enabled` of the collection.
