@@ -22,6 +22,9 @@ use crate::{
 const POLITE_TRIES: usize = 2;
 /// Rounds after which opening is left to the caller to try again.
 const TRIES: usize = 12;
+/// Looks in a row that find the same damage before it is believed: a living owner that truncates
+/// takes objects away between the list and the look at them, but never the same one again.
+const SAME_DAMAGE: usize = 3;
 /// How many times as many numbers are sealed then as the owner may have on the way, at first and at
 /// most: it goes on while its end is looked for.
 const FIRST_AHEAD: u64 = 4;
@@ -53,17 +56,17 @@ pub(super) async fn take_over(
     let writer = new_salt();
     let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(200));
     let mut refusal = None;
+    let mut damage = Damage::default();
     for round in 0..TRIES {
         let found = match survey(objects).await {
             Ok(found) => found,
-            // Objects that were listed may be truncated before they are read.
-            Err(error @ Error::Corrupt { .. }) if round < POLITE_TRIES => {
-                refusal = Some(error);
+            Err(error @ Error::Corrupt { .. }) if !damage.is_certain(&error) => {
                 backoff.wait().await;
                 continue;
             }
             Err(error) => return Err(error),
         };
+        damage = Damage::default();
         if found.seal.is_some_and(|seal| seal.writer == writer) {
             return taken(objects, found).await;
         }
@@ -102,6 +105,26 @@ pub(super) async fn take_over(
     Err(refusal.unwrap_or(Error::Locked {
         channel: objects.channel.to_string(),
     }))
+}
+
+/// Damage that was found again and again.
+#[derive(Debug, Default)]
+struct Damage {
+    named: String,
+    times: usize,
+}
+
+impl Damage {
+    /// Notes what a look has found; whether it was the same often enough.
+    fn is_certain(&mut self, error: &Error) -> bool {
+        let named = error.to_string();
+        self.times = match named == self.named {
+            true => self.times + 1,
+            false => 1,
+        };
+        self.named = named;
+        self.times >= SAME_DAMAGE
+    }
 }
 
 /// The seals to put in one round.
