@@ -26,6 +26,7 @@ from measuring import Data, Table, mib, percentiles, schema, timed, wait_indexed
 from harness.data import index_params
 from harness.process import ROOT, Server
 from harness.raw import Raw, longs, vectors
+from harness.weed import Bucket, Weed
 
 DIM = 128
 NAME = "bench"
@@ -35,8 +36,8 @@ def pack(keys, rows):
     return [longs("id", keys), vectors("vector", rows.shape[1], rows.ravel())]
 
 
-def written_bytes(process):
-    lines = pathlib.Path(f"/proc/{process.pid}/io").read_text().splitlines()
+def written_bytes(pid):
+    lines = pathlib.Path(f"/proc/{pid}/io").read_text().splitlines()
     return int(dict(line.split(": ") for line in lines)["write_bytes"])
 
 
@@ -122,7 +123,7 @@ def measure_flush(folder, store, make_server, table):
     raw_bytes = base.nbytes + 8 * len(base)
     with make_server(folder) as server:
         client = server.client()
-        writers = [server.child, *server.store_processes]
+        writers = [server.child.pid, *server.store_pids]
         before = sum(map(written_bytes, writers))
         build(server, client, base, mmap=False)
         logged = sum(map(written_bytes, writers))
@@ -199,19 +200,17 @@ def measure_recovery(folder, store, make_server, rows, mmap, table):
 @contextlib.contextmanager
 def fs_server(folder, binary):
     server = Server(folder, binary=binary)
-    server.store_processes = []
+    server.store_pids = []
     with running(server):
         yield server
 
 
 @contextlib.contextmanager
 def s3_server(folder, binary):
-    from harness.weed import Weed
-
-    weed = Weed(pathlib.Path(folder) / "weed").start()
+    weed = Weed(folder).start()
     try:
-        server = Server(folder, binary=binary, env=weed.storage_env(weed.new_bucket()))
-        server.store_processes = [weed.child]
+        server = Server(folder, binary=binary, settings=Bucket(weed).settings)
+        server.store_pids = [weed.pid]
         with running(server):
             yield server
     finally:

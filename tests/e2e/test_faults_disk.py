@@ -29,7 +29,8 @@ def disk():
 
 
 def start(tmp_path, disk, **settings):
-    settings = {"common.min_free_space": "48MiB", **settings}
+    # Files of what is dropped go at once.
+    settings = {"common.min_free_space": "48MiB", "datacoord.gc.dropped_grace": "0s", **settings}
     return Server(tmp_path, data_dir=disk / "data", settings=settings).start()
 
 
@@ -176,8 +177,8 @@ def test_flushes_and_index_builds_wait_for_space(disk, tmp_path):
         client.insert(NAME, simple_rows(2000, dim=64))
         # Below the half of what is kept free nothing but the metastore writes.
         filler = faults.fill(disk, leave=10 * MIB)
-        with fails(DISK_LIMIT, str(disk)):
-            client.insert(NAME, simple_rows(1, dim=64, start=5000))
+        # The disk is looked at from time to time.
+        eventually(lambda: refuses_a_row(client), "writes are refused", 30)
         with fails(DISK_LIMIT, str(disk)):
             client.flush(NAME)
         assert count(client, NAME) == 2000
@@ -193,6 +194,15 @@ def test_flushes_and_index_builds_wait_for_space(disk, tmp_path):
         client.close()
     finally:
         server.stop()
+
+
+def refuses_a_row(client):
+    try:
+        client.upsert(NAME, simple_rows(1, dim=64))
+    except MilvusException as error:
+        assert error.code == DISK_LIMIT, error
+        return True
+    return False
 
 
 def flushes(client):

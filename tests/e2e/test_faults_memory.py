@@ -8,7 +8,8 @@ from harness import faults
 from harness.data import count, create_simple, index_params, make_vectors
 from harness.process import Server
 from harness.raw import Raw, longs, vectors
-from pymilvus import DataType, MilvusClient
+from harness.waiting import eventually
+from pymilvus import DataType, MilvusClient, MilvusException
 
 MIB = 1 << 20
 DIM = 256
@@ -122,6 +123,15 @@ def test_a_client_that_is_faster_than_flushes_is_slowed_down(group, tmp_path):
         server.stop()
 
 
+def takes_a_row(client, name):
+    try:
+        client.insert(name, [{"id": 1, "vector": [0.0] * 8, "number": 1, "label": "x"}])
+    except MilvusException as error:
+        assert error.code == 3, error
+        return False
+    return True
+
+
 @pytest.mark.timeout(300)
 def test_loaded_rows_never_exceed_the_memory(group, tmp_path):
     """With rows that stay in memory the limit is reached: refused with code 3, reads go on."""
@@ -152,7 +162,7 @@ def test_loaded_rows_never_exceed_the_memory(group, tmp_path):
         # What is released makes room.
         client.release_collection("kept")
         create_simple(client, "next")
-        client.insert("next", [{"id": 1, "vector": [0.0] * 8, "number": 1, "label": "x"}])
+        eventually(lambda: takes_a_row(client, "next"), "there is room again", 30)
         assert count(client, "next") == 1
         assert group.kills() == 0
         client.close()

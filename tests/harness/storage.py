@@ -7,14 +7,19 @@ from .weed import Bucket, Weed
 
 
 class Storage:
-    """Where a server keeps its objects: settings for its configuration, one place for each server."""
+    """Where a server keeps its objects: settings for its configuration, one place for each server.
 
-    def __init__(self, settings=None):
+    `endpoint_port`: the port of a remote store, for putting something into the way.
+    """
+
+    def __init__(self, settings=None, endpoint_port=None):
         self.make_settings = settings or (lambda number: {})
+        self.endpoint_port = endpoint_port
 
-    def settings(self, number=0):
+    def settings(self, number=0, endpoint=None):
         """Settings for the server with this number; no two servers share a place."""
-        return self.make_settings(number)
+        settings = self.make_settings(number)
+        return {**settings, "storage.endpoint": endpoint} if endpoint else settings
 
 
 @contextlib.contextmanager
@@ -36,7 +41,7 @@ def s3():
             return buckets[number].settings
 
         try:
-            yield Storage(settings)
+            yield Storage(settings, weed.ports["s3.port"])
         finally:
             weed.stop()
 

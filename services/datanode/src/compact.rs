@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use redkite_node::{DiskSpace, DiskUse};
+use redkite_node::{DiskSpace, DiskUse, MemoryBudget};
 use redkite_proto::{
     convert::schema,
     redkite::{
@@ -30,7 +30,12 @@ pub struct Compactor {
     store: Arc<dyn ObjectStore>,
     cpu: CpuPool,
     disk: Arc<DiskSpace>,
+    memory: Arc<MemoryBudget>,
 }
+
+/// Memory that a compaction takes for each byte of its sources: the rows as read, those that are left,
+/// and their files.
+const COPIES: u64 = 3;
 
 /// What a request asks for, checked.
 struct Job {
@@ -47,8 +52,18 @@ struct Job {
 
 impl Compactor {
     /// Compacts on these threads; `disk` is the store's, where it is a local one.
-    pub fn new(store: Arc<dyn ObjectStore>, cpu: CpuPool, disk: Arc<DiskSpace>) -> Self {
-        Self { store, cpu, disk }
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        cpu: CpuPool,
+        disk: Arc<DiskSpace>,
+        memory: Arc<MemoryBudget>,
+    ) -> Self {
+        Self {
+            store,
+            cpu,
+            disk,
+            memory,
+        }
     }
 
     /// Reads the sources, leaves out what no longer counts, and writes the rest under the ids of the
@@ -57,13 +72,17 @@ impl Compactor {
     /// Holds the rows of all sources in memory, and those that are left a second time.
     ///
     /// # Errors
-    /// Code 1009 when a file is damaged, 7 while the disk is full. Others as the store says.
+    /// Code 1009 when a file is damaged, 7 while the disk is full, 3 while memory is. Others as the store says.
     ///
     /// # Cancel safety
     /// Dropping the future stops the work; files that were being written may be there or not.
     pub async fn compact(&self, request: CompactRequest) -> Result<CompactResponse> {
         let started = Instant::now();
         let job = Job::read(request)?;
+        let files = job.sources.iter().flat_map(|source| &source.files);
+        let bytes: u64 = files.map(|file| file.size).sum();
+        let what = format!("compaction plan {}", job.plan);
+        self.memory.claim(&what, bytes.saturating_mul(COPIES))?;
         let mut chunks = Vec::with_capacity(job.sources.len());
         for source in job.sources.iter().filter(|source| job.has_rows(source)) {
             let manifest = manifest::from_info(source);

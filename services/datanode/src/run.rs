@@ -37,7 +37,12 @@ impl Validate for Config {
 /// When the object store cannot be opened, or the metastore refuses.
 pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
     let builder = IndexBuilder::new(context.store().await?, context.cpu()?, context.disk.clone());
-    let compactor = Compactor::new(context.store().await?, context.cpu()?, context.disk.clone());
+    let compactor = Compactor::new(
+        context.store().await?,
+        context.cpu()?,
+        context.disk.clone(),
+        context.memory.clone(),
+    );
     let service = Arc::new(DataNodeService::new(builder, compactor));
     let address = context.expose(
         Role::DataNode,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use redkite_index::{RawSlice, SearchParams};
-use redkite_node::DiskSpace;
+use redkite_node::{DiskSpace, MemoryBudget};
 use redkite_proto::{
     convert::{kv, schema::field_to_proto},
     redkite::{
@@ -139,7 +139,12 @@ impl Fixture {
         let disk = Arc::new(DiskSpace::unlimited());
         let service = DataNodeService::new(
             IndexBuilder::new(store.clone(), cpu.clone(), disk.clone()),
-            Compactor::new(store.clone(), cpu, disk),
+            Compactor::new(
+                store.clone(),
+                cpu,
+                disk,
+                Arc::new(MemoryBudget::unlimited()),
+            ),
         );
         Self {
             store,

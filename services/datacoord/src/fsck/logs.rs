@@ -47,8 +47,8 @@ pub trait LogCheck: Send + Sync {
     /// Text that says why they cannot be listed.
     async fn channels(&self) -> Result<Vec<String>, String>;
 
-    /// Reads one log from its beginning to its end.
-    async fn check(&self, channel: &str) -> LogState;
+    /// Reads one log to its end, and checks that every record from `from` on is there.
+    async fn check(&self, channel: &str, from: Lsn) -> LogState;
 }
 
 /// The logs of a deployment, as its configuration has them. Local ones are those of this machine.
@@ -93,12 +93,16 @@ pub(super) async fn check(
         }
     }
     for channel in present {
-        let state = logs.check(&channel).await;
+        let collection = redkite_catalog::keys::collection_of_channel(&channel);
+        let entry = collection.and_then(|id| view.collection_by_id(id));
+        let checkpoint = entry.and_then(|entry| entry.checkpoints.get(&channel));
+        // What is before the checkpoint may have been let go.
+        let from = Lsn(checkpoint.map_or(1, |checkpoint| checkpoint.lsn.max(1)));
+        let state = logs.check(&channel, from).await;
         report.logs += 1;
         report.log_records += state.records;
         report.problems.extend(state.problems.iter().cloned());
-        let collection = redkite_catalog::keys::collection_of_channel(&channel);
-        if collection.is_none_or(|id| view.collection_by_id(id).is_none()) {
+        if entry.is_none() {
             report.notes.push(format!(
                 "the log of channel {channel} belongs to no collection"
             ));
@@ -148,7 +152,7 @@ impl LogCheck for CopiedLogs {
         store.channels().await.map_err(|error| chain(&error))
     }
 
-    async fn check(&self, channel: &str) -> LogState {
+    async fn check(&self, channel: &str, from: Lsn) -> LogState {
         let mut last = LogState::default();
         for _ in 0..COPIES {
             match self.read_copy(channel).await {
@@ -173,7 +177,7 @@ impl LogCheck for CopiedLogs {
         }
         // Also where no record is harmed: what lies behind the last one, and headers.
         let store = LocalLogStore::new(&self.dir, LocalOptions::default());
-        add_damage(store.check(channel, Lsn(1)).await, channel, &mut last);
+        add_damage(store.check(channel, from).await, channel, &mut last);
         last
     }
 }
@@ -190,9 +194,9 @@ impl LogCheck for StoredLogs {
         self.logs.channels().await.map_err(|error| chain(&error))
     }
 
-    async fn check(&self, channel: &str) -> LogState {
+    async fn check(&self, channel: &str, from: Lsn) -> LogState {
         let mut state = LogState::default();
-        add_damage(self.logs.check(channel, Lsn(1)).await, channel, &mut state);
+        add_damage(self.logs.check(channel, from).await, channel, &mut state);
         state
     }
 }

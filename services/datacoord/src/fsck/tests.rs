@@ -16,7 +16,7 @@ use redkite_proto::{
     },
 };
 use redkite_types::{CollectionId, DatabaseId, PartitionId, Revision, SegmentId};
-use redkite_wal::{LocalLogStore, LocalOptions, LogStore as _};
+use redkite_wal::{LocalLogStore, LocalOptions, LogStore as _, Lsn};
 
 use super::*;
 use crate::plan::tests::{build, index};
@@ -220,7 +220,7 @@ async fn every_flipped_bit_of_a_log_is_reported_with_its_file() {
     let dir = tempfile::tempdir().unwrap();
     write_log(dir.path()).await;
     let logs = CopiedLogs::new(dir.path());
-    let whole = logs.check("10v0").await;
+    let whole = logs.check("10v0", Lsn(1)).await;
     assert_eq!((whole.records, whole.last_lsn), (100, Some(100)));
     assert_eq!(whole.problems, []);
     let mut files: Vec<_> = std::fs::read_dir(dir.path().join("10v0"))
@@ -237,7 +237,7 @@ async fn every_flipped_bit_of_a_log_is_reported_with_its_file() {
         let at = rng.random_range(0..records_end(&bytes));
         bytes[at] ^= 1 << rng.random_range(0..8);
         std::fs::write(path, &bytes).unwrap();
-        let state = logs.check("10v0").await;
+        let state = logs.check("10v0", Lsn(1)).await;
         let named = state
             .problems
             .iter()
@@ -251,5 +251,5 @@ async fn every_flipped_bit_of_a_log_is_reported_with_its_file() {
         assert!(state.is_damaged);
         std::fs::write(path, &original).unwrap();
     }
-    assert_eq!(logs.check("10v0").await.problems, []);
+    assert_eq!(logs.check("10v0", Lsn(1)).await.problems, []);
 }

@@ -28,6 +28,8 @@ use crate::{deps::Shared, metrics};
 /// Pause after the first failure of a load; doubled after each further one.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// Key, row id, time and place in the order of the keys; keys that are texts may be longer.
+const KEPT_ROW_BYTES: u64 = 64;
 
 /// The loads that run.
 #[derive(Debug, Default)]
@@ -236,7 +238,15 @@ impl Load {
             self.mapping.indexes.contains(&field)
         };
         let builds = self.builds.iter();
-        let indexes = builds.map(|build| open_index(store, build, is_mapped(build)));
+        let indexes = builds.map(|build| async {
+            let mapped = is_mapped(build);
+            if !mapped {
+                let bytes = build.files.iter().map(|file| file.size).sum();
+                let what = format!("index build {}", build.build_id);
+                shared.deps.memory.claim(&what, bytes)?;
+            }
+            open_index(store, build, mapped).await
+        });
         let rows = async {
             match self.rows.clone() {
                 Some(segment) => Ok(segment),
@@ -268,11 +278,23 @@ impl Load {
         })
     }
 
+    /// Memory that the rows will take: the files' bytes, or where vectors stay in the file, what is
+    /// kept of each row all the same.
+    fn rows_bytes(&self) -> u64 {
+        let stays = |id: &FieldId| self.mapping.columns.contains(id);
+        let mut vectors = self.schema.fields.iter();
+        let mapped = vectors.all(|field| !field.data_type.is_vector() || stays(&field.id));
+        let files: u64 = self.info.files.iter().map(|file| file.size).sum();
+        match mapped {
+            true => files.min(self.info.rows as u64 * KEPT_ROW_BYTES),
+            false => files,
+        }
+    }
+
     async fn read_rows(&self, shared: &Shared) -> Result<Arc<SealedSegment>> {
         let store = &*shared.deps.store;
-        let bytes = self.info.files.iter().map(|file| file.size).sum();
         let what = format!("segment {}", self.info.id);
-        shared.deps.memory.claim(&what, bytes)?;
+        shared.deps.memory.claim(&what, self.rows_bytes())?;
         let manifest = manifest::from_info(&self.info);
         let placement = shared.placement(&self.mapping);
         let chunk = open_segment(store, &manifest, self.schema.clone(), &placement).await;

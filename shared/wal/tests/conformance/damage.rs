@@ -27,7 +27,7 @@ async fn fill(home: &Home, limits: &Limits) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_flipped_bit_is_named_with_its_place() {
     let mut rng = test_rng();
-    for home in homes().await {
+    for home in homes() {
         fill(&home, &small_parts()).await;
         let store = home.store(&small_parts());
         assert!(
@@ -61,7 +61,7 @@ async fn every_flipped_bit_is_named_with_its_place() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_damaged_places_are_found_and_not_only_the_first() {
-    for home in homes().await {
+    for home in homes() {
         fill(&home, &small_parts()).await;
         let parts = home.parts().await;
         let damaged = [&parts[1], &parts[parts.len() / 2], &parts[parts.len() - 2]];
@@ -84,7 +84,7 @@ async fn all_damaged_places_are_found_and_not_only_the_first() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damage_ends_a_read_and_later_records_can_still_be_read() {
-    for home in homes().await {
+    for home in homes() {
         fill(&home, &small_parts()).await;
         let parts = home.parts().await;
         let (part, bytes) = &parts[2];
@@ -106,7 +106,7 @@ async fn damage_ends_a_read_and_later_records_can_still_be_read() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_whose_last_acknowledged_part_is_damaged_is_not_opened() {
-    for home in homes().await {
+    for home in homes() {
         fill(&home, &small_parts()).await;
         let (part, bytes) = home
             .parts()
@@ -136,7 +136,7 @@ async fn a_log_whose_last_acknowledged_part_is_damaged_is_not_opened() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_part_that_is_missing_is_noticed() {
-    for home in homes().await {
+    for home in homes() {
         fill(&home, &small_parts()).await;
         let parts = home.parts().await;
         home.delete(&parts[2].0).await;

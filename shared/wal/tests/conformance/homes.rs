@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use redkite_runtime::TaskGroup;
-use redkite_storage::{ObjectStore, layout};
+use redkite_storage::{ObjectStore, layout, testing::Weed};
 use redkite_wal::{LocalLogStore, LocalOptions, LogStore, ObjectLogStore, ObjectOptions};
 
 pub(crate) const CHANNEL: &str = "ch_0v0";
@@ -15,6 +15,8 @@ pub(crate) struct Home {
     kind: Kind,
     tasks: TaskGroup,
     _dir: Option<tempfile::TempDir>,
+    /// The S3 server, which ends with it.
+    _weed: Option<Weed>,
 }
 
 enum Kind {
@@ -41,9 +43,21 @@ impl Default for Limits {
     }
 }
 
-/// Every place; one more is one more line.
-#[allow(clippy::unused_async, reason = "a server takes time to start")]
-pub(crate) async fn homes() -> Vec<Home> {
+/// Every place, a real S3 server among them where there is one: for the tests of what a log
+/// promises. It takes seconds to start, and milliseconds for each record.
+pub(crate) async fn all_homes() -> Vec<Home> {
+    let mut all = homes();
+    if let Some(weed) = Weed::start().await {
+        let store = redkite_storage::open_with(&weed.new_store()).await;
+        let mut home = Home::new("objects on S3", Kind::Objects(store.unwrap()), None);
+        home._weed = Some(weed);
+        all.push(home);
+    }
+    all
+}
+
+/// Every place that needs no server.
+pub(crate) fn homes() -> Vec<Home> {
     let (files, objects) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let local = Kind::Local(files.path().to_owned());
     let fs = open(&format!("fs://{}", objects.path().display()));
@@ -65,6 +79,7 @@ impl Home {
             kind,
             tasks: TaskGroup::new("logs"),
             _dir: dir,
+            _weed: None,
         }
     }
 

@@ -14,7 +14,7 @@ use redkite_runtime::testing::test_rng;
 use redkite_types::{Coded as _, ErrorCode, Outcome};
 use redkite_wal::{ChannelLog, Error, Lsn, Record, Result};
 
-use homes::{CHANNEL, Limits, homes};
+use homes::{CHANNEL, Limits, all_homes, homes};
 
 fn payload(number: usize) -> Bytes {
     Bytes::from(format!("record {number} {}", "x".repeat(number % 7)))
@@ -42,7 +42,7 @@ fn small_parts() -> Limits {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_come_back_in_order_after_a_reopen() {
-    for home in homes().await {
+    for home in all_homes().await {
         let store = home.store(&Limits::default());
         let log = store.open(CHANNEL, 1).await.unwrap();
         assert_eq!(log.last_lsn(), Lsn::ZERO, "{}", home.name);
@@ -71,7 +71,7 @@ async fn records_come_back_in_order_after_a_reopen() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_appends_keep_each_callers_order() {
-    for home in homes().await {
+    for home in homes() {
         let log = home.store(&small_parts()).open(CHANNEL, 1).await.unwrap();
         std::thread::scope(|scope| {
             for caller in 0..8 {
@@ -100,7 +100,7 @@ async fn concurrent_appends_keep_each_callers_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_queued_is_written_before_a_log_is_closed() {
-    for home in homes().await {
+    for home in homes() {
         let store = home.store(&small_parts());
         let log = store.open(CHANNEL, 1).await.unwrap();
         let futures: Vec<_> = (1..=100)
@@ -118,7 +118,7 @@ async fn what_was_queued_is_written_before_a_log_is_closed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn truncation_frees_space_and_keeps_the_numbering() {
-    for home in homes().await {
+    for home in all_homes().await {
         let store = home.store(&small_parts());
         let log = store.open(CHANNEL, 1).await.unwrap();
         for number in 1..=30 {
@@ -157,7 +157,7 @@ async fn truncation_frees_space_and_keeps_the_numbering() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_former_owner_is_kept_out() {
-    for home in homes().await {
+    for home in all_homes().await {
         let store = home.store(&Limits::default());
         let former = store.open(CHANNEL, 5).await.unwrap();
         former.append(payload(1)).await.unwrap();
@@ -206,7 +206,7 @@ async fn a_former_owner_is_kept_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_log_starts_again_from_nothing() {
-    for home in homes().await {
+    for home in homes() {
         let store = home.store(&Limits::default());
         let log = store.open(CHANNEL, 1).await.unwrap();
         log.append(payload(1)).await.unwrap();
@@ -228,7 +228,7 @@ async fn a_removed_log_starts_again_from_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_refuse_before_anything_is_queued() {
-    for home in homes().await {
+    for home in homes() {
         let limits = Limits {
             max_record_bytes: 100,
             max_pending_bytes: 150,
@@ -258,7 +258,7 @@ async fn limits_refuse_before_anything_is_queued() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_histories_lose_and_invent_nothing() {
     let mut rng = test_rng();
-    for home in homes().await {
+    for home in all_homes().await {
         for round in 0..3 {
             let limits = Limits {
                 part_bytes: rng.random_range(10..5_000),
