@@ -121,8 +121,9 @@ def test_a_store_in_trouble_loses_nothing_and_passes(home, fault, tmp_path):
         try:
             client = server.client()
             create_simple(client, NAME, index="HNSW")
-            workers = [Writer(number, seed, NAME, tolerated=PASSING) for number in range(2)]
-            workers.append(Definer(seed, NAME, kinds=["flush", "create"], tolerated=PASSING))
+            patience = {"tolerated": PASSING, "may_time_out": True}
+            workers = [Writer(number, seed, NAME, **patience) for number in range(2)]
+            workers.append(Definer(seed, NAME, kinds=["flush", "create"], **patience))
             with Load(server.address, workers) as load:
                 wanted = load.acknowledged() + 30
                 eventually(lambda: load.acknowledged() >= wanted or load.failed(), "writes", 60)

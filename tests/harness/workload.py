@@ -29,9 +29,11 @@ def vector_of(key, version):
 class Worker:
     """Repeats `step` until it is told to stop; an error that nobody expects ends it."""
 
-    def __init__(self, tolerated=()):
-        """Answers with the codes `tolerated` are no failures: the load goes on."""
+    def __init__(self, tolerated=(), may_time_out=False):
+        """Answers with the codes `tolerated` are no failures: the load goes on. So it does, where it
+        `may_time_out`, after a call that was not answered in time: its fate is unknown."""
         self.tolerated = set(tolerated)
+        self.may_time_out = may_time_out
         self.refused = {}
         self.failure = None
 
@@ -40,7 +42,13 @@ class Worker:
         raw = Raw(address, OWN_CONNECTION)
         try:
             while not stop.is_set():
-                self.step(raw)
+                try:
+                    self.step(raw)
+                except grpc.RpcError as error:
+                    late = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+                    if not (late and self.may_time_out):
+                        raise
+                    self.refused["late"] = self.refused.get("late", 0) + 1
         except grpc.RpcError as error:
             if not stop.is_set():
                 self.failure = error

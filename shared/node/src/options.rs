@@ -307,6 +307,9 @@ pub fn split_address(address: &str) -> Option<(&str, u16)> {
 mod tests {
     use super::*;
 
+    /// The key that is named, and what is set.
+    type Wrong = (&'static str, fn(&mut StorageOptions));
+
     #[test]
     fn defaults_are_valid() {
         let options = NodeOptions::default();
@@ -385,7 +388,7 @@ mod tests {
             "{dumped}"
         );
 
-        let wrong: [(&str, fn(&mut StorageOptions)); 6] = [
+        let wrong: [Wrong; 6] = [
             ("storage.uri", |s3| s3.uri = Some("s4://x".to_owned())),
             ("storage.endpoint", |s3| s3.uri = None),
             ("storage.endpoint", |s3| {

@@ -87,10 +87,13 @@ impl Validate for WalOptions {
 mod tests {
     use super::*;
 
+    /// The key that is named, and what is set.
+    type Wrong = (&'static str, fn(&mut WalOptions));
+
     #[test]
     fn defaults_are_valid_and_nonsense_names_its_key() {
         WalOptions::default().validate().unwrap();
-        let wrong: [(&str, fn(&mut WalOptions)); 4] = [
+        let wrong: [Wrong; 4] = [
             ("wal.max_in_flight", |wal| wal.max_in_flight = 65),
             ("wal.group_size", |wal| wal.group_size = ByteSize::bytes(0)),
             ("wal.segment_size", |wal| {

@@ -67,7 +67,7 @@ async fn agree_with_a_map(world: &World) {
                     .filter(|_| rng.random_bool(0.6))
                     .collect();
                 if !chosen.is_empty() {
-                    compact(&world, &chosen, rng.random_range(1..3)).await;
+                    compact(world, &chosen, rng.random_range(1..3)).await;
                 }
                 if rng.random_bool(0.5) {
                     node.sync().await.unwrap();
