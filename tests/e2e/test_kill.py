@@ -72,6 +72,7 @@ class Victim:
                 if self.rng.random() < 0.15:
                     self.kill_at_start()
                 self.server.start()
+                self.server.await_sagas()
                 self.check(kill)
         finally:
             self.server.stop()
@@ -168,6 +169,7 @@ def test_kills_while_collections_come_and_go(tmp_path):
             thread.join()
             assert failures == []
             server.start()
+            server.await_sagas()
             client = server.client()
             listed = set(client.list_collections())
             for name, there in sure.items():

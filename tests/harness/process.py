@@ -1,6 +1,7 @@
 """A process under test: started, watched until ready, stopped or killed."""
 
 import http.client
+import json
 import os
 import pathlib
 import random
@@ -180,6 +181,16 @@ class Server(Process):
     @property
     def uri(self):
         return f"http://{self.address}"
+
+    def await_sagas(self):
+        """Until definitions that a kill has cut off are finished or undone, which a server that
+        serves already may still be at."""
+
+        def none_runs():
+            status, body = self.admin_get("/admin/sagas")
+            return status == 200 and not json.loads(body)["sagas"]
+
+        eventually(none_runs, "no definition is under way", 60)
 
     def client(self, **kwargs):
         """A client with a connection of its own, which no other client's life touches."""
