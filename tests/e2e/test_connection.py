@@ -57,7 +57,7 @@ NOT_SERVED = [
     ("RunAnalyzer", milvus_pb2.RunAnalyzerRequest()),
     ("CalcDistance", milvus_pb2.CalcDistanceRequest()),
     ("AlterCollectionSchema", milvus_pb2.AlterCollectionSchemaRequest()),
-    ("CreateRole", milvus_pb2.CreateRoleRequest()),
+    ("BackupRBAC", milvus_pb2.BackupRBACMetaRequest()),
 ]
 
 

@@ -26,7 +26,7 @@ pub fn internal_server(context: &Arc<ProxyContext>) -> ProxyServer<InternalServi
 mod tests {
     use redkite_config::ByteSize;
     use redkite_proto::milvus::milvus::{
-        AlterRoleRequest, ConnectRequest, DescribeCollectionRequest, GetVersionRequest,
+        AlterIndexRequest, ConnectRequest, DescribeCollectionRequest, GetVersionRequest,
         HasCollectionRequest, milvus_service_client::MilvusServiceClient,
     };
     use redkite_rpc::{ChannelPool, RpcOptions, ServerBuilder};
@@ -76,11 +76,14 @@ mod tests {
         assert!(code_of(has.status) == 0 && has.value);
 
         let refused = client
-            .alter_role(AlterRoleRequest::default())
+            .alter_index(AlterIndexRequest::default())
             .await
             .unwrap_err();
         assert_eq!(refused.code(), Code::Unimplemented);
-        assert_eq!(refused.message(), "AlterRole is not served by this version");
+        assert_eq!(
+            refused.message(),
+            "AlterIndex is not served by this version"
+        );
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use redkite_config::Secret;
 use redkite_types::limits;
 
 /// Limits of what may exist; names as in Milvus's configuration, section `rootcoord`.
@@ -14,6 +15,8 @@ pub struct RootCoordOptions {
     pub max_collection_num: usize,
     /// Databases of the deployment.
     pub max_database_num: usize,
+    /// Password of the user `root` when a deployment starts for the first time.
+    pub default_root_password: Secret,
 }
 
 impl Default for RootCoordOptions {
@@ -22,6 +25,7 @@ impl Default for RootCoordOptions {
             max_partition_num: limits::DEFAULT_MAX_PARTITIONS,
             max_collection_num: limits::MAX_COLLECTIONS,
             max_database_num: limits::MAX_DATABASES,
+            default_root_password: "Milvus".into(),
         }
     }
 }

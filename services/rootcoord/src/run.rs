@@ -22,7 +22,7 @@ use crate::{
     RootCoordOptions, RootCoordService,
     alloc::{IdAllocator, TimestampOracle},
     announce::PeerAnnounce,
-    bootstrap::bootstrap,
+    bootstrap::{bootstrap, bootstrap_access},
     ddl::{DdlContext, DdlGate, gate::registry},
 };
 
@@ -155,6 +155,13 @@ pub async fn start(host: Host, context: &NodeContext, options: RootCoordOptions)
         deposed(leadership, host.term),
     );
 
+    bootstrap_access(
+        context.kv.as_ref(),
+        context.identity.started,
+        &options.default_root_password,
+    )
+    .await
+    .map_err(Error::start("make the first user"))?;
     let ddl = Arc::new(DdlContext {
         kv: context.kv.clone(),
         catalog: context.catalog.clone(),

@@ -57,6 +57,9 @@ fn creates(request: &DdlRequest) -> bool {
                 | Command::CreatePartition(_)
                 | Command::CreateAlias(_)
                 | Command::CreateIndex(_)
+                | Command::CreateUser(_)
+                | Command::CreateRole(_)
+                | Command::CreatePrivilegeGroup(_)
         )
     )
 }

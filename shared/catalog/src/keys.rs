@@ -41,6 +41,11 @@ const CHECKPOINT: &str = "datacoord-meta/channel-cp/";
 const LOAD: &str = "querycoord-collection-loadinfo/";
 const PARTITION_LOAD: &str = "querycoord-partition-loadinfo/";
 const CHANNEL_OWNER: &str = "querycoord-channel/";
+const USER: &str = "root-coord/credential/users/";
+const ROLE: &str = "root-coord/credential/roles/";
+const USER_ROLE: &str = "root-coord/credential/user-role-mapping/";
+const GRANT: &str = "root-coord/credential/grantee-privileges/";
+const PRIVILEGE_GROUP: &str = "root-coord/privilege-group/";
 
 /// A database.
 pub fn database(database: DatabaseId) -> String {
@@ -172,6 +177,47 @@ pub fn session(role: &str, node: NodeId) -> String {
     format!("{SESSIONS}{role}/{node}")
 }
 
+/// A user.
+pub fn user(name: &str) -> String {
+    format!("{USER}{name}")
+}
+
+/// A role.
+pub fn role(name: &str) -> String {
+    format!("{ROLE}{name}")
+}
+
+/// That a user has a role.
+pub fn user_role(user: &str, role: &str) -> String {
+    format!("{USER_ROLE}{user}/{role}")
+}
+
+/// All roles of a user.
+pub fn user_roles(user: &str) -> String {
+    format!("{USER_ROLE}{user}/")
+}
+
+/// That a role has a privilege on an object.
+pub fn grant(
+    role: &str,
+    object_type: &str,
+    database: &str,
+    object: &str,
+    privilege: &str,
+) -> String {
+    format!("{GRANT}{role}/{object_type}/{database}.{object}/{privilege}")
+}
+
+/// All privileges of a role.
+pub fn grants(role: &str) -> String {
+    format!("{GRANT}{role}/")
+}
+
+/// A group of privileges that a user has made.
+pub fn privilege_group(name: &str) -> String {
+    format!("{PRIVILEGE_GROUP}{name}")
+}
+
 /// Name of a collection's channel.
 pub fn channel_name(collection: CollectionId, shard: usize) -> String {
     format!("{collection}v{shard}")
@@ -210,6 +256,16 @@ pub enum Key<'a> {
     ChannelOwner(&'a str),
     /// [`session`], behind the prefix.
     Session(&'a str),
+    /// [`user`].
+    User(&'a str),
+    /// [`role`].
+    Role(&'a str),
+    /// [`user_role`], behind the prefix.
+    UserRole(&'a str),
+    /// [`grant`], behind the prefix.
+    Grant(&'a str),
+    /// [`privilege_group`].
+    PrivilegeGroup(&'a str),
     /// Not a record that the view shows.
     Other,
 }
@@ -236,7 +292,15 @@ impl<'a> Key<'a> {
             Self::Checkpoint(channel) | Self::ChannelOwner(channel) => {
                 collection_of_channel(channel)
             }
-            Self::Database(_) | Self::Alias(..) | Self::Session(_) | Self::Other => None,
+            Self::Database(_)
+            | Self::Alias(..)
+            | Self::Session(_)
+            | Self::User(_)
+            | Self::Role(_)
+            | Self::UserRole(_)
+            | Self::Grant(_)
+            | Self::PrivilegeGroup(_)
+            | Self::Other => None,
         }
     }
 
@@ -303,7 +367,21 @@ impl<'a> Key<'a> {
         if let Some(channel) = key.strip_prefix(CHANNEL_OWNER) {
             return Some(Self::ChannelOwner(channel));
         }
-        key.strip_prefix(SESSIONS).map(Self::Session)
+        Self::parse_access(key).or_else(|| key.strip_prefix(SESSIONS).map(Self::Session))
+    }
+
+    fn parse_access(key: &'a str) -> Option<Self> {
+        type Make<'a> = fn(&'a str) -> Key<'a>;
+        let kinds: [(&str, Make<'a>); 5] = [
+            (USER, Self::User),
+            (ROLE, Self::Role),
+            (USER_ROLE, Self::UserRole),
+            (GRANT, Self::Grant),
+            (PRIVILEGE_GROUP, Self::PrivilegeGroup),
+        ];
+        kinds
+            .into_iter()
+            .find_map(|(prefix, make)| key.strip_prefix(prefix).map(make))
     }
 }
 
@@ -349,6 +427,14 @@ mod tests {
             (partition_load(c, p), Key::PartitionLoad(c, p)),
             (channel_owner("7v0"), Key::ChannelOwner("7v0")),
             (session("proxy", NodeId(3)), Key::Session("proxy/3")),
+            (user("ann"), Key::User("ann")),
+            (role("reader"), Key::Role("reader")),
+            (user_role("ann", "reader"), Key::UserRole("ann/reader")),
+            (
+                grant("reader", "Collection", "default", "*", "Search"),
+                Key::Grant("reader/Collection/default.*/Search"),
+            ),
+            (privilege_group("g"), Key::PrivilegeGroup("g")),
             ("root-coord/saga/1".to_owned(), Key::Other),
             (TSO_WINDOW.to_owned(), Key::Other),
         ];

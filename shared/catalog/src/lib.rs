@@ -5,17 +5,22 @@
 //!
 //! - [`keys`]: where each record lives, in Milvus's layout
 //! - [`view`]: everything at one revision, cheap to share and to change
+//! - [`access`]: users, roles and grants in the view
+//! - [`privileges`]: which privileges and built-in groups of them there are
 //! - [`collection`]: one collection in the view, with its partitions, indexes, load state, segments
 //! - [`follow`]: keeps the newest view by following the metastore
 //! - [`session`]: announces a running process and keeps its lease alive
 
+pub mod access;
 pub mod collection;
 pub mod error;
 pub mod follow;
 pub mod keys;
+pub mod privileges;
 pub mod session;
 pub mod view;
 
+pub use access::Access;
 pub use collection::{CollectionEntry, SegmentEntry};
 pub use error::{Error, Result};
 pub use follow::Catalog;

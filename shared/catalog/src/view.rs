@@ -6,13 +6,15 @@ use imbl::{HashMap, OrdMap, OrdSet};
 use prost::Message;
 use redkite_metastore::{KeyValue, WatchEvent};
 use redkite_proto::redkite::meta::{
-    AliasInfo, ChannelCheckpoint, ChannelOwner, CollectionInfo, CompactionInfo, DatabaseInfo,
-    DeltaInfo, FieldInfo, IndexInfo, LoadInfo, ObjectState, PartitionInfo, PartitionLoadInfo,
-    SegmentIndexInfo, SegmentInfo, Session,
+    AliasInfo, ChannelCheckpoint, ChannelOwner, CollectionInfo, CompactionInfo, CredentialInfo,
+    DatabaseInfo, DeltaInfo, FieldInfo, GrantInfo, IndexInfo, LoadInfo, ObjectState, PartitionInfo,
+    PartitionLoadInfo, PrivilegeGroupInfo, RoleInfo, SegmentIndexInfo, SegmentInfo, Session,
+    UserRoleInfo,
 };
 use redkite_types::{CollectionId, DatabaseId, PartitionId, Revision, limits};
 
 use crate::{
+    access::Access,
     collection::CollectionEntry,
     error::{Error, Result},
     keys::{self, Key},
@@ -30,6 +32,7 @@ pub struct CatalogView {
     names: HashMap<(DatabaseId, String), CollectionId>,
     aliases: OrdMap<(DatabaseId, String), Arc<AliasInfo>>,
     sessions: OrdMap<String, Arc<Session>>,
+    access: Access,
 }
 
 impl CatalogView {
@@ -155,6 +158,11 @@ impl CatalogView {
             .filter(move |session| session.role == role)
     }
 
+    /// Users, roles and what they may do.
+    pub fn access(&self) -> &Access {
+        &self.access
+    }
+
     fn put(&mut self, pair: &KeyValue, dirty: &mut OrdSet<CollectionId>) -> Result<()> {
         match Key::parse(&pair.key) {
             Key::Database(id) => {
@@ -169,6 +177,28 @@ impl CatalogView {
             Key::Session(key) => {
                 self.sessions
                     .insert(key.to_owned(), Arc::new(decode::<Session>(pair)?));
+            }
+            Key::User(name) => {
+                let info = decode::<CredentialInfo>(pair)?;
+                self.access.users.insert(name.to_owned(), Arc::new(info));
+            }
+            Key::Role(name) => {
+                let info = decode::<RoleInfo>(pair)?;
+                self.access.roles.insert(name.to_owned(), Arc::new(info));
+            }
+            Key::UserRole(_) => {
+                let info = decode::<UserRoleInfo>(pair)?;
+                self.access
+                    .user_roles
+                    .insert((info.username, info.role_name));
+            }
+            Key::Grant(key) => {
+                let info = decode::<GrantInfo>(pair)?;
+                self.access.grants.insert(key.to_owned(), Arc::new(info));
+            }
+            Key::PrivilegeGroup(name) => {
+                let info = decode::<PrivilegeGroupInfo>(pair)?;
+                self.access.groups.insert(name.to_owned(), Arc::new(info));
             }
             Key::Other => {}
             key => return self.put_in_collection(key, pair, dirty),
@@ -250,7 +280,15 @@ impl CatalogView {
             Key::PartitionLoad(_, partition) => {
                 entry.loaded_partitions.insert(partition);
             }
-            Key::Database(_) | Key::Alias(..) | Key::Session(_) | Key::Other => {}
+            Key::Database(_)
+            | Key::Alias(..)
+            | Key::Session(_)
+            | Key::User(_)
+            | Key::Role(_)
+            | Key::UserRole(_)
+            | Key::Grant(_)
+            | Key::PrivilegeGroup(_)
+            | Key::Other => {}
         }
         Ok(())
     }
@@ -266,6 +304,24 @@ impl CatalogView {
             }
             Key::Session(key) => {
                 self.sessions.remove(key);
+            }
+            Key::User(name) => {
+                self.access.users.remove(name);
+            }
+            Key::Role(name) => {
+                self.access.roles.remove(name);
+            }
+            Key::UserRole(key) => {
+                if let Some((user, role)) = key.split_once('/') {
+                    let pair = (user.to_owned(), role.to_owned());
+                    self.access.user_roles.remove(&pair);
+                }
+            }
+            Key::Grant(key) => {
+                self.access.grants.remove(key);
+            }
+            Key::PrivilegeGroup(name) => {
+                self.access.groups.remove(name);
             }
             Key::Other => {}
             key => self.delete_in_collection(key, dirty),
@@ -328,7 +384,15 @@ impl CatalogView {
             Key::PartitionLoad(_, partition) => {
                 entry.loaded_partitions.remove(&partition);
             }
-            Key::Database(_) | Key::Alias(..) | Key::Session(_) | Key::Other => {}
+            Key::Database(_)
+            | Key::Alias(..)
+            | Key::Session(_)
+            | Key::User(_)
+            | Key::Role(_)
+            | Key::UserRole(_)
+            | Key::Grant(_)
+            | Key::PrivilegeGroup(_)
+            | Key::Other => {}
         }
         if entry.is_empty() {
             self.collections.remove(&id);
@@ -392,6 +456,14 @@ pub fn describe(pair: &KeyValue) -> Option<String> {
         Key::PartitionLoad(..) => show::<PartitionLoadInfo>(pair),
         Key::ChannelOwner(_) => show::<ChannelOwner>(pair),
         Key::Session(_) => show::<Session>(pair),
+        Key::User(_) => decode::<CredentialInfo>(pair).ok().map(|mut record| {
+            record.encrypted_password = "***".to_owned();
+            format!("{record:#?}")
+        }),
+        Key::Role(_) => show::<RoleInfo>(pair),
+        Key::UserRole(_) => show::<UserRoleInfo>(pair),
+        Key::Grant(_) => show::<GrantInfo>(pair),
+        Key::PrivilegeGroup(_) => show::<PrivilegeGroupInfo>(pair),
         Key::Other => None,
     }
 }

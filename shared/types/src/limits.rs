@@ -28,6 +28,14 @@ pub const DEFAULT_MAX_PARTITIONS: usize = 1_024;
 pub const DEFAULT_PARTITION_KEY_PARTITIONS: i64 = 16;
 /// Bytes of an index's parameters.
 pub const MAX_INDEX_PARAMS_BYTES: usize = 100 * 1_024;
+/// Users of one deployment.
+pub const MAX_USERS: usize = 100;
+/// Roles of one deployment.
+pub const MAX_ROLES: usize = 10;
+/// Bytes of a password; bcrypt looks at no more than the upper one.
+pub const PASSWORD_LENGTH: std::ops::RangeInclusive<usize> = 6..=72;
+/// Bytes of a user's name.
+pub const MAX_USERNAME_LENGTH: usize = 32;
 /// Name of the partition that every collection has.
 pub const DEFAULT_PARTITION: &str = "_default";
 /// Name of the database that always exists.

@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, ErrorCode, Result},
-    limits::MAX_NAME_LENGTH,
+    limits::{MAX_NAME_LENGTH, MAX_USERNAME_LENGTH},
 };
 
 fn is_name_byte(byte: u8) -> bool {
@@ -118,6 +118,64 @@ fn is_reserved_word(name: &str) -> bool {
         name.to_ascii_lowercase().as_str(),
         "and" | "or" | "not" | "in" | "like" | "true" | "false" | "is" | "null" | "exists"
     )
+}
+
+/// Checks a user's name: letters, digits and `_`.
+///
+/// # Errors
+/// Code 1100; never worth a retry.
+pub fn check_user(name: &str) -> Result<()> {
+    let invalid = |why: &str| {
+        Err(Error::invalid_parameter(format!(
+            "invalid username {name}: {why}"
+        )))
+    };
+    let bytes = name.as_bytes();
+    let Some(first) = bytes.first() else {
+        return invalid("username must be not empty");
+    };
+    if bytes.len() > MAX_USERNAME_LENGTH {
+        return invalid("the length of username must be at most 32 characters");
+    }
+    if !first.is_ascii_alphabetic() {
+        return invalid("the first character of username must be a letter");
+    }
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_';
+    if !bytes.iter().all(is_allowed) {
+        return invalid("username should only contain numbers, letters and underscores");
+    }
+    Ok(())
+}
+
+/// Checks a role's name.
+///
+/// # Errors
+/// Code 1100; never worth a retry.
+pub fn check_role(name: &str) -> Result<()> {
+    match problem("role name", name) {
+        None => Ok(()),
+        Some(why) => Err(Error::invalid_parameter(format!(
+            "invalid role name {name}: {why}"
+        ))),
+    }
+}
+
+/// Checks the name of a group of privileges.
+///
+/// # Errors
+/// Code 1100 with Milvus's text; never worth a retry.
+pub fn check_privilege_group(name: &str) -> Result<()> {
+    match problem("privilege group name", name) {
+        None => Ok(()),
+        Some(why) if why.ends_with("can only contain numbers, letters and underscores") => {
+            Err(Error::invalid_parameter(format!(
+                "privilege group name {name} can only contain numbers, letters and underscores"
+            )))
+        }
+        Some(why) => Err(Error::invalid_parameter(format!(
+            "invalid privilege group name {name}: {why}"
+        ))),
+    }
 }
 
 /// Checks a partition's name; the first character may be a digit, and `-` is allowed inside.

@@ -135,6 +135,11 @@ impl References {
             | Key::PartitionLoad(..)
             | Key::ChannelOwner(_)
             | Key::Session(_)
+            | Key::User(_)
+            | Key::Role(_)
+            | Key::UserRole(_)
+            | Key::Grant(_)
+            | Key::PrivilegeGroup(_)
             | Key::Other => Err("its kind is not known".to_owned()),
         };
         if let Err(reason) = added {

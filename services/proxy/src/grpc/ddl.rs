@@ -106,7 +106,11 @@ fn check_partitions(names: &[String]) -> Result<()> {
 }
 
 /// Has the root coordinator run a command, and answers once this proxy sees its effect.
-async fn submit(context: &ProxyContext, meta: &RequestContext, command: Command) -> Result<Status> {
+pub(super) async fn submit(
+    context: &ProxyContext,
+    meta: &RequestContext,
+    command: Command,
+) -> Result<Status> {
     // Not the client's id: it may send the same one with every request, and would then get the
     // answer of an earlier one.
     let request = DdlRequest {

@@ -121,6 +121,7 @@ messages! {
         SearchRequest,
         ShowCollectionsRequest,
         ShowPartitionsRequest,
+        OperatePrivilegeV2Request,
         UpsertRequest,
     }
     in_database_writing_files {
@@ -139,6 +140,22 @@ messages! {
         GetComponentStatesRequest,
         GetVersionRequest,
         ListDatabasesRequest,
+        AlterRoleRequest,
+        CreateCredentialRequest,
+        CreatePrivilegeGroupRequest,
+        CreateRoleRequest,
+        DeleteCredentialRequest,
+        DropPrivilegeGroupRequest,
+        DropRoleRequest,
+        ListCredUsersRequest,
+        ListPrivilegeGroupsRequest,
+        OperatePrivilegeGroupRequest,
+        OperatePrivilegeRequest,
+        OperateUserRoleRequest,
+        SelectGrantRequest,
+        SelectRoleRequest,
+        SelectUserRequest,
+        UpdateCredentialRequest,
     }
 }
 
@@ -176,5 +193,10 @@ replies! {
     QueryResults,
     SearchResults,
     ShowCollectionsResponse,
+    ListCredUsersResponse,
+    ListPrivilegeGroupsResponse,
+    SelectGrantResponse,
+    SelectRoleResponse,
+    SelectUserResponse,
     ShowPartitionsResponse,
 }

@@ -1,10 +1,12 @@
 //! `MilvusService`: every RPC that Milvus has, served or refused by name.
 //!
+//! - [`access`]: users, roles, grants
 //! - [`ddl`]: changes what exists; forwarded to the root coordinator
 //! - [`dml`]: changes rows
 //! - [`dql`]: finds rows
 //! - [`info`]: tells about what exists, flushes and compacts
 
+pub(crate) mod access;
 mod call;
 pub(crate) mod ddl;
 pub(crate) mod dml;
@@ -149,6 +151,18 @@ milvus_service! {
         CreateDatabase create_database(CreateDatabaseRequest) -> common::Status = ddl::create_database;
         DropDatabase drop_database(DropDatabaseRequest) -> common::Status = ddl::drop_database;
         AlterDatabase alter_database(AlterDatabaseRequest) -> common::Status = ddl::alter_database;
+        CreateCredential create_credential(CreateCredentialRequest) -> common::Status = access::create_credential;
+        UpdateCredential update_credential(UpdateCredentialRequest) -> common::Status = access::update_credential;
+        DeleteCredential delete_credential(DeleteCredentialRequest) -> common::Status = access::delete_credential;
+        CreateRole create_role(CreateRoleRequest) -> common::Status = access::create_role;
+        AlterRole alter_role(AlterRoleRequest) -> common::Status = access::alter_role;
+        DropRole drop_role(DropRoleRequest) -> common::Status = access::drop_role;
+        OperateUserRole operate_user_role(OperateUserRoleRequest) -> common::Status = access::operate_user_role;
+        OperatePrivilege operate_privilege(OperatePrivilegeRequest) -> common::Status = access::operate_privilege;
+        OperatePrivilegeV2 operate_privilege_v2(OperatePrivilegeV2Request) -> common::Status = access::operate_privilege_v2;
+        CreatePrivilegeGroup create_privilege_group(CreatePrivilegeGroupRequest) -> common::Status = access::create_privilege_group;
+        DropPrivilegeGroup drop_privilege_group(DropPrivilegeGroupRequest) -> common::Status = access::drop_privilege_group;
+        OperatePrivilegeGroup operate_privilege_group(OperatePrivilegeGroupRequest) -> common::Status = access::operate_privilege_group;
     }
     reads {
         GetCollectionStatistics get_collection_statistics(GetCollectionStatisticsRequest) -> GetCollectionStatisticsResponse = info::stats::get_collection_statistics;
@@ -185,6 +199,11 @@ milvus_service! {
         Connect connect(ConnectRequest) -> ConnectResponse = info::server::connect;
         ListDatabases list_databases(ListDatabasesRequest) -> ListDatabasesResponse = info::names::list_databases;
         DescribeDatabase describe_database(DescribeDatabaseRequest) -> DescribeDatabaseResponse = info::names::describe_database;
+        ListCredUsers list_cred_users(ListCredUsersRequest) -> ListCredUsersResponse = access::list_cred_users;
+        SelectRole select_role(SelectRoleRequest) -> SelectRoleResponse = access::select_role;
+        SelectUser select_user(SelectUserRequest) -> SelectUserResponse = access::select_user;
+        SelectGrant select_grant(SelectGrantRequest) -> SelectGrantResponse = access::select_grant;
+        ListPrivilegeGroups list_privilege_groups(ListPrivilegeGroupsRequest) -> ListPrivilegeGroupsResponse = access::list_privilege_groups;
     }
     unserved {
         HybridSearch hybrid_search(HybridSearchRequest) -> SearchResults;
@@ -212,19 +231,6 @@ milvus_service! {
         Import import(ImportRequest) -> ImportResponse;
         GetImportState get_import_state(GetImportStateRequest) -> GetImportStateResponse;
         ListImportTasks list_import_tasks(ListImportTasksRequest) -> ListImportTasksResponse;
-        CreateCredential create_credential(CreateCredentialRequest) -> common::Status;
-        UpdateCredential update_credential(UpdateCredentialRequest) -> common::Status;
-        DeleteCredential delete_credential(DeleteCredentialRequest) -> common::Status;
-        ListCredUsers list_cred_users(ListCredUsersRequest) -> ListCredUsersResponse;
-        CreateRole create_role(CreateRoleRequest) -> common::Status;
-        AlterRole alter_role(AlterRoleRequest) -> common::Status;
-        DropRole drop_role(DropRoleRequest) -> common::Status;
-        OperateUserRole operate_user_role(OperateUserRoleRequest) -> common::Status;
-        SelectRole select_role(SelectRoleRequest) -> SelectRoleResponse;
-        SelectUser select_user(SelectUserRequest) -> SelectUserResponse;
-        OperatePrivilege operate_privilege(OperatePrivilegeRequest) -> common::Status;
-        OperatePrivilegeV2 operate_privilege_v2(OperatePrivilegeV2Request) -> common::Status;
-        SelectGrant select_grant(SelectGrantRequest) -> SelectGrantResponse;
         CreateResourceGroup create_resource_group(CreateResourceGroupRequest) -> common::Status;
         DropResourceGroup drop_resource_group(DropResourceGroupRequest) -> common::Status;
         UpdateResourceGroups update_resource_groups(UpdateResourceGroupsRequest) -> common::Status;
@@ -237,10 +243,6 @@ milvus_service! {
         ReplicateMessage replicate_message(ReplicateMessageRequest) -> ReplicateMessageResponse;
         BackupRBAC backup_rbac(BackupRbacMetaRequest) -> BackupRbacMetaResponse;
         RestoreRBAC restore_rbac(RestoreRbacMetaRequest) -> common::Status;
-        CreatePrivilegeGroup create_privilege_group(CreatePrivilegeGroupRequest) -> common::Status;
-        DropPrivilegeGroup drop_privilege_group(DropPrivilegeGroupRequest) -> common::Status;
-        ListPrivilegeGroups list_privilege_groups(ListPrivilegeGroupsRequest) -> ListPrivilegeGroupsResponse;
-        OperatePrivilegeGroup operate_privilege_group(OperatePrivilegeGroupRequest) -> common::Status;
         RunAnalyzer run_analyzer(RunAnalyzerRequest) -> RunAnalyzerResponse;
         AddFileResource add_file_resource(AddFileResourceRequest) -> common::Status;
         RemoveFileResource remove_file_resource(RemoveFileResourceRequest) -> common::Status;

@@ -17,9 +17,9 @@ async fn what_is_not_served_says_its_name_and_unimplemented() {
                 .unwrap_err(),
         ),
         (
-            "ListCredUsers",
+            "GetUserTags",
             front
-                .list_cred_users(Request::new(Default::default()))
+                .get_user_tags(Request::new(Default::default()))
                 .await
                 .unwrap_err(),
         ),

@@ -16,7 +16,7 @@ use redkite_saga::{Check, LockKey, Outputs, Saga, Step, StepKey};
 use redkite_types::{CollectionId, DatabaseId, Error, ErrorCode, Result, name};
 use serde::{Deserialize, Serialize};
 
-use super::{context::DdlContext, resolve, steps};
+use super::{context::DdlContext, rbac, resolve, steps};
 
 /// Properties that would change what reads and writes do, and that nothing acts on yet.
 const UNSUPPORTED: [&str; 2] = ["partitionkey.isolation", "dynamicfield.enabled"];
@@ -280,7 +280,12 @@ impl Saga for RenameCollection {
                             params.collection,
                         )));
                     }
-                    Ok(txn.then(steps::put_collection(&info)))
+                    let view = context.fresh_view().await?;
+                    let old = (params.database, params.name.as_str());
+                    let new = (params.new_database, params.new_name.as_str());
+                    let grants = rbac::collections::rename(&view, old, new);
+                    txn = txn.then(steps::put_collection(&info));
+                    Ok(grants.into_iter().fold(txn, Txn::then))
                 }
             })
             .pivot(),

@@ -9,7 +9,7 @@ use redkite_saga::{Check, LockKey, Outputs, Saga, Step, StepCx, StepKey};
 use redkite_types::{CollectionId, DatabaseId, Error, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{collection::remove_meta, context::DdlContext, resolve, steps};
+use super::{collection::remove_meta, context::DdlContext, rbac, resolve, steps};
 
 /// What is to go.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,7 +77,8 @@ impl Saga for DropCollection {
                     let view = context.fresh_view().await?;
                     let params = &cx.params;
                     let entry = resolve::collection_by_id(&view, params.collection, &params.name)?;
-                    Ok(mark_dropping(entry))
+                    let grants = rbac::collections::forget(&view, params.database, entry.name());
+                    Ok(grants.into_iter().fold(mark_dropping(entry), Txn::then))
                 }
             })
             .pivot(),

@@ -8,7 +8,7 @@ use redkite_types::{Error, Result, Revision};
 
 use super::{
     alias, alter_collection, collection, context::DdlContext, database, drop_collection, index,
-    load, partition,
+    load, partition, rbac,
 };
 
 /// The one entrance of all DDL.
@@ -38,6 +38,7 @@ pub fn registry(context: &Arc<DdlContext>) -> redkite_saga::Result<Registry> {
     registry.register(index::DropIndex(context.clone()))?;
     registry.register(load::Load(context.clone()))?;
     registry.register(load::Release(context.clone()))?;
+    rbac::register(&mut registry, context)?;
     Ok(registry)
 }
 
@@ -197,7 +198,10 @@ impl DdlGate {
                 let params = load::release_partitions_params(context, &database, command).await?;
                 self.run::<load::Release>(params, id).await
             }
-            other => Err(Error::internal(format!("no saga for {other:?}"))),
+            command => match rbac::submit(self, command, id).await? {
+                Ok(revision) => Ok(revision),
+                Err(other) => Err(Error::internal(format!("no saga for {other:?}"))),
+            },
         }
     }
 
@@ -212,7 +216,7 @@ impl DdlGate {
         }
     }
 
-    async fn run<S: Saga<Output = ()>>(
+    pub(super) async fn run<S: Saga<Output = ()>>(
         &self,
         params: S::Params,
         request_id: &str,

@@ -8,7 +8,7 @@
 //! - [`resolve`]: names to databases and collections
 //! - [`steps`]: steps that several sagas share
 //! - [`database`], [`collection`], [`drop_collection`], [`alter_collection`], [`partition`],
-//!   [`alias`], [`index`], [`load`]: the sagas
+//!   [`alias`], [`index`], [`load`], [`rbac`]: the sagas
 
 pub mod alias;
 pub mod alter_collection;
@@ -20,6 +20,7 @@ pub mod gate;
 pub mod index;
 pub mod load;
 pub mod partition;
+pub mod rbac;
 pub mod resolve;
 pub mod steps;
 
