@@ -9,6 +9,8 @@
 //! - [`announce`]: how a DDL tells the other services
 //! - [`bootstrap`]: what a new deployment starts with
 //! - [`service`]: the gRPC side
+//! - [`replica`]: this process as one of the metastore's replicas
+//! - [`standby`]: what its address answers until it leads
 //! - [`run`]: puts it together and starts it
 
 pub mod admin;
@@ -17,10 +19,13 @@ pub mod announce;
 pub mod bootstrap;
 pub mod ddl;
 pub mod options;
+pub mod replica;
 pub mod run;
 pub mod service;
+pub mod standby;
 
-pub use options::RootCoordOptions;
+pub use options::{MetastoreOptions, RootCoordOptions};
 /// What is on the disk of a stopped root coordinator, which hosts the metastore.
 pub use redkite_metastore::{Damage, Offline, read_offline};
+pub use replica::Replica;
 pub use service::RootCoordService;

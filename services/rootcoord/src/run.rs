@@ -5,29 +5,24 @@ use std::{sync::Arc, time::Duration};
 use prost::Message;
 use redkite_catalog::{Role, keys};
 use redkite_config::Validate;
-use redkite_metastore::{
-    Leadership, MetaKv, MetaNode, MetaNodeOptions, MetaService, Op, SharedKv, Txn, read_all,
-};
+use redkite_metastore::{Leadership, MetaKv, Op, SharedKv, Txn, read_all};
 use redkite_node::{Error, Exposure, Identity, NodeContext, Phase, Process, Result};
-use redkite_proto::redkite::{meta::Session, rootcoord::root_coord_server::RootCoordServer};
-use redkite_rpc::limit_messages;
-use redkite_runtime::{OnFailure, SystemClock};
+use redkite_proto::redkite::meta::Session;
+use redkite_runtime::{HealthState, OnFailure, SystemClock};
 use redkite_saga::{SagaConfig, SagaExecutor};
-use redkite_types::NodeId;
+use redkite_types::{NodeId, error::chain};
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::watch};
-use tracing::warn;
+use tracing::info;
 
 use crate::{
-    RootCoordOptions, RootCoordService,
+    MetastoreOptions, Replica, RootCoordOptions, RootCoordService,
     alloc::{IdAllocator, TimestampOracle},
     announce::PeerAnnounce,
     bootstrap::{bootstrap, bootstrap_access},
     ddl::{DdlContext, DdlGate, gate::registry},
 };
 
-/// Id of the metastore's only replica.
-const REPLICA: u64 = 1;
 /// How long sagas may take to come to a step's end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -37,18 +32,19 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 pub struct Config {
     /// Limits.
     pub rootcoord: RootCoordOptions,
+    /// The group of replicas.
+    pub metastore: MetastoreOptions,
 }
 
 impl Validate for Config {
     fn validate(&self) -> redkite_config::Result<()> {
-        Ok(())
+        self.metastore.validate()
     }
 }
 
-/// The metastore's replica of this process, which leads, and what must come before all else.
+/// A replica that leads, and what must come before all else.
 pub struct Host {
-    exposure: Exposure,
-    meta: MetaNode,
+    replica: Replica,
     term: u64,
     ids: Arc<IdAllocator>,
     tso: Arc<TimestampOracle>,
@@ -57,26 +53,32 @@ pub struct Host {
 }
 
 impl Host {
-    /// Opens the metastore and waits until this replica leads; the others reach it and the root
-    /// coordinator as `exposure` says.
+    /// Waits until the replica leads, and takes over the ids and the timestamps. A lead that is lost
+    /// meanwhile, as happens while a group is founded, is waited for again.
     ///
     /// # Errors
-    /// When the data directory is damaged or the disk fails.
-    pub async fn open(process: &Process, exposure: Exposure) -> Result<Self> {
-        let address = exposure.address(Role::RootCoord);
-        let options = MetaNodeOptions::single(REPLICA, process.options.meta_dir(), address);
-        let pool = process.connector.pool().clone();
-        let meta = MetaNode::open(options, pool, &process.tasks)
-            .await
-            .map_err(Error::start("open the metastore"))?;
-        let stopping = meta.clone();
-        process.stops.add(Phase::Metastore, async move {
-            if let Err(error) = stopping.shutdown().await {
-                warn!(error = %redkite_types::error::chain(&error), "metastore did not stop cleanly");
+    /// When the disk fails or a record is damaged.
+    pub async fn take_office(replica: Replica) -> Result<Self> {
+        loop {
+            let term = replica.lead().await?;
+            match Self::take_over(&replica).await {
+                Ok((ids, tso, identity)) => {
+                    return Ok(Self {
+                        replica,
+                        term,
+                        ids: Arc::new(ids),
+                        tso: Arc::new(tso),
+                        identity,
+                    });
+                }
+                Err(error) if replica.leads(term) => return Err(error),
+                Err(error) => info!(term, error = %chain(&error), "the lead was lost at once"),
             }
-        });
-        let term = lead(meta.leadership()).await?;
-        let kv: SharedKv = Arc::new(meta.clone());
+        }
+    }
+
+    async fn take_over(replica: &Replica) -> Result<(IdAllocator, TimestampOracle, Identity)> {
+        let kv = replica.kv();
         let failed = Error::start::<redkite_types::Error>;
         let ids = IdAllocator::open(kv.clone())
             .await
@@ -96,19 +98,12 @@ impl Host {
             node: NodeId(id.unsigned_abs()),
             started,
         };
-        Ok(Self {
-            exposure,
-            meta,
-            term,
-            ids: Arc::new(ids),
-            tso: Arc::new(tso),
-            identity,
-        })
+        Ok((ids, tso, identity))
     }
 
     /// The metastore.
     pub fn kv(&self) -> SharedKv {
-        Arc::new(self.meta.clone())
+        self.replica.kv()
     }
 }
 
@@ -129,26 +124,14 @@ async fn forget_local_sessions(kv: &dyn MetaKv) -> redkite_metastore::Result<()>
     Ok(())
 }
 
-async fn lead(mut leadership: watch::Receiver<Leadership>) -> Result<u64> {
-    loop {
-        if let Leadership::Leader { term } = *leadership.borrow_and_update() {
-            return Ok(term);
-        }
-        leadership
-            .changed()
-            .await
-            .map_err(Error::start("lead the metastore"))?;
-    }
-}
-
 /// Starts the root coordinator and announces it. When another replica takes the lead, the process
-/// stops: what it knows and holds is the other one's now.
+/// stops: what it knows and holds is the other one's now, and started again it stands by.
 ///
 /// # Errors
 /// When a saga's record cannot be understood, or the metastore fails.
 pub async fn start(host: Host, context: &NodeContext, options: RootCoordOptions) -> Result<()> {
     let tasks = context.control_tasks(Role::RootCoord);
-    let leadership = host.meta.leadership();
+    let leadership = host.replica.meta.leadership();
     tasks.spawn_cancellable(
         "leadership",
         OnFailure::Shutdown,
@@ -182,33 +165,18 @@ pub async fn start(host: Host, context: &NodeContext, options: RootCoordOptions)
         async move { closing.close(CLOSE_WITHIN).await },
     );
 
-    let routes = crate::admin::routes(context.kv.clone(), host.meta.clone(), gate.clone());
+    let routes = crate::admin::routes(context.kv.clone(), gate.clone());
     context.process.admin.add(routes);
-    let service = Arc::new(RootCoordService::new(
+    host.replica.standby.activate(RootCoordService::new(
         gate,
         host.ids,
         host.tso,
         context.disk.clone(),
+        host.replica.meta,
     ));
-    let address = context.expose(
-        Role::RootCoord,
-        host.exposure,
-        |connector, address| connector.register_local_root_coord(address, service.clone()),
-        |server| {
-            let limit = server.max_message_size();
-            server
-                .add_service(MetaService::server_until(
-                    context.kv.clone(),
-                    context.process.draining(),
-                ))
-                .add_service(host.meta.raft_service())
-                .add_service(limit_messages!(
-                    RootCoordServer::from_arc(service.clone()),
-                    limit
-                ))
-        },
-    );
-    context.announce(Role::RootCoord, &address).await
+    context
+        .announce(Role::RootCoord, &host.replica.address)
+        .await
 }
 
 /// Fails as soon as this replica does not lead in its term any more.
@@ -223,13 +191,38 @@ async fn deposed(mut leadership: watch::Receiver<Leadership>, term: u64) -> Resu
     })
 }
 
-/// The root coordinator as a process of its own.
+/// The root coordinator as a process of its own. Returns once it serves: as the one that leads, or
+/// standing by while another one does.
 ///
 /// # Errors
-/// As [`Host::open`] and [`start`].
+/// As [`Replica::open`], [`Host::take_office`] and [`start`].
 pub async fn run(process: Process, config: Config, listener: TcpListener) -> Result<()> {
     let exposure = Exposure::network(listener, &process.options.common)?;
-    let host = Host::open(&process, exposure).await?;
+    let replica = Replica::open(&process, exposure, &config.metastore).await?;
+    process
+        .health
+        .set(HealthState::Starting, "the metastore has no leader yet");
+    if replica.joined().await? {
+        return serve(process, replica, config.rootcoord).await;
+    }
+    info!("another root coordinator leads, this one stands by");
+    let tasks = process.tasks.child("standby");
+    let (standing_by, stop) = (process.clone(), tasks.token());
+    tasks.spawn("standby", OnFailure::Shutdown, async move {
+        let serving = serve(standing_by, replica, config.rootcoord);
+        stop.run_until_cancelled(serving).await.unwrap_or(Ok(()))
+    });
+    process.stops.add_group(Phase::Control, tasks);
+    Ok(())
+}
+
+/// Serves as the root coordinator from the moment that the replica leads.
+async fn serve(process: Process, replica: Replica, options: RootCoordOptions) -> Result<()> {
+    let host = Host::take_office(replica).await?;
     let context = NodeContext::host(process, host.kv(), host.identity).await?;
-    start(host, &context, config.rootcoord).await
+    start(host, &context, options).await?;
+    info!("this root coordinator leads");
+    // A standby was ready before it led, and making the context has said otherwise.
+    context.process.health.ready();
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use redkite_metastore::MetaNode;
 use redkite_node::{DiskSpace, DiskUse};
 use redkite_proto::redkite::rootcoord::{
     AllocRequest, AllocResponse, DdlRequest, DdlResponse, ddl_request::Command,
@@ -27,21 +28,24 @@ pub struct RootCoordService {
     ids: Arc<IdAllocator>,
     tso: Arc<TimestampOracle>,
     disk: Arc<DiskSpace>,
+    meta: MetaNode,
 }
 
 impl RootCoordService {
-    /// Answers from a gate and the allocators; `disk` is the metastore's.
+    /// Answers from a gate and the allocators; `disk` and `meta` are this replica's.
     pub fn new(
         gate: Arc<DdlGate>,
         ids: Arc<IdAllocator>,
         tso: Arc<TimestampOracle>,
         disk: Arc<DiskSpace>,
+        meta: MetaNode,
     ) -> Self {
         Self {
             gate,
             ids,
             tso,
             disk,
+            meta,
         }
     }
 }
@@ -85,6 +89,9 @@ impl RootCoord for RootCoordService {
     ) -> Result<Response<AllocResponse>, Status> {
         let count = checked_count(&request)?;
         let first = self.tso.alloc(count).await.map_err(RpcError::from)?;
+        // Behind the allocation: a successor that was elected before it has given out later ones.
+        let confirmed = self.meta.confirm_lead().await;
+        confirmed.map_err(|error| RpcError::from(Error::from_coded(&error)))?;
         Ok(Response::new(AllocResponse {
             first: first.0,
             count,

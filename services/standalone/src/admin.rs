@@ -47,11 +47,27 @@ pub enum SagaCommand {
     },
 }
 
-/// Shows the raft group.
+/// Shows and changes the raft group.
 #[derive(Debug, clap::Subcommand)]
 pub enum RaftCommand {
     /// Show state, term, members and how far the log is
     Status {
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Add a replica that was started with metastore.join; returns once it votes
+    Add {
+        /// Its metastore.node_id, one that was never used before
+        id: u64,
+        /// host:port at which the others reach it
+        address: String,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Remove a replica, for good: its id can not come back
+    Remove {
+        /// Its metastore.node_id
+        id: u64,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -113,10 +129,18 @@ pub async fn saga(command: SagaCommand) -> anyhow::Result<()> {
 /// Carries a raft command out.
 ///
 /// # Errors
-/// When the process does not answer.
+/// When the process does not answer, or does not lead and the command changes something.
 pub async fn raft(command: RaftCommand) -> anyhow::Result<()> {
-    let RaftCommand::Status { admin } = command;
-    let answer = ask(&admin, "/admin/raft").await?;
+    let answer = match command {
+        RaftCommand::Status { admin } => ask(&admin, "/admin/raft").await?,
+        RaftCommand::Add { id, address, admin } => {
+            let path = format!("/admin/raft/add?id={id}&address={}", escape(&address));
+            tell(&admin, &path).await?
+        }
+        RaftCommand::Remove { id, admin } => {
+            tell(&admin, &format!("/admin/raft/remove?id={id}")).await?
+        }
+    };
     println!("{}", serde_json::to_string_pretty(&answer["raft"])?);
     Ok(())
 }
@@ -162,10 +186,16 @@ fn escape(text: &str) -> String {
     escaped
 }
 
+const ELSEWHERE: &str = "hosts no metastore: ask the rootcoord's admin port";
+
 /// One GET of what the process with the metastore shows.
 async fn ask(admin: &AdminArgs, path: &str) -> anyhow::Result<Value> {
-    let elsewhere = "hosts no metastore: ask the rootcoord's admin port";
-    call(&admin.admin, Method::GET, path, elsewhere).await
+    call(&admin.admin, Method::GET, path, ELSEWHERE).await
+}
+
+/// One POST that changes something.
+async fn tell(admin: &AdminArgs, path: &str) -> anyhow::Result<Value> {
+    call(&admin.admin, Method::POST, path, ELSEWHERE).await
 }
 
 /// One request without a body, whose answer must be JSON; `elsewhere` says what is wrong with a

@@ -5,7 +5,7 @@ use std::time::Duration;
 use redkite_config::Validate;
 use redkite_node::process::print;
 use redkite_node::{Error, Exposure, NodeContext, Process, Result};
-use redkite_rootcoord::run::Host;
+use redkite_rootcoord::{MetastoreOptions, Replica, run::Host};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tracing::{error, info};
@@ -50,7 +50,9 @@ pub async fn run(process: Process, config: Config, clients: TcpListener) -> Resu
     let listen = clients
         .local_addr()
         .map_err(Error::start("read a listener's address"))?;
-    let host = Host::open(&process, Exposure::Local).await?;
+    // One process is a group of one: what it holds could not be served by another one alone.
+    let replica = Replica::open(&process, Exposure::Local, &MetastoreOptions::default()).await?;
+    let host = Host::take_office(replica).await?;
     let context = NodeContext::host(process, host.kv(), host.identity).await?;
     redkite_rootcoord::run::start(host, &context, config.rootcoord).await?;
     // The nodes come before the coordinators, whose first plan would be made without them.

@@ -15,6 +15,8 @@ pub const ROOTCOORD: &str = "root-coord/";
 pub const TSO_WINDOW: &str = "root-coord/tso";
 /// Ids below this window's end may have been given out.
 pub const ID_WINDOW: &str = "root-coord/id";
+/// Ids that replicas of the metastore have, or once had.
+pub const REPLICAS: &str = "root-coord/replica/";
 /// Running processes.
 pub const SESSIONS: &str = "session/";
 
@@ -216,6 +218,11 @@ pub fn grants(role: &str) -> String {
 /// A group of privileges that a user has made.
 pub fn privilege_group(name: &str) -> String {
     format!("{PRIVILEGE_GROUP}{name}")
+}
+
+/// That a replica of the metastore has this id, or once had it.
+pub fn replica(id: u64) -> String {
+    format!("{REPLICAS}{id}")
 }
 
 /// Name of a collection's channel.

@@ -25,6 +25,7 @@ pub const SECTIONS: &[&str] = &[
     "proxy",
     "rootcoord",
     "datacoord",
+    "metastore",
     "querycoord",
     "querynode",
     "datanode",

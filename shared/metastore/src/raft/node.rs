@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use redkite_proto::redkite::metastore::raft_server;
 use redkite_rpc::ChannelPool;
 use redkite_runtime::{OnFailure, TaskGroup};
@@ -17,7 +18,7 @@ use crate::raft::disk_sled::SledDisk;
 use crate::raft::leader::{Leadership, Leading, fatal};
 use crate::raft::log_store::LogStore;
 use crate::raft::network::{Network, RaftService};
-use crate::raft::open::{Opened, found_or_elect};
+use crate::raft::open::{Opened, found_in_turn, found_or_elect};
 use crate::raft::options::MetaNodeOptions;
 use crate::raft::proposer::{Proposer, proposer, unavailable};
 use crate::raft::types::{Raft, storage};
@@ -45,6 +46,10 @@ pub(super) struct Inner {
     pub(super) leadership: watch::Receiver<Leadership>,
     pub(super) tasks: TaskGroup,
     pub(super) request_timeout: Duration,
+    /// Until then no other replica can have been elected.
+    pub(super) confirmed_until: Mutex<Instant>,
+    /// For so long a quorum's confirmation serves.
+    pub(super) confirmed_for: Duration,
 }
 
 impl MetaNode {
@@ -122,6 +127,11 @@ impl MetaNode {
             OnFailure::Shutdown,
             leading.run(tasks.token()),
         );
+        tasks.spawn_cancellable(
+            "metastore-founder",
+            OnFailure::Shutdown,
+            found_in_turn(raft.clone(), options.clone(), pristine),
+        );
         let request_timeout = options.request_timeout;
         let node_id = options.node_id;
         let inner = Inner {
@@ -134,6 +144,8 @@ impl MetaNode {
             leadership,
             tasks,
             request_timeout,
+            confirmed_until: Mutex::new(Instant::now()),
+            confirmed_for: options.election_min / 2,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -154,6 +166,19 @@ impl MetaNode {
                 "the metastore has no leader yet",
                 Outcome::NotApplied,
             )),
+        }
+    }
+
+    /// Waits until this replica is one of those that vote. For ever, should raft end before.
+    pub async fn until_voter(&self) {
+        let id = self.inner.node_id;
+        let mut metrics = self.inner.raft.server_metrics();
+        let votes = metrics.wait_for(|now| {
+            let members = now.membership_config.membership();
+            members.voter_ids().any(|voter| voter == id)
+        });
+        if votes.await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 

@@ -74,23 +74,18 @@ fn check_together(
     Ok(())
 }
 
-/// Founds the cluster on a new disk; a lone voter stands for election at once, because there is
-/// nobody whose silence it has to wait for.
+/// Founds the cluster on a new disk, where it is this founder's turn at once; a lone voter stands
+/// for election at once, because there is nobody whose silence it has to wait for.
 pub(super) async fn found_or_elect(
     raft: &Raft,
     options: &MetaNodeOptions,
     pristine: bool,
 ) -> Result<()> {
     let failed = |error| storage("start raft", error);
-    if pristine && !options.founders.is_empty() {
-        let members = options.founders.iter();
-        let members: BTreeMap<_, _> = members
-            .map(|(id, address)| (*id, BasicNode::new(address)))
-            .collect();
-        return match raft.initialize(members).await {
-            // Not allowed: another founder was faster, and this replica has heard of it.
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
-            Err(error) => Err(storage("found the metastore's cluster", error)),
+    if pristine {
+        return match turn(options) {
+            Some(0) => found(raft, options).await,
+            Some(_) | None => Ok(()),
         };
     }
     let node_id = options.node_id;
@@ -110,4 +105,48 @@ pub(super) async fn found_or_elect(
     elected
         .map(drop)
         .map_err(|error| storage("start raft", error))
+}
+
+/// How many founders come before this one; `None` for a replica that founds nothing.
+fn turn(options: &MetaNodeOptions) -> Option<u32> {
+    let mut ids = options.founders.keys();
+    let before = ids.position(|id| *id == options.node_id)?;
+    u32::try_from(before).ok()
+}
+
+/// Founds the cluster in the place of founders that do not come, after some election timeouts.
+///
+/// Each founder could do it at once, since all of them write the same first entry, but then all of
+/// them would stand for election in the same instant.
+pub(super) async fn found_in_turn(
+    raft: Raft,
+    options: MetaNodeOptions,
+    pristine: bool,
+) -> Result<()> {
+    let Some(before @ 1..) = turn(&options).filter(|_| pristine) else {
+        return Ok(());
+    };
+    let wait = raft.wait(Some(options.election_max * 2 * before));
+    let founded = wait
+        .metrics(
+            |now| now.membership_config.voter_ids().next().is_some(),
+            "another founder",
+        )
+        .await;
+    match founded {
+        Ok(_) => Ok(()),
+        Err(_) => found(&raft, &options).await,
+    }
+}
+
+async fn found(raft: &Raft, options: &MetaNodeOptions) -> Result<()> {
+    let members = options.founders.iter();
+    let members: BTreeMap<_, _> = members
+        .map(|(id, address)| (*id, BasicNode::new(address)))
+        .collect();
+    match raft.initialize(members).await {
+        // Not allowed: another founder was faster, and this replica has heard of it.
+        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+        Err(error) => Err(storage("found the metastore's cluster", error)),
+    }
 }

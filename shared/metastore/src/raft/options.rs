@@ -45,9 +45,11 @@ impl MetaNodeOptions {
             dir: dir.into(),
             founders: BTreeMap::from([(node_id, advertised.clone())]),
             advertised,
-            heartbeat: Duration::from_millis(250),
-            election_min: Duration::from_secs(1),
-            election_max: Duration::from_secs(2),
+            heartbeat: Duration::from_millis(200),
+            election_min: Duration::from_millis(600),
+            // Also how long a follower that has heard a leader votes for no other; it waits for an
+            // election timeout more before it stands itself.
+            election_max: Duration::from_millis(800),
             request_timeout: Duration::from_secs(10),
             snapshot_every: 5_000,
             keep_entries: 1_000,

@@ -1,6 +1,6 @@
 //! A replica as a [`MetaKv`].
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::{FutureExt as _, StreamExt as _, stream};
@@ -33,6 +33,26 @@ impl MetaNode {
                 leader: leader.clone(),
             }),
         }
+    }
+
+    /// Returns once it is certain that no other replica was elected before the call.
+    ///
+    /// # Correctness
+    /// A quorum that has confirmed a leader votes for no other within an election timeout, so one
+    /// round of messages serves for half of that. Instants go on while a process is stopped.
+    ///
+    /// # Errors
+    /// [`Error::NotLeader`]; [`Error::Unavailable`] without a quorum.
+    pub async fn confirm_lead(&self) -> Result<()> {
+        self.check_leads()?;
+        let asked = Instant::now();
+        if self.votes_alone() || asked < *self.inner.confirmed_until.lock() {
+            return Ok(());
+        }
+        self.read_barrier().await?;
+        let mut until = self.inner.confirmed_until.lock();
+        *until = (*until).max(asked + self.inner.confirmed_for);
+        Ok(())
     }
 
     /// Returns once this replica's state shows every write that was answered before the call.

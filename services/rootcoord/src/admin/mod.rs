@@ -1,6 +1,8 @@
 //! What operators see of the metadata, the sagas and the raft group, as JSON on the admin port.
 //!
-//! `GET /admin/meta?prefix=P&after=K&limit=N`, `GET /admin/sagas`, `GET /admin/raft`.
+//! `GET /admin/meta?prefix=P&after=K&limit=N`, `GET /admin/sagas`; [`raft`] for the group.
+
+mod raft;
 
 use std::sync::Arc;
 
@@ -12,10 +14,11 @@ use axum::{
     routing::get,
 };
 use redkite_catalog::view::describe;
-use redkite_metastore::{KeyValue, MetaNode, SharedKv};
+use redkite_metastore::{KeyValue, SharedKv};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+pub use self::raft::routes as raft_routes;
 use crate::ddl::DdlGate;
 
 /// Records on one page unless the request says otherwise, and at most.
@@ -24,17 +27,15 @@ const PAGE: usize = 1_000;
 #[derive(Clone)]
 struct Seen {
     kv: SharedKv,
-    meta: MetaNode,
     gate: Arc<DdlGate>,
 }
 
 /// The routes of the root coordinator.
-pub fn routes(kv: SharedKv, meta: MetaNode, gate: Arc<DdlGate>) -> Router {
+pub fn routes(kv: SharedKv, gate: Arc<DdlGate>) -> Router {
     Router::new()
         .route("/admin/meta", get(meta_page))
         .route("/admin/sagas", get(sagas))
-        .route("/admin/raft", get(raft))
-        .with_state(Seen { kv, meta, gate })
+        .with_state(Seen { kv, gate })
 }
 
 #[derive(Deserialize)]
@@ -99,13 +100,6 @@ async fn meta_page(State(seen): State<Seen>, Query(asked): Query<Asked>) -> Resp
 
 async fn sagas(State(seen): State<Seen>) -> Response {
     Json(json!({ "sagas": seen.gate.executor().list() })).into_response()
-}
-
-async fn raft(State(seen): State<Seen>) -> Response {
-    match seen.meta.status() {
-        Ok(status) => Json(json!({ "raft": status })).into_response(),
-        Err(error) => unavailable(&error),
-    }
 }
 
 fn unavailable(error: &redkite_metastore::Error) -> Response {
