@@ -40,6 +40,16 @@ def test_sagas_and_the_raft_group_are_shown(server):
     assert code == 0, err
 
 
+def test_a_saga_that_is_not_there_is_named_and_an_abort_wants_to_be_confirmed(server):
+    for words in (["show", "77"], ["retry", "77"], ["abort", "77", "--yes"]):
+        code, _, err = redkite(server, "saga", *words)
+        assert code == 1
+        assert "77" in err
+    code, _, err = redkite(server, "saga", "abort", "77")
+    assert code == 1
+    assert "--yes" in err
+
+
 def test_nobody_there_is_said(server):
     command = [server_binary(), "raft", "status", "--admin", "127.0.0.1:1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

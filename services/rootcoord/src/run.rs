@@ -165,7 +165,7 @@ pub async fn start(host: Host, context: &NodeContext, options: RootCoordOptions)
         async move { closing.close(CLOSE_WITHIN).await },
     );
 
-    let routes = crate::admin::routes(context.kv.clone(), gate.clone());
+    let routes = crate::admin::routes(context.kv.clone(), &gate);
     context.process.admin.add(routes);
     host.replica.standby.activate(RootCoordService::new(
         gate,

@@ -37,11 +37,36 @@ pub enum MetaCommand {
     },
 }
 
-/// Shows the sagas: DDL that is under way.
+/// Shows and mends sagas: DDL that is under way.
 #[derive(Debug, clap::Subcommand)]
 pub enum SagaCommand {
     /// List sagas that are not finished
     Ls {
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Show one saga with its steps
+    Show {
+        /// Its id, as `saga ls` shows it
+        id: i64,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Try the undo of a stuck saga again, after its cause is removed
+    Retry {
+        /// Its id
+        id: i64,
+        #[command(flatten)]
+        admin: AdminArgs,
+    },
+    /// Take a running saga back, or give a stuck one up: its locks are released, and what it has
+    /// half done is left to you
+    Abort {
+        /// Its id
+        id: i64,
+        /// Confirms it
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -109,19 +134,50 @@ pub async fn meta(command: MetaCommand) -> anyhow::Result<()> {
 /// # Errors
 /// When the process does not answer.
 pub async fn saga(command: SagaCommand) -> anyhow::Result<()> {
-    let SagaCommand::Ls { admin } = command;
-    let answer = ask(&admin, "/admin/sagas").await?;
-    for saga in answer["sagas"].as_array().into_iter().flatten() {
-        println!(
-            "{}\t{}/v{}\t{}\tstep {}\tretries {}\t{}",
-            saga["id"],
-            text(saga, "kind"),
-            saga["version"],
-            saga["state"],
-            saga["step"],
-            saga["retries"],
-            text(saga, "last_error"),
-        );
+    match command {
+        SagaCommand::Ls { admin } => {
+            let answer = ask(&admin, "/admin/sagas").await?;
+            for saga in answer["sagas"].as_array().into_iter().flatten() {
+                println!("{}", saga_line(saga));
+            }
+        }
+        SagaCommand::Show { id, admin } => {
+            print_saga(&ask(&admin, &format!("/admin/sagas/{id}")).await?)?;
+        }
+        SagaCommand::Retry { id, admin } => {
+            print_saga(&tell(&admin, &format!("/admin/sagas/{id}/retry")).await?)?;
+        }
+        SagaCommand::Abort { id, yes, admin } => {
+            if !yes {
+                bail!(
+                    "a stuck saga that is aborted leaves what it has half done: look at it with \
+                     `redkite saga show {id}`, then say --yes"
+                );
+            }
+            print_saga(&tell(&admin, &format!("/admin/sagas/{id}/abort")).await?)?;
+        }
+    }
+    Ok(())
+}
+
+fn saga_line(saga: &Value) -> String {
+    format!(
+        "{}\t{}/v{}\t{}\tstep {}\tretries {}\t{}",
+        saga["id"],
+        text(saga, "kind"),
+        saga["version"],
+        saga["state"],
+        saga["step"],
+        saga["retries"],
+        text(saga, "last_error"),
+    )
+}
+
+fn print_saga(answer: &Value) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(&answer["saga"])?);
+    println!("steps:");
+    for step in answer["steps"].as_array().into_iter().flatten() {
+        println!("  {}", step.as_str().unwrap_or_default());
     }
     Ok(())
 }

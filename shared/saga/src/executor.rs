@@ -178,6 +178,15 @@ impl SagaExecutor {
         Ok(self.shared.entry(id)?.info())
     }
 
+    /// The steps of a kind of saga, in words and in order.
+    ///
+    /// # Errors
+    /// [`Error::NotRegistered`].
+    pub fn steps(&self, kind: &str, version: u32) -> Result<Vec<String>> {
+        let steps = self.shared.registry.steps(kind, version)?;
+        Ok(steps.iter().map(ToString::to_string).collect())
+    }
+
     /// Tries the undo of a stuck saga again.
     ///
     /// # Errors

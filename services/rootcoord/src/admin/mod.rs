@@ -1,10 +1,9 @@
 //! What operators see of the metadata, the sagas and the raft group, as JSON on the admin port.
 //!
-//! `GET /admin/meta?prefix=P&after=K&limit=N`, `GET /admin/sagas`; [`raft`] for the group.
+//! `GET /admin/meta?prefix=P&after=K&limit=N`, and what [`sagas`] and [`raft`] answer.
 
 mod raft;
-
-use std::sync::Arc;
+mod sagas;
 
 use axum::{
     Json, Router,
@@ -27,15 +26,14 @@ const PAGE: usize = 1_000;
 #[derive(Clone)]
 struct Seen {
     kv: SharedKv,
-    gate: Arc<DdlGate>,
 }
 
 /// The routes of the root coordinator.
-pub fn routes(kv: SharedKv, gate: Arc<DdlGate>) -> Router {
+pub fn routes(kv: SharedKv, gate: &DdlGate) -> Router {
     Router::new()
         .route("/admin/meta", get(meta_page))
-        .route("/admin/sagas", get(sagas))
-        .with_state(Seen { kv, gate })
+        .with_state(Seen { kv })
+        .merge(sagas::routes(gate.executor().clone()))
 }
 
 #[derive(Deserialize)]
@@ -96,10 +94,6 @@ async fn meta_page(State(seen): State<Seen>, Query(asked): Query<Asked>) -> Resp
         .into_response(),
         Err(error) => unavailable(&error),
     }
-}
-
-async fn sagas(State(seen): State<Seen>) -> Response {
-    Json(json!({ "sagas": seen.gate.executor().list() })).into_response()
 }
 
 fn unavailable(error: &redkite_metastore::Error) -> Response {
