@@ -1,0 +1,179 @@
+"""Measures definitions: how long each takes, alone and with 16 clients, and with many collections.
+
+    make bench-ddl
+    .venv/bin/python tests/bench/bench_ddl.py --collections 500     # a quick look
+
+The latencies are those of the ordinary client, whose own share is about half a millisecond. Clients
+are threads of one Python process, so with 16 of them the client takes a large part of the machine.
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import platform
+import tempfile
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+os.environ.setdefault("REDKITE_BIN_DIR", str(ROOT / "target" / "release"))
+
+from measuring import Table, mib, percentiles, timed  # noqa: E402
+
+from harness.data import create_simple, index_params, simple_schema  # noqa: E402
+from harness.process import BIN_DIR, Server, connect  # noqa: E402
+from harness.replicas import run_replicas, until_it_works  # noqa: E402
+
+# What is measured, in an order in which each can be done after the one before.
+PARTITION = ["create_partition", "has_partition", "list_partitions", "drop_partition"]
+COLLECTION = ["create_collection", "load_collection", "release_collection", "drop_collection"]
+
+
+def rounds(client, mine, count, times):
+    """One client's work on a collection of its own, and on collections that it makes."""
+    create_simple(client, mine)
+    client.release_collection(mine)
+    for number in range(count):
+        name = f"p{number}"
+        for what in PARTITION:
+            arguments = (mine,) if what == "list_partitions" else (mine, name)
+            times[what].append(timed(getattr(client, what), *arguments))
+    for number in range(max(count // 10, 3)):
+        name = f"{mine}_{number}"
+        times["create_collection"].append(
+            timed(client.create_collection, name, schema=simple_schema())
+        )
+        client.create_index(name, index_params())
+        for what in COLLECTION[1:]:
+            times[what].append(timed(getattr(client, what), name))
+    client.drop_collection(mine)
+
+
+def measure(uri, clients, count, where, table):
+    times = {what: [] for what in PARTITION + COLLECTION}
+    connected = [connect(uri) for _ in range(clients)]
+    workers = [
+        threading.Thread(target=rounds, args=(client, f"mine{at}", count, times))
+        for at, client in enumerate(connected)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    for client in connected:
+        client.close()
+    for what, taken in times.items():
+        table.add(where, clients, what, percentiles(taken))
+    rate_of_creates(uri, clients, count, where, table)
+
+
+def rate_of_creates(uri, clients, count, where, table):
+    """create_partition alone, each client in a collection of its own: definitions a second."""
+    connected = [connect(uri) for _ in range(clients)]
+    for at, client in enumerate(connected):
+        client.create_collection(f"rate{at}", schema=simple_schema())
+
+    def create(client, at):
+        for number in range(count):
+            client.create_partition(f"rate{at}", f"p{number}")
+
+    workers = [
+        threading.Thread(target=create, args=(client, at)) for at, client in enumerate(connected)
+    ]
+    start = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    rate = clients * count / (time.perf_counter() - start)
+    table.add(where, clients, "create_partition, a second", f"{rate:,.0f}")
+    for at, client in enumerate(connected):
+        client.drop_collection(f"rate{at}")
+        client.close()
+
+
+def measure_many(folder, collections, partitions, table):
+    """The same beside many collections, and a restart with them."""
+    with running(Server(folder, binary=BIN_DIR / "redkite")) as server:
+        client = server.client()
+        create_simple(client, "alone")
+        empty = [timed(client.create_partition, "alone", f"p{n}") for n in range(100)]
+        table.add("create_partition, empty system", percentiles(empty))
+        start = time.perf_counter()
+        for number in range(collections):
+            client.create_collection(f"c{number}", schema=simple_schema())
+            for partition in range(partitions - 1):
+                client.create_partition(f"c{number}", f"p{partition}")
+        took = time.perf_counter() - start
+        what = f"{collections:,} collections × {partitions} partitions made, one client"
+        table.add(what, f"{took:.0f} s, {collections * partitions / took:,.0f} a second")
+        full = [timed(client.create_partition, "alone", f"q{n}") for n in range(100)]
+        table.add("create_partition beside them", percentiles(full))
+        lists = [timed(client.list_partitions, f"c{n % collections}") for n in range(100)]
+        table.add("list_partitions of one of them", percentiles(lists))
+        table.add("RSS of the whole process", mib(server.rss_bytes()))
+        client.close()
+        server.kill9()
+        table.add("kill -9 to ready", f"{timed(server.start):.2f} s")
+
+
+def measure_failover(replicas, uri, table):
+    taken = []
+    client = connect(uri)
+    create_simple(client, "failover")
+    for number in range(5):
+        leader = replicas.leader()
+        replicas.processes[leader].kill9()
+        start = time.perf_counter()
+        until_it_works(uri, lambda c: c.create_partition("failover", f"p{number}", timeout=2), "a")
+        taken.append(time.perf_counter() - start)
+        replicas.processes[leader].start()
+    client.close()
+    taken.sort()
+    seconds = ", ".join(f"{one:.2f}" for one in taken)
+    table.add("three replicas", 1, "kill -9 of the leader to the next definition", f"{seconds} s")
+
+
+@contextlib.contextmanager
+def running(server):
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextlib.contextmanager
+def scratch():
+    with tempfile.TemporaryDirectory(prefix="redkite-bench-") as folder:
+        yield pathlib.Path(folder)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=100, help="definitions of a kind and client")
+    parser.add_argument("--collections", type=int, default=10_000)
+    parser.add_argument("--partitions", type=int, default=10, help="of each of them")
+    args = parser.parse_args()
+
+    each = Table("Definitions", "where", "clients", "what", "latency")
+    many = Table("Many collections, standalone", "what", "measured")
+    with scratch() as folder, running(Server(folder, binary=BIN_DIR / "redkite")) as server:
+        for clients in (1, 16):
+            measure(server.uri, clients, args.count, "standalone", each)
+    with scratch() as folder, run_replicas(folder) as (replicas, uri):
+        for clients in (1, 16):
+            measure(uri, clients, args.count, "three replicas", each)
+        measure_failover(replicas, uri, each)
+    if args.collections:
+        with scratch() as folder:
+            measure_many(folder, args.collections, args.partitions, many)
+
+    print(f"{os.cpu_count()} cores, {platform.machine()}, client and servers on the same ones\n")
+    print(each)
+    print(many)
+
+
+if __name__ == "__main__":
+    main()
