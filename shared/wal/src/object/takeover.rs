@@ -58,7 +58,17 @@ pub(super) async fn take_over(
     let mut refusal = None;
     let mut damage = Damage::default();
     for round in 0..TRIES {
-        let found = match survey(objects).await {
+        let looked = match survey(objects).await {
+            Ok(found) if found.seal.is_some_and(|seal| seal.writer == writer) => {
+                match taken(objects, found).await {
+                    Ok(taken) => return Ok(taken),
+                    // Perhaps of an owner that has come since, and truncates: look who that is.
+                    Err(error) => Err(error),
+                }
+            }
+            looked => looked,
+        };
+        let found = match looked {
             Ok(found) => found,
             Err(error @ Error::Corrupt { .. }) if !damage.is_certain(&error) => {
                 backoff.wait().await;
@@ -67,9 +77,6 @@ pub(super) async fn take_over(
             Err(error) => return Err(error),
         };
         damage = Damage::default();
-        if found.seal.is_some_and(|seal| seal.writer == writer) {
-            return taken(objects, found).await;
-        }
         if epoch < found.epoch {
             return Err(Error::Fenced {
                 channel: objects.channel.to_string(),
