@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{Method, Request, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
-use redkite_runtime::{OnFailure, TaskGroup};
+use redkite_runtime::{Clock as _, OnFailure, SystemClock, TaskGroup};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -161,8 +161,10 @@ pub async fn saga(command: SagaCommand) -> anyhow::Result<()> {
 }
 
 fn saga_line(saga: &Value) -> String {
+    let created = saga["created_ms"].as_u64().unwrap_or_default();
+    let age = SystemClock.unix_millis().saturating_sub(created) / 1_000;
     format!(
-        "{}\t{}/v{}\t{}\tstep {}\tretries {}\t{}",
+        "{}\t{}/v{}\t{}\tstep {}\t{age} s old\tretries {}\t{}",
         saga["id"],
         text(saga, "kind"),
         saga["version"],

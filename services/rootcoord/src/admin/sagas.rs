@@ -50,7 +50,7 @@ async fn abort(State(executor): State<SagaExecutor>, Path(id): Path<i64>) -> Res
     answer(aborted.and_then(|()| shown(&executor, id)))
 }
 
-/// A saga with all its steps: those done, the one it is at, those to come.
+/// A saga with the list of its steps; which of them it is at, the saga itself says.
 fn shown(executor: &SagaExecutor, id: SagaId) -> Result<Value> {
     let info = executor.show(id)?;
     // A version that is not registered any more has no steps to show, which is why it waits.

@@ -115,6 +115,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn ten_million_timestamps_take_few_writes_also_when_the_clock_jumps_back() {
+        let kv: SharedKv = Arc::new(MemKv::new());
+        let clock = ManualClock::new(1_700_000_000_000);
+        let oracle = TimestampOracle::open(kv.clone(), clock.shared())
+            .await
+            .unwrap();
+        let mut last = Timestamp::ZERO;
+        for round in 0..10_000 {
+            if round == 5_000 {
+                clock.set(1_700_000_000_000 - 3_600_000);
+            }
+            let first = oracle.alloc(1_000).await.unwrap();
+            assert!(first > last, "{first:?} after {last:?}");
+            last = first.plus(999);
+        }
+        let writes = kv.range(keys::TSO_WINDOW, None, 1).await.unwrap().revision;
+        assert!(writes.0 <= 2, "{writes:?} writes");
+    }
+
+    #[tokio::test]
     async fn timestamps_follow_the_clock() {
         let kv: SharedKv = Arc::new(MemKv::new());
         let clock = ManualClock::new(1_700_000_000_000);
