@@ -9,7 +9,7 @@ use super::{
     objects::Objects,
     survey::Survey,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The objects with records of one owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,16 +145,24 @@ impl Chain {
     }
 }
 
+/// Why an object was not found.
+#[derive(Debug)]
+pub(super) enum Located {
+    /// One that counted is not there: damage, or another owner has truncated it.
+    Missing(u64),
+    Failed(Error),
+}
+
 /// The last object that begins at or before a record, with its first record; `None` when there is
 /// none.
 ///
 /// # Errors
-/// `Corrupt` · `Store`
+/// `Missing` · `Corrupt` · `Store`
 pub(super) async fn locate(
     chain: &Mutex<Chain>,
     objects: &Objects,
     lsn: u64,
-) -> Result<Option<(u64, u64)>> {
+) -> Result<Option<(u64, u64)>, Located> {
     let (mut low, mut high) = (0, chain.lock().count());
     let mut found = None;
     while low < high {
@@ -170,7 +178,8 @@ pub(super) async fn locate(
         let first_lsn = match known {
             Some(first_lsn) => first_lsn,
             None => {
-                let first_lsn = objects.needed_header(number).await?.first_lsn;
+                let header = objects.header(number).await.map_err(Located::Failed)?;
+                let first_lsn = header.ok_or(Located::Missing(number))?.first_lsn;
                 chain.lock().first_lsns.insert(number, first_lsn);
                 first_lsn
             }

@@ -8,12 +8,11 @@ use redkite_runtime::{OnFailure, TaskGroup};
 
 use super::{
     ObjectOptions,
-    chain::{Span, locate},
+    chain::{Located, Span, locate},
     format::{Damaged, Header, Kind},
     objects::Objects,
     queue::Shared,
-    survey::survey,
-    takeover::Taken,
+    takeover::{Taken, steady_survey},
     writer::Writer,
 };
 use crate::{
@@ -90,7 +89,12 @@ impl ChannelLog for ObjectLog {
         }
         let shared = self.shared.clone();
         let records = async move {
-            let Some((number, _)) = locate(&shared.chain, &shared.objects, wanted).await? else {
+            let located = match locate(&shared.chain, &shared.objects, wanted).await {
+                Ok(located) => located,
+                Err(Located::Missing(number)) => return Err(why_missing(&shared, number).await),
+                Err(Located::Failed(error)) => return Err(error),
+            };
+            let Some((number, _)) = located else {
                 let first = shared.chain.lock().first_lsn;
                 return Err(truncated(&shared, lsn, first));
             };
@@ -112,7 +116,11 @@ impl ChannelLog for ObjectLog {
         let mut truncation = self.truncation.lock().await;
         let shared = &self.shared;
         let wanted = lsn.0.min(self.last_lsn().0 + 1);
-        let located = locate(&shared.chain, &shared.objects, wanted).await?;
+        let located = match locate(&shared.chain, &shared.objects, wanted).await {
+            Ok(located) => located,
+            Err(Located::Missing(number)) => return Err(why_missing(shared, number).await),
+            Err(Located::Failed(error)) => return Err(error),
+        };
         // The object with the point stays, and so does the last one.
         if let Some((floor, first_lsn)) = located
             && floor > truncation.floor
@@ -257,8 +265,8 @@ async fn why_missing(shared: &Shared, number: u64) -> Error {
             return truncated(shared, Lsn::ZERO, chain.first_lsn);
         }
     }
-    // Another owner may have truncated it.
-    match Box::pin(survey(&shared.objects)).await {
+    // Another owner may have truncated it, and may still be at it while this looks.
+    match Box::pin(steady_survey(&shared.objects)).await {
         Ok(found)
             if found
                 .seal

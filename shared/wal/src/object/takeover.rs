@@ -114,6 +114,22 @@ pub(super) async fn take_over(
     }))
 }
 
+/// A survey that has looked again where something was missing.
+///
+/// # Errors
+/// As [`survey`].
+pub(super) async fn steady_survey(objects: &Objects) -> Result<Survey> {
+    let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(200));
+    let mut damage = Damage::default();
+    loop {
+        match survey(objects).await {
+            Err(error @ Error::Corrupt { .. }) if !damage.is_certain(&error) => {}
+            found => return found,
+        }
+        backoff.wait().await;
+    }
+}
+
 /// Damage that was found again and again.
 #[derive(Debug, Default)]
 struct Damage {
