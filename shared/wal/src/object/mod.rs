@@ -55,6 +55,10 @@
 //! Who seals looks at the log once more before it counts itself the owner: a seal that was put at a
 //! number that has been truncated is below the floor, and does not count.
 //!
+//! **A look at a log that is being truncated proves nothing.** Whoever finds an object gone that was
+//! listed begins anew with a new list: from what is left of the old one an end could be found that
+//! lies before records which were acknowledged meanwhile.
+//!
 //! **An own number never changes its content.** A put whose outcome is unknown is put again with
 //! the same bytes; if the number is taken, the bytes are compared. So an object is written or not,
 //! but never two things.

@@ -6,7 +6,10 @@ use super::{
     format::{Damaged, Header, Kind},
     objects::Objects,
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// How often a log that is being truncated is looked at again.
+const LOOKS: usize = 32;
 
 /// A log as it was found.
 #[derive(Clone, Debug)]
@@ -97,8 +100,25 @@ struct Top {
 /// # Errors
 /// `Corrupt` when an object that must be there is not, or is damaged · `Store`
 pub(super) async fn survey(objects: &Objects) -> Result<Survey> {
+    for _ in 0..LOOKS {
+        if let Some(found) = look(objects).await? {
+            return Ok(found);
+        }
+    }
+    Err(Error::Locked {
+        channel: objects.channel.to_string(),
+    })
+}
+
+/// One look at a log; `None` when an object went away between the list and the look at it.
+///
+/// Then somebody truncates, and what else was listed may be long out of date: an end that is found
+/// from it may lie before records that were acknowledged meanwhile.
+async fn look(objects: &Objects) -> Result<Option<Survey>> {
     let sizes = objects.list().await?;
-    let top = find_top(objects, &sizes).await?;
+    let Some(top) = find_top(objects, &sizes).await? else {
+        return Ok(None);
+    };
     let owner = top.owner;
     let (mut floor, mut epoch) = (1, top.epoch);
     for header in owner.seal.iter().chain(&top.records) {
@@ -121,6 +141,7 @@ pub(super) async fn survey(objects: &Objects) -> Result<Survey> {
     // Not followed any further: an owner that writes faster than this reads is never caught up with.
     for header in futures::future::try_join_all(near_end).await? {
         match header {
+            None if sizes.contains_key(&number) => return Ok(None),
             None => break,
             Some(header) if owner.wrote(&header) => last = Some(header),
             Some(header) if header.kind == Kind::Seal => {
@@ -151,28 +172,27 @@ pub(super) async fn survey(objects: &Objects) -> Result<Survey> {
     if let Some(last) = last {
         floor = floor.max(last.floor);
     }
-    Ok(Survey {
+    Ok(Some(Survey {
         sizes,
         end,
         next_lsn,
         floor,
         seal,
         epoch,
-    })
+    }))
 }
 
 /// Goes down from the highest number to the first object that says who owned the log, and on to
-/// the first one with records of that owner.
-async fn find_top(objects: &Objects, sizes: &BTreeMap<u64, u64>) -> Result<Top> {
+/// the first one with records of that owner; `None` when one has gone away since it was listed.
+async fn find_top(objects: &Objects, sizes: &BTreeMap<u64, u64>) -> Result<Option<Top>> {
     let mut owner: Option<Owner> = None;
     let mut epoch = 0;
     for &number in sizes.keys().rev() {
         if owner.is_some_and(|owner| number < owner.first) {
             break;
         }
-        // One that went away since it was listed was truncated or never counted.
         let Some(header) = objects.header(number).await? else {
-            continue;
+            return Ok(None);
         };
         if header.kind == Kind::Seal {
             epoch = epoch.max(header.epoch);
@@ -182,22 +202,22 @@ async fn find_top(objects: &Objects, sizes: &BTreeMap<u64, u64>) -> Result<Top> 
             None => *owner.insert(Owner::of(objects, header.seal).await?),
         };
         if current.wrote(&header) {
-            return Ok(Top {
+            return Ok(Some(Top {
                 owner: current,
                 records: Some(header),
                 epoch,
-            });
+            }));
         }
     }
     let owner = match owner {
         Some(owner) => owner,
         None => Owner::of(objects, 0).await?,
     };
-    Ok(Top {
+    Ok(Some(Top {
         owner,
         records: None,
         epoch,
-    })
+    }))
 }
 
 fn foreign() -> Damaged {
