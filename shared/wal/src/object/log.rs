@@ -89,12 +89,7 @@ impl ChannelLog for ObjectLog {
         }
         let shared = self.shared.clone();
         let records = async move {
-            let located = match locate(&shared.chain, &shared.objects, wanted).await {
-                Ok(located) => located,
-                Err(Located::Missing(number)) => return Err(why_missing(&shared, number).await),
-                Err(Located::Failed(error)) => return Err(error),
-            };
-            let Some((number, _)) = located else {
+            let Some((number, _)) = located(&shared, wanted).await? else {
                 let first = shared.chain.lock().first_lsn;
                 return Err(truncated(&shared, lsn, first));
             };
@@ -116,11 +111,7 @@ impl ChannelLog for ObjectLog {
         let mut truncation = self.truncation.lock().await;
         let shared = &self.shared;
         let wanted = lsn.0.min(self.last_lsn().0 + 1);
-        let located = match locate(&shared.chain, &shared.objects, wanted).await {
-            Ok(located) => located,
-            Err(Located::Missing(number)) => return Err(why_missing(shared, number).await),
-            Err(Located::Failed(error)) => return Err(error),
-        };
+        let located = located(shared, wanted).await?;
         // The object with the point stays, and so does the last one.
         if let Some((floor, first_lsn)) = located
             && floor > truncation.floor
@@ -254,6 +245,15 @@ async fn read_object(
             Err(objects.corrupt(number, Damaged { offset: 24, reason }))
         }
         None => Err(why_missing(shared, number).await),
+    }
+}
+
+/// The object with a record, as [`locate`].
+async fn located(shared: &Shared, lsn: u64) -> Result<Option<(u64, u64)>> {
+    match locate(&shared.chain, &shared.objects, lsn).await {
+        Ok(located) => Ok(located),
+        Err(Located::Missing(number)) => Err(why_missing(shared, number).await),
+        Err(Located::Failed(error)) => Err(error),
     }
 }
 

@@ -53,7 +53,9 @@
 //! as long as the channel; they are small. Objects with records are deleted only after a durable
 //! object says so (`floor`), and the last one always stays, so an emptied log does not begin anew.
 //! Who seals looks at the log once more before it counts itself the owner: a seal that was put at a
-//! number that has been truncated is below the floor, and does not count.
+//! number that has been truncated is below the floor, and does not count. A floor counts only where
+//! its object does: one that was written behind a seal was not acknowledged, and whoever deleted by
+//! it would delete what the next owner, which looked before it arrived, still reads.
 //!
 //! **A look at a log that is being truncated proves nothing.** Whoever finds an object gone that was
 //! listed begins anew with a new list: from what is left of the old one an end could be found that

@@ -1,6 +1,8 @@
 //! Where a log stands, found out without owning it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+
+use redkite_runtime::Backoff;
 
 use super::{
     format::{Damaged, Header, Kind},
@@ -100,10 +102,12 @@ struct Top {
 /// # Errors
 /// `Corrupt` when an object that must be there is not, or is damaged · `Store`
 pub(super) async fn survey(objects: &Objects) -> Result<Survey> {
+    let mut backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(200));
     for _ in 0..LOOKS {
         if let Some(found) = look(objects).await? {
             return Ok(found);
         }
+        backoff.wait().await;
     }
     Err(Error::Locked {
         channel: objects.channel.to_string(),
@@ -121,19 +125,21 @@ async fn look(objects: &Objects) -> Result<Option<Survey>> {
     };
     let owner = top.owner;
     let (mut floor, mut epoch) = (1, top.epoch);
-    for header in owner.seal.iter().chain(&top.records) {
-        floor = floor.max(header.floor);
-        epoch = epoch.max(header.epoch);
+    if let Some(seal) = owner.seal {
+        floor = floor.max(seal.floor);
+        epoch = epoch.max(seal.epoch);
     }
-    // Whatever is behind its window was durable before it wrote its highest object.
-    let mut number = match top.records {
+    // Whatever is behind its window was durable before it wrote its highest object. That one may not
+    // count: then there is an object where it says that the log begins, but it truncates nothing.
+    let begin = match top.records {
         None => owner.first,
         Some(records) => (records.number + 1)
             .saturating_sub(owner.window)
             .max(owner.first)
-            .max(floor),
+            .max(floor)
+            .max(records.floor),
     };
-    let begin = number;
+    let mut number = begin;
     let after_top = top.records.map_or(begin, |records| records.number + 1);
     let near_end = (begin..=after_top).map(|number| objects.header(number));
     let mut last = None;

@@ -176,10 +176,10 @@ async fn history(seed: u64) -> usize {
 #[tokio::test(start_paused = true)]
 async fn every_owner_reads_all_that_was_acknowledged_once_and_in_order() {
     let mut rng = test_rng();
-    // More of them, for an hour or a night, find what these few do not.
+    // More of them, for an hour or a night, find what these do not.
     let count: usize = match std::env::var("REDKITE_HISTORIES") {
         Ok(text) => text.parse().expect("REDKITE_HISTORIES must be a number"),
-        Err(_) => 40,
+        Err(_) => 150,
     };
     let mut openings = 0;
     for _ in 0..count {
