@@ -35,8 +35,6 @@ pub async fn bootstrap(kv: &dyn MetaKv, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-/// Rounds of bcrypt, as a power of two.
-const BCRYPT_COST: u32 = 10;
 /// What the role `public` starts with: object type and privilege.
 const PUBLIC_PRIVILEGES: [(&str, &str); 2] = [
     ("Global", "DescribeCollection"),
@@ -55,7 +53,7 @@ pub async fn bootstrap_access(kv: &dyn MetaKv, now: Timestamp, password: &Secret
     if page.pairs.iter().any(|pair| pair.key == key) {
         return Ok(());
     }
-    let hashed = bcrypt::hash(password.expose(), BCRYPT_COST)
+    let hashed = bcrypt::hash(password.expose(), limits::BCRYPT_COST)
         .map_err(|error| Error::internal(format!("hashing a password: {error}")))?;
     let root = CredentialInfo {
         username: ROOT.to_owned(),

@@ -21,6 +21,8 @@ const LOAD_ROUND: Duration = Duration::from_secs(3);
 pub struct Config {
     /// The root coordinator.
     pub rootcoord: redkite_rootcoord::RootCoordOptions,
+    /// The metastore, which is always a group of one here.
+    pub metastore: MetastoreOptions,
     /// The data coordinator.
     pub datacoord: redkite_datacoord::run::DataCoordOptions,
     /// The query coordinator.
@@ -35,6 +37,13 @@ pub struct Config {
 
 impl Validate for Config {
     fn validate(&self) -> redkite_config::Result<()> {
+        self.metastore.validate()?;
+        if self.metastore.join || !self.metastore.members.is_empty() {
+            return Err(redkite_config::Error::value(
+                "metastore.members",
+                "and metastore.join are for rootcoord: standalone is always a group of one",
+            ));
+        }
         self.datacoord.validate()?;
         self.querynode.validate()?;
         self.proxy.validate()
@@ -50,8 +59,7 @@ pub async fn run(process: Process, config: Config, clients: TcpListener) -> Resu
     let listen = clients
         .local_addr()
         .map_err(Error::start("read a listener's address"))?;
-    // One process is a group of one: what it holds could not be served by another one alone.
-    let replica = Replica::open(&process, Exposure::Local, &MetastoreOptions::default()).await?;
+    let replica = Replica::open(&process, Exposure::Local, &config.metastore).await?;
     let host = Host::take_office(replica).await?;
     let context = NodeContext::host(process, host.kv(), host.identity).await?;
     redkite_rootcoord::run::start(host, &context, config.rootcoord).await?;

@@ -2,7 +2,7 @@
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -215,14 +215,24 @@ async fn a_cluster_of_one_grows_and_replaces_a_member() {
             .addresses
             .insert(id, listener.local_addr().unwrap().to_string());
         cluster.start(id, listener, BTreeMap::new()).await;
-        let node = cluster.replicas[&1].node.clone();
-        node.add_learner(id, &cluster.addresses[&id]).await.unwrap();
     }
     let node = cluster.replicas[&1].node.clone();
-    node.change_voters(BTreeSet::from([1, 2, 3])).await.unwrap();
-    node.add_learner(4, &cluster.addresses[&4]).await.unwrap();
-    node.change_voters(BTreeSet::from([1, 2, 4])).await.unwrap();
+    // At the same time: neither takes back the other.
+    let add = async |id: u64| {
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = node.add_voter(id, &cluster.addresses[&id]).await {
+            assert!(matches!(error, Error::Invalid { .. }), "{error:?}");
+            assert!(Instant::now() < deadline, "{error:?}");
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::join!(add(2), add(3));
+    assert_eq!(node.status().unwrap().voters, [1, 2, 3]);
+    node.add_voter(4, &cluster.addresses[&4]).await.unwrap();
+    node.remove_member(3).await.unwrap();
     assert_eq!(node.status().unwrap().voters, [1, 2, 4]);
+    let again = node.remove_member(3).await.unwrap_err();
+    assert!(matches!(again, Error::Invalid { .. }), "{again:?}");
     let client = cluster.client();
     put(&client, "k/last", "v").await;
     assert_eq!(read_all(&client, "k/").await.unwrap().0.len(), 121);

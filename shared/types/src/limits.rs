@@ -34,6 +34,8 @@ pub const MAX_USERS: usize = 100;
 pub const MAX_ROLES: usize = 10;
 /// Bytes of a password; bcrypt looks at no more than the upper one.
 pub const PASSWORD_LENGTH: std::ops::RangeInclusive<usize> = 6..=72;
+/// Rounds of bcrypt for a password, as a power of two.
+pub const BCRYPT_COST: u32 = 10;
 /// Bytes of a user's name.
 pub const MAX_USERNAME_LENGTH: usize = 32;
 /// Name of the partition that every collection has.

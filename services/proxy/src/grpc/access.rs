@@ -16,11 +16,8 @@ use redkite_proto::{
 };
 use redkite_types::{Error, ErrorCode, Result, limits, name};
 
-use super::ddl::submit;
+use super::ddl::{ddl, submit};
 use crate::context::{ProxyContext, RequestContext};
-
-/// Rounds of bcrypt, as a power of two.
-const BCRYPT_COST: u32 = 10;
 
 pub(crate) async fn create_credential(
     context: &Arc<ProxyContext>,
@@ -96,7 +93,8 @@ fn checked_password(password: &str) -> Result<Secret> {
 
 /// Hashing takes tens of milliseconds, which is why it is done elsewhere.
 async fn hash(password: Secret) -> Result<String> {
-    let hashed = tokio::task::spawn_blocking(move || bcrypt::hash(password.expose(), BCRYPT_COST));
+    let hashed =
+        tokio::task::spawn_blocking(move || bcrypt::hash(password.expose(), limits::BCRYPT_COST));
     match hashed.await {
         Ok(Ok(text)) => Ok(text),
         Ok(Err(error)) => Err(Error::internal(format!("hashing a password: {error}"))),
@@ -114,23 +112,7 @@ async fn verify(password: Secret, record: Arc<CredentialInfo>) -> Result<bool> {
         .map_err(|error| Error::internal(format!("verifying a password: {error}")))
 }
 
-/// Implements handlers that check a name and submit their message as a command.
-macro_rules! changes {
-    ($($handler:ident($message:ident: $request:ident) as $command:ident $checks:block)*) => {
-        $(
-            pub(crate) async fn $handler(
-                context: &Arc<ProxyContext>,
-                meta: RequestContext,
-                $message: $request,
-            ) -> Result<Status> {
-                $checks
-                submit(context, &meta, Command::$command($message)).await
-            }
-        )*
-    };
-}
-
-changes! {
+ddl! {
     delete_credential(message: DeleteCredentialRequest) as DropUser {
         if message.username.is_empty() {
             return Err(Error::invalid_parameter("username is empty"));

@@ -31,6 +31,7 @@ macro_rules! ddl {
         )*
     };
 }
+pub(super) use ddl;
 
 ddl! {
     create_database(message: CreateDatabaseRequest) as CreateDatabase {

@@ -3,8 +3,6 @@
 //! `GET /admin/raft`, `POST /admin/raft/add?id=N&address=HOST:PORT`, `POST /admin/raft/remove?id=N`.
 //! Changes are the leader's: another replica answers 421 with the leader's address.
 
-use std::collections::BTreeSet;
-
 use axum::{
     Json, Router,
     extract::{Query, State},
@@ -53,8 +51,7 @@ async fn remove(State(meta): State<MetaNode>, Query(asked): Query<Remove>) -> Re
     answer(remove_voter(&meta, asked.id).await)
 }
 
-/// Adds a replica: it follows until it has all there is, and then votes. Doing it again changes
-/// nothing.
+/// Adds a replica under an id that was never used. Doing it again changes nothing.
 async fn add_voter(meta: &MetaNode, id: u64, address: &str) -> Result<serde_json::Value> {
     if redkite_node::options::split_address(address).is_none() {
         return Err(invalid(format!("`{address}` is not host:port")));
@@ -76,14 +73,11 @@ async fn add_voter(meta: &MetaNode, id: u64, address: &str) -> Result<serde_json
         }
     }
     info!(id, address, "adding a replica of the metastore");
-    meta.add_learner(id, address).await?;
-    let mut voters: BTreeSet<u64> = before.voters.into_iter().collect();
-    voters.insert(id);
-    meta.change_voters(voters).await?;
+    meta.add_voter(id, address).await?;
     Ok(json!({ "raft": meta.status()? }))
 }
 
-/// Removes a replica. Doing it again changes nothing.
+/// Removes a replica.
 async fn remove_voter(meta: &MetaNode, id: u64) -> Result<serde_json::Value> {
     let before = meta.status()?;
     if before.leader == Some(id) && id == before.node_id {
@@ -91,10 +85,8 @@ async fn remove_voter(meta: &MetaNode, id: u64) -> Result<serde_json::Value> {
             "replica {id} leads: stop it first, and ask the one that leads then"
         )));
     }
-    let mut voters: BTreeSet<u64> = before.voters.iter().copied().collect();
-    voters.remove(&id);
     info!(id, "removing a replica of the metastore");
-    meta.change_voters(voters).await?;
+    meta.remove_member(id).await?;
     Ok(json!({ "raft": meta.status()? }))
 }
 

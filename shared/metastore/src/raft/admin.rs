@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use openraft::BasicNode;
 use openraft::error::{ClientWriteError, RaftError};
+use openraft::{BasicNode, ChangeMembers};
 use redkite_runtime::Deadline;
 use redkite_types::error::chain;
 use redkite_types::{Outcome, Revision};
@@ -97,27 +97,47 @@ impl MetaNode {
         Err(unavailable("the snapshot takes too long", Outcome::Unknown))
     }
 
-    /// Adds a replica that follows without a vote, and waits until it has caught up.
+    /// Adds a replica: it follows without a vote until it has caught up, and votes from then on. What
+    /// was done of it before is not done again.
     ///
     /// # Errors
-    /// [`Error::NotLeader`], [`Error::Unavailable`], [`Error::Invalid`], [`Error::Storage`].
-    pub async fn add_learner(&self, node_id: u64, address: &str) -> Result<()> {
+    /// [`Error::NotLeader`], [`Error::Unavailable`], [`Error::Storage`]; [`Error::Invalid`], also
+    /// while another change is under way: try again.
+    pub async fn add_voter(&self, node_id: u64, address: &str) -> Result<()> {
         self.check_leads()?;
         let added = self
             .inner
             .raft
             .add_learner(node_id, BasicNode::new(address), true)
             .await;
-        added.map(drop).map_err(|error| membership_failure(&error))
+        added.map_err(|error| membership_failure(&error))?;
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node_id])))
+            .await
     }
 
-    /// Makes these replicas, members already, the ones that vote; others are removed.
+    /// Removes a replica, whether it votes or still only follows.
     ///
     /// # Errors
-    /// As [`MetaNode::add_learner`].
-    pub async fn change_voters(&self, voters: BTreeSet<u64>) -> Result<()> {
+    /// As [`MetaNode::add_voter`]; [`Error::Invalid`] for one that is no member.
+    pub async fn remove_member(&self, node_id: u64) -> Result<()> {
         self.check_leads()?;
-        let changed = self.inner.raft.change_membership(voters, false).await;
+        let status = self.status()?;
+        if !status.members.iter().any(|(member, _)| *member == node_id) {
+            return Err(Error::Invalid {
+                what: format!("replica {node_id} is not a member"),
+            });
+        }
+        let gone = BTreeSet::from([node_id]);
+        self.change(match status.voters.contains(&node_id) {
+            true => ChangeMembers::RemoveVoters(gone),
+            false => ChangeMembers::RemoveNodes(gone),
+        })
+        .await
+    }
+
+    /// Changes what the members are when it comes to it, so that no change takes back another.
+    async fn change(&self, change: ChangeMembers<u64, BasicNode>) -> Result<()> {
+        let changed = self.inner.raft.change_membership(change, false).await;
         changed
             .map(drop)
             .map_err(|error| membership_failure(&error))
