@@ -5,6 +5,8 @@
 //! it can do; nothing depends on compile flags.
 
 mod map;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -12,6 +14,8 @@ mod tests;
 mod x86;
 
 use std::sync::OnceLock;
+
+use half::{bf16, f16};
 
 pub use map::map_file;
 
@@ -21,7 +25,12 @@ pub(crate) const LINE_BYTES: usize = 64;
 /// One implementation of every kernel.
 ///
 /// All of them are safe to call with any slices; those that take two vectors need equal lengths and
-/// panic otherwise.
+/// panic otherwise. Sums of int8 vectors and of codes are exact up to 32,768 dimensions.
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "kernels land before the indexes that use them")
+)]
 pub(crate) struct Kernels {
     /// Name for logs and benchmarks.
     pub(crate) name: &'static str,
@@ -29,6 +38,23 @@ pub(crate) struct Kernels {
     pub(crate) l2_f32: fn(&[f32], &[f32]) -> f32,
     /// Inner product of two f32 vectors.
     pub(crate) ip_f32: fn(&[f32], &[f32]) -> f32,
+    /// Squared Euclidean distance of two f16 vectors, summed in f32.
+    pub(crate) l2_f16: fn(&[f16], &[f16]) -> f32,
+    /// Inner product of two f16 vectors, summed in f32.
+    pub(crate) ip_f16: fn(&[f16], &[f16]) -> f32,
+    /// Squared Euclidean distance of two bf16 vectors, summed in f32.
+    pub(crate) l2_bf16: fn(&[bf16], &[bf16]) -> f32,
+    /// Inner product of two bf16 vectors, summed in f32.
+    pub(crate) ip_bf16: fn(&[bf16], &[bf16]) -> f32,
+    /// Squared Euclidean distance of two int8 vectors.
+    pub(crate) l2_i8: fn(&[i8], &[i8]) -> i32,
+    /// Inner product of two int8 vectors.
+    pub(crate) ip_i8: fn(&[i8], &[i8]) -> i32,
+    /// Bits that differ.
+    pub(crate) hamming: fn(&[u8], &[u8]) -> u32,
+    /// Bits that both have, and bits that at least one has: Jaccard's distance is
+    /// `1 − both / either`.
+    pub(crate) common_bits: fn(&[u8], &[u8]) -> (u32, u32),
     /// `Σ a·b` of unsigned codes and a signed query, for each listed row of a code matrix.
     pub(crate) dot_rows: DotRows,
     /// `Σ a·(b − 128)` of two rows of unsigned codes.
@@ -44,16 +70,18 @@ pub(crate) type DotRows = fn(&[u8], usize, &[u32], &[i8], &mut [i32]);
 
 /// The fastest kernels this processor can run.
 pub(crate) fn kernels() -> &'static Kernels {
-    static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
+    static CHOSEN: OnceLock<Kernels> = OnceLock::new();
     CHOSEN.get_or_init(|| available()[0])
 }
 
 /// Every implementation this processor can run, fastest first; the scalar one is always last.
-pub(crate) fn available() -> Vec<&'static Kernels> {
-    let mut found: Vec<&'static Kernels> = Vec::new();
+pub(crate) fn available() -> Vec<Kernels> {
+    let mut found: Vec<Kernels> = Vec::new();
     #[cfg(target_arch = "x86_64")]
     found.extend(x86::available());
-    found.push(&scalar::KERNELS);
+    #[cfg(target_arch = "aarch64")]
+    found.push(neon::KERNELS);
+    found.push(scalar::KERNELS);
     found
 }
 

@@ -1,12 +1,22 @@
 //! The plain Rust twins: what the other kernels must agree with, and what runs where there is no
 //! vector unit we know.
 
+use half::{bf16, f16};
+
 use super::Kernels;
 
-pub(super) static KERNELS: Kernels = Kernels {
+pub(super) const KERNELS: Kernels = Kernels {
     name: "scalar",
-    l2_f32,
-    ip_f32,
+    l2_f32: l2::<f32>,
+    ip_f32: ip::<f32>,
+    l2_f16: l2::<f16>,
+    ip_f16: ip::<f16>,
+    l2_bf16: l2::<bf16>,
+    ip_bf16: ip::<bf16>,
+    l2_i8,
+    ip_i8,
+    hamming,
+    common_bits,
     dot_rows,
     dot_codes,
 };
@@ -14,26 +24,55 @@ pub(super) static KERNELS: Kernels = Kernels {
 /// Independent sums, so that the compiler may use whatever vector registers the baseline has.
 const LANES: usize = 8;
 
-fn fold(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+fn fold<T: Copy + Into<f32>>(a: &[T], b: &[T], term: impl Fn(f32, f32) -> f32) -> f32 {
     assert_eq!(a.len(), b.len(), "vectors of different dimensions");
     let mut sums = [0f32; LANES];
     let (a_chunks, a_tail) = a.as_chunks::<LANES>();
     let (b_chunks, b_tail) = b.as_chunks::<LANES>();
     for (a_chunk, b_chunk) in a_chunks.iter().zip(b_chunks) {
         for lane in 0..LANES {
-            sums[lane] += term(a_chunk[lane], b_chunk[lane]);
+            sums[lane] += term(a_chunk[lane].into(), b_chunk[lane].into());
         }
     }
-    let tail: f32 = a_tail.iter().zip(b_tail).map(|(x, y)| term(*x, *y)).sum();
+    let tail: f32 = a_tail
+        .iter()
+        .zip(b_tail)
+        .map(|(x, y)| term((*x).into(), (*y).into()))
+        .sum();
     sums.iter().sum::<f32>() + tail
 }
 
-fn l2_f32(a: &[f32], b: &[f32]) -> f32 {
+fn l2<T: Copy + Into<f32>>(a: &[T], b: &[T]) -> f32 {
     fold(a, b, |x, y| (x - y) * (x - y))
 }
 
-fn ip_f32(a: &[f32], b: &[f32]) -> f32 {
+fn ip<T: Copy + Into<f32>>(a: &[T], b: &[T]) -> f32 {
     fold(a, b, |x, y| x * y)
+}
+
+fn pairs<'a, T: Copy>(a: &'a [T], b: &'a [T]) -> impl Iterator<Item = (T, T)> + 'a {
+    assert_eq!(a.len(), b.len(), "vectors of different dimensions");
+    a.iter().copied().zip(b.iter().copied())
+}
+
+fn l2_i8(a: &[i8], b: &[i8]) -> i32 {
+    pairs(a, b)
+        .map(|(x, y)| (i32::from(x) - i32::from(y)).pow(2))
+        .sum()
+}
+
+fn ip_i8(a: &[i8], b: &[i8]) -> i32 {
+    pairs(a, b).map(|(x, y)| i32::from(x) * i32::from(y)).sum()
+}
+
+fn hamming(a: &[u8], b: &[u8]) -> u32 {
+    pairs(a, b).map(|(x, y)| (x ^ y).count_ones()).sum()
+}
+
+fn common_bits(a: &[u8], b: &[u8]) -> (u32, u32) {
+    pairs(a, b).fold((0, 0), |(both, either), (x, y)| {
+        (both + (x & y).count_ones(), either + (x | y).count_ones())
+    })
 }
 
 fn dot_row(row: &[u8], query: &[i8]) -> i32 {
@@ -52,9 +91,7 @@ fn dot_rows(codes: &[u8], stride: usize, rows: &[u32], query: &[i8], out: &mut [
 }
 
 fn dot_codes(a: &[u8], b: &[u8]) -> i32 {
-    assert_eq!(a.len(), b.len(), "rows of different strides");
-    a.iter()
-        .zip(b)
-        .map(|(x, y)| i32::from(*x) * (i32::from(*y) - 128))
+    pairs(a, b)
+        .map(|(x, y)| i32::from(x) * (i32::from(y) - 128))
         .sum()
 }

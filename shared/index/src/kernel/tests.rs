@@ -1,5 +1,7 @@
 //! Every kernel this processor can run, against its scalar twin.
 
+use half::{bf16, f16};
+
 use super::{Kernels, LINE_BYTES, available, scalar};
 use crate::testing::Rng;
 
@@ -21,14 +23,14 @@ fn check_f32(a: &[f32], b: &[f32]) {
     for kernels in available() {
         let what = format!("dim {}", a.len());
         assert_close(
-            kernels,
+            &kernels,
             &what,
             (kernels.l2_f32)(a, b),
             (scalar_l2())(a, b),
             l2_magnitude,
         );
         assert_close(
-            kernels,
+            &kernels,
             &what,
             (kernels.ip_f32)(a, b),
             (scalar_ip())(a, b),
@@ -169,4 +171,143 @@ fn code_kernels_agree_with_the_definition_in_every_length_and_alignment() {
 #[should_panic]
 fn a_row_past_the_end_is_refused() {
     (available()[0].dot_rows)(&[0; 128], 64, &[3], &[0; 64], &mut [0]);
+}
+
+/// Values as f32 and the same rounded to a half type.
+fn halves<T: From16>(values: &[f32]) -> Vec<T> {
+    values.iter().map(|value| T::round(*value)).collect()
+}
+
+trait From16: Copy + Into<f32> {
+    fn round(value: f32) -> Self;
+}
+
+impl From16 for f16 {
+    fn round(value: f32) -> Self {
+        f16::from_f32(value)
+    }
+}
+
+impl From16 for bf16 {
+    fn round(value: f32) -> Self {
+        bf16::from_f32(value)
+    }
+}
+
+type Pair<T> = fn(&[T], &[T]) -> f32;
+
+fn check_halves<T: From16>(
+    a: &[T],
+    b: &[T],
+    l2: impl Fn(&Kernels) -> Pair<T>,
+    ip: impl Fn(&Kernels) -> Pair<T>,
+) {
+    let pairs = || {
+        a.iter().zip(b).map(|(x, y)| {
+            let (x, y): (f32, f32) = ((*x).into(), (*y).into());
+            (f64::from(x), f64::from(y))
+        })
+    };
+    let exact_l2: f64 = pairs().map(|(x, y)| (x - y) * (x - y)).sum();
+    let exact_ip: f64 = pairs().map(|(x, y)| x * y).sum();
+    let magnitude: f64 = pairs().map(|(x, y)| (x * y).abs()).sum();
+    for kernels in available() {
+        let what = format!("{} of {}", std::any::type_name::<T>(), a.len());
+        let (l2, ip) = (l2(&kernels)(a, b), ip(&kernels)(a, b));
+        assert_close(&kernels, &what, l2, exact_l2 as f32, exact_l2);
+        assert_close(&kernels, &what, ip, exact_ip as f32, magnitude);
+    }
+}
+
+/// Dimensions around every width a kernel steps by, and the largest.
+fn dims() -> impl Iterator<Item = usize> {
+    (0..=260).chain([383, 384, 511, 767, 1023, 1025, 2047, 4095, 4096])
+}
+
+#[test]
+fn half_kernels_agree_with_the_definition_in_every_dimension_and_alignment() {
+    let mut rng = Rng::from_env();
+    // The largest finite f16 is 65504; the smallest normal one 6.1e-5.
+    let extremes = [0.0, -0.0, 65504.0, -65504.0, 6.2e-5, -6.2e-5, 1.0];
+    for extreme in [false, true] {
+        let mut draw = || -> Vec<f32> {
+            (0..4200)
+                .map(|_| match extreme {
+                    true => extremes[rng.below(extremes.len())],
+                    false => rng.gaussian(),
+                })
+                .collect()
+        };
+        let (a, b) = (draw(), draw());
+        let (a16, b16): (Vec<f16>, Vec<f16>) = (halves(&a), halves(&b));
+        let (ab16, bb16): (Vec<bf16>, Vec<bf16>) = (halves(&a), halves(&b));
+        for dim in dims() {
+            let (p, q) = (rng.below(33), rng.below(33));
+            check_halves(
+                &a16[p..][..dim],
+                &b16[q..][..dim],
+                |k| k.l2_f16,
+                |k| k.ip_f16,
+            );
+            check_halves(
+                &ab16[p..][..dim],
+                &bb16[q..][..dim],
+                |k| k.l2_bf16,
+                |k| k.ip_bf16,
+            );
+        }
+    }
+}
+
+#[test]
+fn int8_kernels_are_exact_in_every_dimension_and_alignment() {
+    let mut rng = Rng::from_env();
+    let random =
+        |rng: &mut Rng| -> Vec<i8> { (0..33_000).map(|_| rng.below(256) as u8 as i8).collect() };
+    let (a, b) = (random(&mut rng), random(&mut rng));
+    let (low, high) = (vec![i8::MIN; 33_000], vec![i8::MAX; 33_000]);
+    for (x, y) in [(&a, &b), (&low, &high), (&low, &low), (&high, &high)] {
+        for dim in dims().chain([32_768]) {
+            let (x, y) = (&x[rng.below(65)..][..dim], &y[rng.below(65)..][..dim]);
+            let pairs = || x.iter().zip(y).map(|(p, q)| (i64::from(*p), i64::from(*q)));
+            let l2: i64 = pairs().map(|(p, q)| (p - q) * (p - q)).sum();
+            let ip: i64 = pairs().map(|(p, q)| p * q).sum();
+            for kernels in available() {
+                let found = ((kernels.l2_i8)(x, y), (kernels.ip_i8)(x, y));
+                let expected = (l2 as i32, ip as i32);
+                assert_eq!(found, expected, "{} of {dim}", kernels.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn bit_kernels_are_exact_in_every_length_and_alignment() {
+    let mut rng = Rng::from_env();
+    let random = |rng: &mut Rng| -> Vec<u8> { (0..4200).map(|_| rng.below(256) as u8).collect() };
+    let (a, b) = (random(&mut rng), random(&mut rng));
+    let (none, all) = (vec![0u8; 4200], vec![255u8; 4200]);
+    for (x, y) in [(&a, &b), (&none, &all), (&all, &all), (&none, &none)] {
+        for bytes in dims() {
+            let (x, y) = (&x[rng.below(65)..][..bytes], &y[rng.below(65)..][..bytes]);
+            let bit = |row: &[u8], at: usize| row[at / 8] >> (at % 8) & 1 == 1;
+            let (mut differ, mut both, mut either) = (0, 0, 0);
+            for at in 0..bytes * 8 {
+                let (p, q) = (bit(x, at), bit(y, at));
+                differ += u32::from(p != q);
+                both += u32::from(p && q);
+                either += u32::from(p || q);
+            }
+            for kernels in available() {
+                assert_eq!(
+                    (kernels.hamming)(x, y),
+                    differ,
+                    "{} of {bytes}",
+                    kernels.name
+                );
+                let common = (kernels.common_bits)(x, y);
+                assert_eq!(common, (both, either), "{} of {bytes}", kernels.name);
+            }
+        }
+    }
 }

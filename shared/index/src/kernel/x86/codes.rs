@@ -1,0 +1,146 @@
+//! 8-bit codes, as the graph compares them.
+
+use core::arch::x86_64::*;
+
+use super::{LINE_BYTES, sum_i32_avx2};
+
+/// Four rows at a time share each load of the query, and their sums hide each other's latency.
+///
+/// # Safety
+/// Needs AVX-512F, AVX-512BW and VNNI; every row inside `codes`; `query.len() == stride`, a multiple
+/// of 64; `out` as long as `rows`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) unsafe fn dot_rows_vnni(
+    codes: &[u8],
+    stride: usize,
+    rows: &[u32],
+    query: &[i8],
+    out: &mut [i32],
+) {
+    let start = codes.as_ptr();
+    let factors = query.as_ptr();
+    let (quads, quad_rest) = rows.as_chunks::<4>();
+    let (out_quads, out_rest) = out.as_chunks_mut::<4>();
+    // SAFETY: by the contract every `row * stride + offset + 64` lies inside `codes`, and `offset +
+    // 64` inside the query, because both are walked in whole lines up to the stride.
+    unsafe {
+        for (quad, dots) in quads.iter().zip(out_quads) {
+            let at = quad.map(|row| start.add(row as usize * stride));
+            let mut sums = [_mm512_setzero_si512(); 4];
+            let mut offset = 0;
+            while offset < stride {
+                let factor = _mm512_loadu_si512(factors.add(offset).cast());
+                for lane in 0..4 {
+                    let code = _mm512_loadu_si512(at[lane].add(offset).cast());
+                    sums[lane] = _mm512_dpbusd_epi32(sums[lane], code, factor);
+                }
+                offset += LINE_BYTES;
+            }
+            *dots = sums.map(|sum| _mm512_reduce_add_epi32(sum));
+        }
+        for (row, dot) in quad_rest.iter().zip(out_rest) {
+            let at = start.add(*row as usize * stride);
+            let mut sum = _mm512_setzero_si512();
+            let mut offset = 0;
+            while offset < stride {
+                let factor = _mm512_loadu_si512(factors.add(offset).cast());
+                let code = _mm512_loadu_si512(at.add(offset).cast());
+                sum = _mm512_dpbusd_epi32(sum, code, factor);
+                offset += LINE_BYTES;
+            }
+            *dot = _mm512_reduce_add_epi32(sum);
+        }
+    }
+}
+
+/// `vpmaddubsw` would saturate at 255·127·2, so both sides are widened to 16 bits first.
+///
+/// # Safety
+/// Needs AVX2; every row inside `codes`; `query.len() == stride`, a multiple of 64; `out` as long as
+/// `rows`.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn dot_rows_avx2(
+    codes: &[u8],
+    stride: usize,
+    rows: &[u32],
+    query: &[i8],
+    out: &mut [i32],
+) {
+    for (row, dot) in rows.iter().zip(out) {
+        let row_start = *row as usize * stride;
+        let mut sums = [_mm256_setzero_si256(); 2];
+        let mut offset = 0;
+        while offset < stride {
+            for (lane, sum) in sums.iter_mut().enumerate() {
+                // SAFETY: the stride is a multiple of 64, so 32 bytes from `offset` lie inside the
+                // query and, by the contract, inside the row.
+                let (code, factor) = unsafe {
+                    (
+                        _mm_loadu_si128(codes.as_ptr().add(row_start + offset + 16 * lane).cast()),
+                        _mm_loadu_si128(query.as_ptr().add(offset + 16 * lane).cast()),
+                    )
+                };
+                let products =
+                    _mm256_madd_epi16(_mm256_cvtepu8_epi16(code), _mm256_cvtepi8_epi16(factor));
+                *sum = _mm256_add_epi32(*sum, products);
+            }
+            offset += 32;
+        }
+        *dot = sum_i32_avx2(_mm256_add_epi32(sums[0], sums[1]));
+    }
+}
+
+/// # Safety
+/// Needs AVX-512F, AVX-512BW, VNNI and rows of equal length.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) unsafe fn dot_codes_vnni(a: &[u8], b: &[u8]) -> i32 {
+    let flip = _mm512_set1_epi8(i8::MIN);
+    let mut sums = [_mm512_setzero_si512(); 2];
+    let len = a.len();
+    let mut i = 0;
+    // SAFETY: whole lines end inside both rows; the last, masked loads touch only the bytes that
+    // exist. Flipped zeros of masked lanes meet zeros of the other side.
+    unsafe {
+        while i + LINE_BYTES <= len {
+            let x = _mm512_loadu_si512(a.as_ptr().add(i).cast());
+            let y = _mm512_loadu_si512(b.as_ptr().add(i).cast());
+            let lane = i / LINE_BYTES % 2;
+            sums[lane] = _mm512_dpbusd_epi32(sums[lane], x, _mm512_xor_si512(y, flip));
+            i += LINE_BYTES;
+        }
+        if i < len {
+            let mask = (1u64 << (len - i)) - 1;
+            let x = _mm512_maskz_loadu_epi8(mask, a.as_ptr().add(i).cast());
+            let y = _mm512_maskz_loadu_epi8(mask, b.as_ptr().add(i).cast());
+            sums[0] = _mm512_dpbusd_epi32(sums[0], x, _mm512_xor_si512(y, flip));
+        }
+    }
+    _mm512_reduce_add_epi32(_mm512_add_epi32(sums[0], sums[1]))
+}
+
+/// # Safety
+/// Needs AVX2 and rows of equal length.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn dot_codes_avx2(a: &[u8], b: &[u8]) -> i32 {
+    let middle = _mm256_set1_epi16(128);
+    let mut sum = _mm256_setzero_si256();
+    let (a_chunks, a_rest) = a.as_chunks::<16>();
+    let (b_chunks, b_rest) = b.as_chunks::<16>();
+    for (x, y) in a_chunks.iter().zip(b_chunks) {
+        // SAFETY: both chunks are 16 bytes long.
+        let (x, y) = unsafe {
+            (
+                _mm_loadu_si128(x.as_ptr().cast()),
+                _mm_loadu_si128(y.as_ptr().cast()),
+            )
+        };
+        let y = _mm256_sub_epi16(_mm256_cvtepu8_epi16(y), middle);
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_cvtepu8_epi16(x), y));
+    }
+    let rest: i32 = a_rest
+        .iter()
+        .zip(b_rest)
+        .map(|(x, y)| i32::from(*x) * (i32::from(*y) - 128))
+        .sum();
+    sum_i32_avx2(sum) + rest
+}
