@@ -23,7 +23,7 @@ def test_metadata_is_listed_and_shown_in_readable_form(server, client, name):
     assert code == 0, err
     assert len(out.splitlines()) == 2
     assert all(line.startswith(prefix) for line in out.splitlines())
-    code, out, err = redkite(server, "meta", "get", prefix)
+    code, out, err = redkite(server, "meta", "get", prefix, "--decode")
     assert code == 0, err
     assert '"_default"' in out
     assert '"early"' in out

@@ -11,6 +11,7 @@
 //! - [`service`]: the gRPC side
 //! - [`replica`]: this process as one of the metastore's replicas
 //! - [`standby`]: what its address answers until it leads
+//! - [`stamped`]: the metastore with a time on each change
 //! - [`run`]: puts it together and starts it
 
 pub mod admin;
@@ -22,10 +23,11 @@ pub mod options;
 pub mod replica;
 pub mod run;
 pub mod service;
+pub mod stamped;
 pub mod standby;
 
 pub use options::{MetastoreOptions, RootCoordOptions};
 /// What is on the disk of a stopped root coordinator, which hosts the metastore.
-pub use redkite_metastore::{Damage, Offline, read_offline};
+pub use redkite_metastore::{Damage, MemKv, Offline, read_offline};
 pub use replica::Replica;
 pub use service::RootCoordService;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use redkite_config::{Error, HumanDuration, Result, Secret, Validate};
-use redkite_metastore::MetaNodeOptions;
+use redkite_metastore::{LogEngine, MetaNodeOptions};
 use redkite_node::options::split_address;
 use redkite_types::limits;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,10 @@ pub struct MetastoreOptions {
     pub members: Vec<String>,
     /// Whether a new replica waits to be added to a group that exists (`redkite raft add`).
     pub join: bool,
+    /// What the raft log is kept in. A data directory stays with the engine that it was made with.
+    pub engine: LogEngine,
+    /// For how long it can be read what definitions were at an earlier time.
+    pub history_retention: HumanDuration,
     /// How often the leader tells the others that it lives.
     pub heartbeat: HumanDuration,
     /// Without a sign of the leader for twice as long, or a little more, a replica stands for
@@ -58,6 +62,8 @@ impl Default for MetastoreOptions {
             node_id: 1,
             members: Vec::new(),
             join: false,
+            engine: LogEngine::Sled,
+            history_retention: HumanDuration::secs(3 * 24 * 3_600),
             heartbeat: HumanDuration::millis(200),
             election_timeout: HumanDuration::millis(600),
         }
@@ -118,6 +124,7 @@ impl MetastoreOptions {
         let election = self.election_timeout.get();
         Ok(MetaNodeOptions {
             founders,
+            engine: self.engine,
             heartbeat: self.heartbeat.get(),
             election_min: election,
             election_max: election * 4 / 3,
@@ -149,6 +156,16 @@ impl Validate for MetastoreOptions {
             return Err(Error::value(
                 "metastore.members",
                 format!("does not name this replica, {}", self.node_id),
+            ));
+        }
+        if !self.join && !founders.is_empty() && founders.len() % 2 == 0 {
+            return Err(Error::value(
+                "metastore.members",
+                format!(
+                    "has {} replicas: an even number bears the loss of no more of them than one \
+                     less would, found the group with 1, 3 or 5",
+                    founders.len()
+                ),
             ));
         }
         let (heartbeat, election) = (self.heartbeat.get(), self.election_timeout.get());
@@ -221,13 +238,14 @@ mod tests {
             change(&mut options);
             options.validate().unwrap_err().to_string()
         };
-        let wrong: [Wrong; 8] = [
+        let wrong: [Wrong; 9] = [
             ("metastore.node_id", |it| it.node_id = 0),
             ("metastore.members", |it| it.node_id = 4),
             ("metastore.join", |it| it.join = true),
             ("metastore.members", |it| it.members[0] = "a:1".into()),
             ("metastore.members", |it| it.members[0] = "1=a".into()),
             ("metastore.members", |it| it.members[0] = "2=a:1".into()),
+            ("metastore.members", |it| drop(it.members.pop())),
             ("metastore.members", |it| it.members[0] = "1=b:1".into()),
             ("metastore.election_timeout", |it| {
                 it.heartbeat = HumanDuration::secs(1);

@@ -28,6 +28,8 @@ pub struct Replica {
     pub(crate) standby: Arc<Standby>,
     /// Where the root coordinator will be reached.
     pub(crate) address: String,
+    /// For how long it can be read what keys held.
+    pub(crate) history_retention: Duration,
 }
 
 impl Replica {
@@ -88,6 +90,7 @@ impl Replica {
             meta,
             standby,
             address,
+            history_retention: options.history_retention.get(),
         })
     }
 

@@ -21,6 +21,7 @@ use crate::{
     announce::PeerAnnounce,
     bootstrap::{bootstrap, bootstrap_access},
     ddl::{DdlContext, DdlGate, gate::registry},
+    stamped::{StampedKv, prune_history},
 };
 
 /// How long sagas may take to come to a step's end.
@@ -46,6 +47,7 @@ impl Validate for Config {
 pub struct Host {
     replica: Replica,
     term: u64,
+    kv: SharedKv,
     ids: Arc<IdAllocator>,
     tso: Arc<TimestampOracle>,
     /// This process.
@@ -64,10 +66,11 @@ impl Host {
             match Self::take_over(&replica).await {
                 Ok((ids, tso, identity)) => {
                     return Ok(Self {
+                        kv: StampedKv::shared(replica.kv(), tso.clone()),
                         replica,
                         term,
                         ids: Arc::new(ids),
-                        tso: Arc::new(tso),
+                        tso,
                         identity,
                     });
                 }
@@ -77,7 +80,7 @@ impl Host {
         }
     }
 
-    async fn take_over(replica: &Replica) -> Result<(IdAllocator, TimestampOracle, Identity)> {
+    async fn take_over(replica: &Replica) -> Result<(IdAllocator, Arc<TimestampOracle>, Identity)> {
         let kv = replica.kv();
         let failed = Error::start::<redkite_types::Error>;
         let ids = IdAllocator::open(kv.clone())
@@ -86,6 +89,8 @@ impl Host {
         let tso = TimestampOracle::open(kv.clone(), SystemClock::shared())
             .await
             .map_err(failed("open the timestamps"))?;
+        let tso = Arc::new(tso);
+        let kv = StampedKv::shared(kv, tso.clone());
         let started = tso.alloc(1).await.map_err(failed("take a timestamp"))?;
         let id = ids.alloc(1).await.map_err(failed("take an id"))?;
         bootstrap(kv.as_ref(), started)
@@ -101,9 +106,9 @@ impl Host {
         Ok((ids, tso, identity))
     }
 
-    /// The metastore.
+    /// The metastore, with a time on each change that history is kept of.
     pub fn kv(&self) -> SharedKv {
-        self.replica.kv()
+        self.kv.clone()
     }
 }
 
@@ -138,6 +143,15 @@ pub async fn start(host: Host, context: &NodeContext, options: RootCoordOptions)
         deposed(leadership, host.term),
     );
 
+    tasks.spawn_cancellable(
+        "history",
+        OnFailure::Log,
+        prune_history(
+            host.kv.clone(),
+            host.tso.clone(),
+            host.replica.history_retention,
+        ),
+    );
     bootstrap_access(
         context.kv.as_ref(),
         context.identity.started,
@@ -165,7 +179,7 @@ pub async fn start(host: Host, context: &NodeContext, options: RootCoordOptions)
         async move { closing.close(CLOSE_WITHIN).await },
     );
 
-    let routes = crate::admin::routes(context.kv.clone(), &gate);
+    let routes = crate::admin::routes(context.kv.clone(), &gate, context.process.draining());
     context.process.admin.add(routes);
     host.replica.standby.activate(RootCoordService::new(
         gate,

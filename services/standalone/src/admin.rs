@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
-use hyper::{Method, Request, client::conn::http1, header::HOST};
+use hyper::{Method, Request, Response, body::Incoming, client::conn::http1, header::HOST};
 use hyper_util::rt::TokioIo;
 use redkite_runtime::{Clock as _, OnFailure, SystemClock, TaskGroup};
 use serde_json::Value;
@@ -15,26 +15,6 @@ pub struct AdminArgs {
     /// Admin port of the process that hosts the metastore (rootcoord or standalone)
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9091")]
     admin: String,
-}
-
-/// Shows the metadata.
-#[derive(Debug, clap::Subcommand)]
-pub enum MetaCommand {
-    /// List keys with their revision and size
-    Ls {
-        /// Only keys that start with it
-        #[arg(default_value = "")]
-        prefix: String,
-        #[command(flatten)]
-        admin: AdminArgs,
-    },
-    /// Show records in readable form
-    Get {
-        /// A key, or what several keys start with
-        key: String,
-        #[command(flatten)]
-        admin: AdminArgs,
-    },
 }
 
 /// Shows and mends sagas: DDL that is under way.
@@ -96,37 +76,6 @@ pub enum RaftCommand {
         #[command(flatten)]
         admin: AdminArgs,
     },
-}
-
-/// Carries a metadata command out.
-///
-/// # Errors
-/// When the process does not answer.
-pub async fn meta(command: MetaCommand) -> anyhow::Result<()> {
-    match command {
-        MetaCommand::Ls { prefix, admin } => {
-            each_record(&admin, &prefix, |record| {
-                format!(
-                    "{}\trevision {}\t{} bytes",
-                    text(record, "key"),
-                    record["revision"],
-                    record["bytes"]
-                )
-            })
-            .await
-        }
-        MetaCommand::Get { key, admin } => {
-            each_record(&admin, &key, |record| {
-                let value = record["value"].as_str().unwrap_or("(not readable)");
-                format!(
-                    "{} (revision {})\n{value}\n",
-                    text(record, "key"),
-                    record["revision"]
-                )
-            })
-            .await
-        }
-    }
 }
 
 /// Carries a saga command out.
@@ -207,31 +156,8 @@ pub(crate) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()
 }
 
-/// Prints all records under a prefix, page by page.
-async fn each_record(
-    admin: &AdminArgs,
-    prefix: &str,
-    line: impl Fn(&Value) -> String,
-) -> anyhow::Result<()> {
-    let mut after = String::new();
-    loop {
-        let mut path = format!("/admin/meta?prefix={}", escape(prefix));
-        if !after.is_empty() {
-            path.push_str(&format!("&after={}", escape(&after)));
-        }
-        let page = ask(admin, &path).await?;
-        for record in page["records"].as_array().into_iter().flatten() {
-            println!("{}", line(record));
-        }
-        match page["next"].as_str() {
-            Some(next) => after = next.to_owned(),
-            None => return Ok(()),
-        }
-    }
-}
-
 /// Bytes that may not stand in a query as they are, as `%XX`.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
@@ -244,10 +170,10 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-const ELSEWHERE: &str = "hosts no metastore: ask the rootcoord's admin port";
+pub(crate) const ELSEWHERE: &str = "hosts no metastore: ask the rootcoord's admin port";
 
 /// One GET of what the process with the metastore shows.
-async fn ask(admin: &AdminArgs, path: &str) -> anyhow::Result<Value> {
+pub(crate) async fn ask(admin: &AdminArgs, path: &str) -> anyhow::Result<Value> {
     call(&admin.admin, Method::GET, path, ELSEWHERE).await
 }
 
@@ -267,18 +193,8 @@ pub(crate) async fn call(
     path: &str,
     elsewhere: &str,
 ) -> anyhow::Result<Value> {
-    let stream = TcpStream::connect(address)
-        .await
-        .with_context(|| format!("nobody answers at {address}"))?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let tasks = TaskGroup::new("admin client");
-    tasks.spawn_cancellable("connection", OnFailure::Log, connection);
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(HOST, address)
-        .body(Empty::<Bytes>::new())?;
-    let answer = sender.send_request(request).await?;
+    let answer = send(&tasks, address, method, path).await?;
     let status = answer.status();
     let body = answer.into_body().collect().await?.to_bytes();
     tasks.cancel();
@@ -291,6 +207,61 @@ pub(crate) async fn call(
         bail!("{address} answers {status}: {}", text(&body, "error"));
     }
     Ok(body)
+}
+
+/// Sends one request; its connection lives in `tasks`.
+async fn send(
+    tasks: &TaskGroup,
+    address: &str,
+    method: Method,
+    path: &str,
+) -> anyhow::Result<Response<Incoming>> {
+    let stream = TcpStream::connect(address)
+        .await
+        .with_context(|| format!("nobody answers at {address}"))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tasks.spawn_cancellable("connection", OnFailure::Log, connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(HOST, address)
+        .body(Empty::<Bytes>::new())?;
+    Ok(sender.send_request(request).await?)
+}
+
+/// One GET whose answer is one JSON value a line, for as long as the process goes on.
+///
+/// # Errors
+/// When nobody answers, or with an error, or `each` returns one.
+pub(crate) async fn follow(
+    admin: &AdminArgs,
+    path: &str,
+    each: impl Fn(Value) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let address = &admin.admin;
+    let tasks = TaskGroup::new("admin client");
+    let answer = send(&tasks, address, Method::GET, path).await?;
+    let status = answer.status();
+    if status == hyper::StatusCode::NOT_FOUND {
+        bail!("{address} {ELSEWHERE}");
+    }
+    let (mut body, mut lines) = (answer.into_body(), Vec::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        lines.extend_from_slice(&data);
+        while let Some(end) = lines.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = lines.drain(..=end).collect();
+            each(serde_json::from_slice(&line)?)?;
+        }
+    }
+    tasks.cancel();
+    if !status.is_success() {
+        let body: Value = serde_json::from_slice(&lines).unwrap_or_default();
+        bail!("{address} answers {status}: {}", text(&body, "error"));
+    }
+    bail!("{address} has ended the answer")
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ use redkite_node::options::split_address;
 use redkite_node::process::CONFIG_HELP;
 use redkite_node::{Launch, NodeOptions, Program};
 
-use crate::admin::{self, MetaCommand, RaftCommand, SagaCommand};
+use crate::admin::{self, RaftCommand, SagaCommand};
 use crate::fsck::{self, FsckArgs};
 use crate::gc::{self, GcArgs};
+use crate::meta::{self, MetaCommand};
 
 const PROGRAM: Program = Program {
     name: "redkite",
@@ -35,7 +36,7 @@ enum Command {
     /// Run all services in this process
     #[command(after_help = CONFIG_HELP)]
     Standalone(StandaloneArgs),
-    /// Show the metadata of a running deployment
+    /// Show the metadata of a running deployment or a stopped data directory, also as it was
     #[command(subcommand)]
     Meta(MetaCommand),
     /// Show the DDL that is under way in a running deployment
@@ -123,7 +124,7 @@ fn merged(
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Standalone(args) => standalone(&args),
-        Command::Meta(command) => ask(admin::meta(command)),
+        Command::Meta(command) => ask(meta::meta(command)),
         Command::Saga(command) => ask(admin::saga(command)),
         Command::Raft(command) => ask(admin::raft(command)),
         Command::Gc(args) => ask(gc::gc(args)),

@@ -4,6 +4,7 @@
 //! the services' own code, the same as in processes of their own.
 //!
 //! - [`admin`]: commands that ask a running process
+//! - [`meta`]: shows the metadata
 //! - [`gc`], [`fsck`]: commands that collect garbage and check what is stored
 //! - [`cli`]: flags and subcommands
 //! - [`run`]: starts the services
@@ -14,4 +15,5 @@ pub mod cli;
 pub mod fsck;
 pub mod gc;
 pub mod greeting;
+pub mod meta;
 pub mod run;

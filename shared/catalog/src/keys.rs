@@ -409,13 +409,13 @@ pub fn collection_of_channel(channel: &str) -> Option<CollectionId> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    #[test]
-    fn every_key_is_parsed_back() {
+    /// A key of each kind.
+    pub(crate) fn examples() -> Vec<(String, Key<'static>)> {
         let (c, p, s) = (CollectionId(7), PartitionId(8), SegmentId(9));
-        let cases = [
+        vec![
             (database(DatabaseId(1)), Key::Database(DatabaseId(1))),
             (collection(DatabaseId(1), c), Key::Collection(c)),
             (field(c, FieldId(100)), Key::Field(c, FieldId(100))),
@@ -444,8 +444,12 @@ mod tests {
             (privilege_group("g"), Key::PrivilegeGroup("g")),
             ("root-coord/saga/1".to_owned(), Key::Other),
             (TSO_WINDOW.to_owned(), Key::Other),
-        ];
-        for (key, want) in &cases {
+        ]
+    }
+
+    #[test]
+    fn every_key_is_parsed_back() {
+        for (key, want) in &examples() {
             assert_eq!(Key::parse(key), *want, "{key}");
         }
     }

@@ -9,6 +9,7 @@
 //! - [`privileges`]: which privileges and built-in groups of them there are
 //! - [`collection`]: one collection in the view, with its partitions, indexes, load state, segments
 //! - [`follow`]: keeps the newest view by following the metastore
+//! - [`readable`]: records as people read them
 //! - [`session`]: announces a running process and keeps its lease alive
 
 pub mod access;
@@ -17,6 +18,7 @@ pub mod error;
 pub mod follow;
 pub mod keys;
 pub mod privileges;
+pub mod readable;
 pub mod session;
 pub mod view;
 

@@ -8,8 +8,7 @@ use redkite_metastore::{KeyValue, WatchEvent};
 use redkite_proto::redkite::meta::{
     AliasInfo, ChannelCheckpoint, ChannelOwner, CollectionInfo, CompactionInfo, CredentialInfo,
     DatabaseInfo, DeltaInfo, FieldInfo, GrantInfo, IndexInfo, LoadInfo, ObjectState, PartitionInfo,
-    PartitionLoadInfo, PrivilegeGroupInfo, RoleInfo, SegmentIndexInfo, SegmentInfo, Session,
-    UserRoleInfo,
+    PrivilegeGroupInfo, RoleInfo, SegmentIndexInfo, SegmentInfo, Session, UserRoleInfo,
 };
 use redkite_types::{CollectionId, DatabaseId, PartitionId, Revision, limits};
 
@@ -18,6 +17,7 @@ use crate::{
     collection::CollectionEntry,
     error::{Error, Result},
     keys::{self, Key},
+    readable::describe,
 };
 
 /// All metadata at one revision.
@@ -433,39 +433,6 @@ impl CatalogView {
 /// Whether a record is one that the view knows and cannot decode.
 pub fn is_damaged(pair: &KeyValue) -> bool {
     Key::parse(&pair.key) != Key::Other && describe(pair).is_none()
-}
-
-/// A record in readable form; `None` for what the view does not know, or cannot decode.
-pub fn describe(pair: &KeyValue) -> Option<String> {
-    fn show<M: Message + Default + std::fmt::Debug>(pair: &KeyValue) -> Option<String> {
-        decode::<M>(pair).ok().map(|record| format!("{record:#?}"))
-    }
-    match Key::parse(&pair.key) {
-        Key::Database(_) => show::<DatabaseInfo>(pair),
-        Key::Collection(_) => show::<CollectionInfo>(pair),
-        Key::Field(..) => show::<FieldInfo>(pair),
-        Key::Partition(..) => show::<PartitionInfo>(pair),
-        Key::Alias(..) => show::<AliasInfo>(pair),
-        Key::Index(..) => show::<IndexInfo>(pair),
-        Key::SegmentIndex(..) => show::<SegmentIndexInfo>(pair),
-        Key::Segment(..) => show::<SegmentInfo>(pair),
-        Key::Delta(..) => show::<DeltaInfo>(pair),
-        Key::Compaction(..) => show::<CompactionInfo>(pair),
-        Key::Checkpoint(_) => show::<ChannelCheckpoint>(pair),
-        Key::Load(_) => show::<LoadInfo>(pair),
-        Key::PartitionLoad(..) => show::<PartitionLoadInfo>(pair),
-        Key::ChannelOwner(_) => show::<ChannelOwner>(pair),
-        Key::Session(_) => show::<Session>(pair),
-        Key::User(_) => decode::<CredentialInfo>(pair).ok().map(|mut record| {
-            record.encrypted_password = "***".to_owned();
-            format!("{record:#?}")
-        }),
-        Key::Role(_) => show::<RoleInfo>(pair),
-        Key::UserRole(_) => show::<UserRoleInfo>(pair),
-        Key::Grant(_) => show::<GrantInfo>(pair),
-        Key::PrivilegeGroup(_) => show::<PrivilegeGroupInfo>(pair),
-        Key::Other => None,
-    }
 }
 
 fn decode<M: Message + Default>(pair: &KeyValue) -> Result<M> {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use redkite_proto::redkite::metastore as pb;
 use redkite_rpc::ChannelPool;
 use redkite_runtime::{Backoff, Deadline};
-use redkite_types::{Outcome, Revision};
+use redkite_types::{Outcome, Revision, Timestamp};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::debug;
@@ -184,6 +184,7 @@ impl MetaClient {
                 )
             }
             Error::Compacted { .. }
+            | Error::HistoryPruned { .. }
             | Error::LeaseNotFound { .. }
             | Error::Invalid { .. }
             | Error::Storage { .. }
@@ -234,6 +235,50 @@ impl MetaKv for MetaClient {
             async move { client.range(request).await }
         };
         Ok(self.call(Repeat::Always, send).await?.into())
+    }
+
+    async fn get_as_of(&self, key: &str, ts: Timestamp) -> Result<Option<KeyValue>> {
+        let message = pb::GetAsOfRequest {
+            key: key.to_owned(),
+            ts: ts.0,
+        };
+        let send = |mut client: Client| {
+            let request = request(&message);
+            async move { client.get_as_of(request).await }
+        };
+        Ok(self.call(Repeat::Always, send).await?.pair.map(Into::into))
+    }
+
+    async fn range_as_of(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        ts: Timestamp,
+    ) -> Result<Page> {
+        let range = pb::RangeRequest {
+            prefix: prefix.to_owned(),
+            after: after.unwrap_or_default().to_owned(),
+            limit: limit as u64,
+        };
+        let message = pb::RangeAsOfRequest {
+            range: Some(range),
+            ts: ts.0,
+        };
+        let send = |mut client: Client| {
+            let request = request(&message);
+            async move { client.range_as_of(request).await }
+        };
+        Ok(self.call(Repeat::Always, send).await?.into())
+    }
+
+    async fn prune_history(&self, before: Timestamp) -> Result<u64> {
+        let message = pb::PruneHistoryRequest { before: before.0 };
+        let send = |mut client: Client| {
+            let request = request(&message);
+            async move { client.prune_history(request).await }
+        };
+        Ok(self.call(Repeat::Always, send).await?.versions)
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome> {

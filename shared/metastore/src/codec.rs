@@ -1,29 +1,43 @@
 //! The persisted forms: a command in the log, a state in a snapshot.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use imbl::{OrdMap, OrdSet};
 use prost::Message;
 use redkite_proto::redkite::metastore as pb;
-use redkite_types::Revision;
+use redkite_proto::redkite::metastore::snapshot_version::Held;
+use redkite_types::{Revision, Timestamp};
 
 use crate::command::MetaCommand;
 use crate::error::{Error, Result};
 use crate::state::{Item, KvState, Lease};
+use crate::versions::{Horizon, Version};
 use crate::wire::millis;
 
 /// Version of an encoded command.
 const COMMAND_VERSION: u8 = 1;
+/// Version of a command that changes the history: a replica that knows of none must not pass it over.
+const COMMAND_VERSION_HISTORY: u8 = 2;
 /// Magic number and version of an encoded state.
-const STATE_MAGIC: [u8; 5] = *b"RKMS\x01";
+const STATE_MAGIC: [u8; 5] = *b"RKMS\x02";
+/// The same of a state without history.
+const STATE_MAGIC_PLAIN: [u8; 5] = *b"RKMS\x01";
+
+/// Stands for [`Horizon::NextStamp`].
+const NO_HISTORY: u64 = u64::MAX;
 
 impl MetaCommand {
     /// The form in the log: a version byte, then the protobuf message.
     pub fn encode(&self) -> Bytes {
         let message = pb::MetaCommand::from(self);
         let mut bytes = Vec::with_capacity(1 + message.encoded_len());
-        bytes.push(COMMAND_VERSION);
+        bytes.push(if self.changes_history() {
+            COMMAND_VERSION_HISTORY
+        } else {
+            COMMAND_VERSION
+        });
         message.encode_raw(&mut bytes);
         bytes.into()
     }
@@ -34,7 +48,10 @@ impl MetaCommand {
     /// [`Error::Corrupt`], also for a version from the future: a replica that passed a command
     /// over would differ from the others for ever.
     pub fn decode(mut bytes: Bytes) -> Result<Self> {
-        if bytes.first() != Some(&COMMAND_VERSION) {
+        if !matches!(
+            bytes.first(),
+            Some(&(COMMAND_VERSION | COMMAND_VERSION_HISTORY))
+        ) {
             return Err(corrupt("a command in the log has an unknown version"));
         }
         bytes.advance(1);
@@ -43,6 +60,15 @@ impl MetaCommand {
         message
             .try_into()
             .map_err(|error| corrupt(format!("a command in the log: {error}")))
+    }
+
+    fn changes_history(&self) -> bool {
+        match self {
+            Self::Txn(txn) => txn.ts.is_some(),
+            Self::Prune { .. } => true,
+            Self::LeaseGrant { .. } | Self::LeaseEnd { .. } => false,
+            Self::Batch(commands) => commands.iter().any(Self::changes_history),
+        }
     }
 }
 
@@ -55,6 +81,11 @@ impl KvState {
             last_lease: self.last_lease,
             pairs: self.pairs.len() as u64,
             leases: self.leases.len() as u64,
+            versions: self.versions.len() as u64,
+            horizon: match self.horizon {
+                Horizon::From(Timestamp(oldest)) => oldest,
+                Horizon::NextStamp => NO_HISTORY,
+            },
         };
         put_message(&mut bytes, &header);
         for (key, item) in &self.pairs {
@@ -69,6 +100,27 @@ impl KvState {
                     ttl_ms,
                 },
             );
+        }
+        let mut last: Option<&Arc<str>> = None;
+        for ((key, ts), version) in &self.versions {
+            let pair = self.pairs.get(key);
+            let is_current = pair.is_some_and(|pair| version.is_of(pair));
+            let message = pb::SnapshotVersion {
+                key: if last == Some(key) {
+                    String::new()
+                } else {
+                    key.to_string()
+                },
+                ts: *ts,
+                revision: version.revision.0,
+                held: Some(match &version.value {
+                    None => Held::Tombstone(true),
+                    Some(_) if is_current => Held::Current(true),
+                    Some(value) => Held::Value(value.clone()),
+                }),
+            };
+            put_message(&mut bytes, &message);
+            last = Some(key);
         }
         let checksum = crc32c::crc32c(&bytes);
         bytes.extend_from_slice(&checksum.to_le_bytes());
@@ -86,8 +138,14 @@ impl KvState {
         if crc32c::crc32c(body) != u32::from_le_bytes(*checksum) {
             return Err(corrupt("a snapshot's checksum is wrong"));
         }
+        let is_plain = body.starts_with(&STATE_MAGIC_PLAIN);
+        let magic = if is_plain {
+            STATE_MAGIC_PLAIN
+        } else {
+            STATE_MAGIC
+        };
         body = body
-            .strip_prefix(&STATE_MAGIC)
+            .strip_prefix(&magic)
             .ok_or_else(|| corrupt("a snapshot has an unknown version"))?;
         let header: pb::SnapshotHeader = take_message(&mut body)?;
         let mut state = Self {
@@ -95,13 +153,20 @@ impl KvState {
             leases: OrdMap::new(),
             revision: Revision(header.revision),
             last_lease: header.last_lease,
+            versions: OrdMap::new(),
+            horizon: match header.horizon {
+                // What keys held before is not known.
+                _ if is_plain && header.pairs > 0 => Horizon::NextStamp,
+                NO_HISTORY => Horizon::NextStamp,
+                oldest => Horizon::From(Timestamp(oldest)),
+            },
         };
         let mut leased = Vec::new();
         for _ in 0..header.pairs {
             let pair: pb::KeyValue = take_message(&mut body)?;
-            let key: std::sync::Arc<str> = pair.key.into();
+            let key: Arc<str> = pair.key.into();
             if pair.lease != 0 {
-                leased.push((pair.lease, std::sync::Arc::clone(&key)));
+                leased.push((pair.lease, Arc::clone(&key)));
             }
             let item = Item {
                 value: pair.value,
@@ -126,10 +191,48 @@ impl KvState {
             let lease = lease.ok_or_else(|| corrupt(format!("{key} has an unknown lease")))?;
             lease.keys.insert(key);
         }
+        state.take_versions(header.versions, &mut body)?;
         if !body.is_empty() {
             return Err(corrupt("a snapshot has more in it than it says"));
         }
         Ok(state)
+    }
+
+    fn take_versions(&mut self, count: u64, body: &mut &[u8]) -> Result<()> {
+        let mut last: Option<Arc<str>> = None;
+        for _ in 0..count {
+            let message: pb::SnapshotVersion = take_message(body)?;
+            // Keys are shared with the pairs, and so are values that are still theirs.
+            let key = match (message.key.as_str(), &last) {
+                ("", Some(last)) => Arc::clone(last),
+                (key, _) => match self.pairs.get_key_value(key) {
+                    Some((known, _)) => Arc::clone(known),
+                    None => Arc::from(key),
+                },
+            };
+            let value = match message.held {
+                Some(Held::Tombstone(_)) => None,
+                Some(Held::Value(value)) => Some(value),
+                Some(Held::Current(_)) => {
+                    let pair = self.pairs.get(&key);
+                    let pair = pair.ok_or_else(|| {
+                        corrupt(format!(
+                            "a snapshot: {key} is gone, but its version says that it is there"
+                        ))
+                    })?;
+                    Some(pair.value.clone())
+                }
+                None => return Err(corrupt(format!("a snapshot: a version of {key} is empty"))),
+            };
+            let version = Version {
+                value,
+                revision: Revision(message.revision),
+            };
+            self.versions
+                .insert((Arc::clone(&key), message.ts), version);
+            last = Some(key);
+        }
+        Ok(())
     }
 }
 
@@ -180,7 +283,18 @@ mod tests {
         let end = MetaCommand::LeaseEnd {
             leases: vec![1, u64::MAX],
         };
-        let all = vec![MetaCommand::Txn(txn), grant, end];
+        let prune = MetaCommand::Prune {
+            before: Timestamp(5),
+            versions: vec![("i".into(), 4), ("j".into(), u64::MAX)],
+        };
+        let stamped = txn.clone().at(Timestamp(7));
+        let all = vec![
+            MetaCommand::Txn(txn),
+            MetaCommand::Txn(stamped),
+            grant,
+            end,
+            prune,
+        ];
         let mut commands = all.clone();
         commands.push(MetaCommand::Batch(all));
         commands

@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
+use redkite_types::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::kv::{Compare, Op, Txn, TxnOutcome};
+use crate::versions::VERSIONS;
 
 /// The longest key in bytes.
 pub const MAX_KEY_BYTES: usize = 4 << 10;
@@ -31,6 +33,14 @@ pub enum MetaCommand {
     LeaseEnd {
         /// Which ones; absent ones are passed over.
         leases: Vec<u64>,
+    },
+    /// Forgets versions of keys, chosen by the leader so that reads as of `before` or later miss
+    /// none of them.
+    Prune {
+        /// Earlier times can not be read any more.
+        before: Timestamp,
+        /// Keys and times of the versions; absent ones are passed over.
+        versions: Vec<(String, u64)>,
     },
     /// Commands of several callers that share one log entry, and so one sync of the disk: applied
     /// in order, each for itself.
@@ -56,6 +66,8 @@ pub enum Applied {
         /// Which one.
         lease: u64,
     },
+    /// The versions are forgotten.
+    Pruned,
     /// What became of each command of a [`MetaCommand::Batch`].
     Batch(Vec<Self>),
 }
@@ -71,7 +83,7 @@ impl MetaCommand {
             Self::LeaseGrant { ttl } if ttl.as_millis() == 0 => {
                 Err(invalid("a lease must live for at least one millisecond"))
             }
-            Self::LeaseGrant { .. } | Self::LeaseEnd { .. } => Ok(()),
+            Self::LeaseGrant { .. } | Self::LeaseEnd { .. } | Self::Prune { .. } => Ok(()),
             Self::Batch(commands) => commands.iter().try_for_each(Self::validate),
         }
     }
@@ -82,6 +94,10 @@ impl MetaCommand {
             Self::Txn(txn) => txn_bytes(txn),
             Self::LeaseGrant { .. } => 16,
             Self::LeaseEnd { leases } => 16 + 10 * leases.len(),
+            Self::Prune { versions, .. } => {
+                let versions = versions.iter().map(|(key, _)| key.len() + 16);
+                16 + versions.sum::<usize>()
+            }
             Self::Batch(commands) => commands.iter().map(Self::approximate_bytes).sum(),
         }
     }
@@ -141,6 +157,11 @@ fn validate_key(key: &str) -> Result<()> {
             key.len()
         )));
     }
+    if key.starts_with(VERSIONS) {
+        return Err(invalid(format!(
+            "{VERSIONS} is written by the store itself"
+        )));
+    }
     Ok(())
 }
 
@@ -157,9 +178,11 @@ impl Applied {
         match self {
             Self::Txn(outcome) => Ok(outcome),
             Self::LeaseNotFound { lease } => Err(Error::LeaseNotFound { lease }),
-            Self::Nothing | Self::LeaseGranted { .. } | Self::LeasesEnded | Self::Batch(_) => {
-                Err(invalid(format!("a transaction was answered with {self:?}")))
-            }
+            Self::Nothing
+            | Self::LeaseGranted { .. }
+            | Self::LeasesEnded
+            | Self::Pruned
+            | Self::Batch(_) => Err(invalid(format!("a transaction was answered with {self:?}"))),
         }
     }
 
@@ -174,6 +197,7 @@ impl Applied {
             | Self::Txn(_)
             | Self::LeasesEnded
             | Self::LeaseNotFound { .. }
+            | Self::Pruned
             | Self::Batch(_) => Err(invalid(format!("a lease grant was answered with {self:?}"))),
         }
     }

@@ -1,6 +1,6 @@
 //! What can go wrong in the metastore.
 
-use redkite_types::{Coded, ErrorCode, Outcome};
+use redkite_types::{Coded, ErrorCode, Outcome, Timestamp};
 
 /// Result with the metastore's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -28,6 +28,15 @@ pub enum Error {
     Compacted {
         /// The oldest revision that can be watched from.
         oldest: u64,
+    },
+    /// What keys held at the time that was asked for is not kept any more, or was not kept yet.
+    #[error("metastore history {}", oldest.map_or_else(
+        || "is not kept yet: it begins with the next change".to_owned(),
+        |oldest| format!("before timestamp {oldest} is not kept"),
+    ))]
+    HistoryPruned {
+        /// The oldest time that can be read; `None` while none can.
+        oldest: Option<Timestamp>,
     },
     /// The lease has ended, its keys are gone.
     #[error("lease {lease} has ended")]
@@ -64,6 +73,7 @@ impl Error {
         match self {
             Self::NotLeader { .. }
             | Self::Compacted { .. }
+            | Self::HistoryPruned { .. }
             | Self::LeaseNotFound { .. }
             | Self::Invalid { .. } => Outcome::NotApplied,
             Self::Unavailable { outcome, .. } => *outcome,
@@ -76,9 +86,10 @@ impl Coded for Error {
     fn code(&self) -> ErrorCode {
         match self {
             Self::NotLeader { .. } | Self::Unavailable { .. } => ErrorCode::ServiceUnavailable,
-            Self::Compacted { .. } | Self::LeaseNotFound { .. } | Self::Invalid { .. } => {
-                ErrorCode::Internal
-            }
+            Self::Compacted { .. }
+            | Self::HistoryPruned { .. }
+            | Self::LeaseNotFound { .. }
+            | Self::Invalid { .. } => ErrorCode::Internal,
             Self::Storage { .. } => ErrorCode::IoFailed,
             Self::Corrupt { .. } => ErrorCode::DataIntegrity,
         }

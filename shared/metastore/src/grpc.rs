@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use redkite_proto::redkite::metastore as pb;
 use redkite_runtime::CancellationToken;
-use redkite_types::Revision;
+use redkite_types::{Revision, Timestamp};
 use tonic::{Request, Response, Status};
 
 use crate::kv::SharedKv;
@@ -58,6 +58,42 @@ impl pb::meta_store_server::MetaStore for MetaService {
         let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
         let page = self.kv.range(&request.prefix, after, limit).await?;
         Ok(Response::new(page.into()))
+    }
+
+    async fn get_as_of(
+        &self,
+        request: Request<pb::GetAsOfRequest>,
+    ) -> Result<Response<pb::GetResponse>, Status> {
+        let request = request.into_inner();
+        let pair = self
+            .kv
+            .get_as_of(&request.key, Timestamp(request.ts))
+            .await?;
+        Ok(Response::new(pb::GetResponse {
+            pair: pair.map(Into::into),
+        }))
+    }
+
+    async fn range_as_of(
+        &self,
+        request: Request<pb::RangeAsOfRequest>,
+    ) -> Result<Response<pb::RangeResponse>, Status> {
+        let request = request.into_inner();
+        let range = request.range.unwrap_or_default();
+        let after = (!range.after.is_empty()).then_some(range.after.as_str());
+        let limit = usize::try_from(range.limit).unwrap_or(usize::MAX);
+        let ts = Timestamp(request.ts);
+        let page = self.kv.range_as_of(&range.prefix, after, limit, ts).await?;
+        Ok(Response::new(page.into()))
+    }
+
+    async fn prune_history(
+        &self,
+        request: Request<pb::PruneHistoryRequest>,
+    ) -> Result<Response<pb::PruneHistoryResponse>, Status> {
+        let before = Timestamp(request.get_ref().before);
+        let versions = self.kv.prune_history(before).await?;
+        Ok(Response::new(pb::PruneHistoryResponse { versions }))
     }
 
     async fn txn(

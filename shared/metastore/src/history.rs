@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use redkite_types::Revision;
+use bytes::Bytes;
+use redkite_types::{Revision, Timestamp};
 
 use crate::error::{Error, Result};
-use crate::kv::{WatchBatch, WatchEvent};
+use crate::kv::{KeyValue, WatchBatch, WatchEvent};
 use crate::state::Item;
+use crate::versions::{TOMBSTONE, VERSIONS, version_key};
 
 /// All changes of one revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,15 +21,41 @@ pub struct Batch {
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    Put { key: Arc<str>, item: Item },
-    Delete { key: Arc<str> },
+    Put {
+        key: Arc<str>,
+        item: Item,
+        /// The time of the version that the change has left.
+        version_ts: Option<Timestamp>,
+    },
+    Delete {
+        key: Arc<str>,
+        version_ts: Option<Timestamp>,
+    },
 }
 
 impl Event {
     fn key(&self) -> &str {
         match self {
-            Self::Put { key, .. } | Self::Delete { key } => key,
+            Self::Put { key, .. } | Self::Delete { key, .. } => key,
         }
+    }
+
+    /// The copy that the change has left.
+    fn version(&self, revision: Revision) -> Option<KeyValue> {
+        let (key, ts, value) = match self {
+            Self::Put {
+                key,
+                item,
+                version_ts,
+            } => (key, *version_ts, item.value.clone()),
+            Self::Delete { key, version_ts } => (key, *version_ts, Bytes::from_static(&TOMBSTONE)),
+        };
+        Some(KeyValue {
+            key: version_key(key, ts?),
+            value,
+            revision,
+            lease: 0,
+        })
     }
 
     fn bytes(&self) -> usize {
@@ -44,13 +72,22 @@ impl Event {
 impl Batch {
     /// The part of this batch that a watcher of `prefix` sees.
     pub(crate) fn under(&self, prefix: &str) -> WatchBatch {
+        if prefix.starts_with(VERSIONS) {
+            let copies = self.events.iter();
+            let copies = copies.filter_map(|event| event.version(self.revision));
+            let copies = copies.filter(|copy| copy.key.starts_with(prefix));
+            return WatchBatch {
+                revision: self.revision,
+                events: copies.map(WatchEvent::Put).collect(),
+            };
+        }
         let events = self
             .events
             .iter()
             .filter(|event| event.key().starts_with(prefix))
             .map(|event| match event {
-                Event::Put { key, item } => WatchEvent::Put(item.to_pair(key)),
-                Event::Delete { key } => WatchEvent::Delete {
+                Event::Put { key, item, .. } => WatchEvent::Put(item.to_pair(key)),
+                Event::Delete { key, .. } => WatchEvent::Delete {
                     key: key.to_string(),
                 },
             })

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use redkite_types::Revision;
+use redkite_types::{Revision, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -103,6 +103,8 @@ pub struct Txn {
     pub compares: Vec<Compare>,
     /// Applied in order.
     pub ops: Vec<Op>,
+    /// The time from which on the changes hold in the history, for keys that have one.
+    pub ts: Option<Timestamp>,
 }
 
 impl Txn {
@@ -125,9 +127,18 @@ impl Txn {
         self
     }
 
-    /// Adds the conditions and changes of another transaction behind the own ones.
+    /// Says from which time on the changes hold.
+    #[must_use]
+    pub fn at(mut self, ts: Timestamp) -> Self {
+        self.ts = Some(ts);
+        self
+    }
+
+    /// Adds the conditions and changes of another transaction behind the own ones; the later of
+    /// their times counts.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
+        self.ts = self.ts.max(other.ts);
         self.compares.extend(other.compares);
         self.ops.extend(other.ops);
         self
@@ -194,6 +205,10 @@ pub type WatchStream = BoxStream<'static, Result<WatchBatch>>;
 /// - Revisions grow by one with every applied transaction that has changes.
 /// - A watch from revision `r` yields every batch with a revision `> r` exactly once, in order,
 ///   or ends with [`crate::Error::Compacted`] when that history is gone.
+/// - A transaction with a time leaves a copy of each change of a key with history
+///   ([`crate::versions::keeps_history`]) under `snapshots/`, at the same revision. Copies show only
+///   to those who ask for that prefix. A write at a time not after the key's last version takes the
+///   next time behind that. One without a time ends the history before the next one with a time.
 #[async_trait]
 pub trait MetaKv: Send + Sync + 'static {
     /// Reads one key.
@@ -207,6 +222,42 @@ pub trait MetaKv: Send + Sync + 'static {
     /// # Errors
     /// As [`MetaKv::get`].
     async fn range(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page>;
+
+    /// Reads what a key with history held at a time.
+    ///
+    /// # Errors
+    /// As [`MetaKv::get`]; [`crate::Error::HistoryPruned`] names the oldest time that can be read;
+    /// [`crate::Error::Invalid`] for a key without history.
+    async fn get_as_of(&self, key: &str, ts: Timestamp) -> Result<Option<KeyValue>> {
+        let _ = (key, ts);
+        Err(no_history())
+    }
+
+    /// Reads what the keys with history that start with `prefix` held at a time; pages as
+    /// [`MetaKv::range`].
+    ///
+    /// # Errors
+    /// As [`MetaKv::get_as_of`].
+    async fn range_as_of(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        ts: Timestamp,
+    ) -> Result<Page> {
+        let _ = (prefix, after, limit, ts);
+        Err(no_history())
+    }
+
+    /// Forgets what is needed only by reads as of a time before `before`; the number of versions
+    /// that are gone.
+    ///
+    /// # Errors
+    /// As [`MetaKv::get`]. Part of it may be done; retry.
+    async fn prune_history(&self, before: Timestamp) -> Result<u64> {
+        let _ = before;
+        Err(no_history())
+    }
 
     /// Applies a transaction.
     ///
@@ -237,6 +288,10 @@ pub trait MetaKv: Send + Sync + 'static {
     /// # Errors
     /// As [`MetaKv::get`].
     async fn lease_revoke(&self, lease: u64) -> Result<()>;
+}
+
+fn no_history() -> crate::Error {
+    crate::command::invalid("this store keeps no history")
 }
 
 /// A shared store.

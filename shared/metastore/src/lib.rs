@@ -11,6 +11,7 @@
 //! - [`grpc`]: any store as a service
 //! - [`mem`]: the store in memory
 //! - `raft`: one replica of the replicated store (feature `server`)
+//! - [`versions`]: what keys held at earlier times
 //! - [`testing`]: the conformance suite of every [`MetaKv`] (feature `testing`)
 
 pub mod client;
@@ -28,6 +29,7 @@ pub mod state;
 mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod versions;
 mod wire;
 
 pub use client::{MetaClient, MetaClientOptions};
@@ -40,5 +42,7 @@ pub use kv::{
 };
 pub use mem::MemKv;
 #[cfg(feature = "server")]
-pub use raft::{Damage, Leadership, MetaNode, MetaNodeOptions, NodeStatus, Offline, read_offline};
+pub use raft::{
+    Damage, Leadership, LogEngine, MetaNode, MetaNodeOptions, NodeStatus, Offline, read_offline,
+};
 pub use state::KvState;

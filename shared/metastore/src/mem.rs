@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt as _;
-use redkite_types::Revision;
+use redkite_types::{Revision, Timestamp};
 
 use crate::command::{Applied, MetaCommand};
 use crate::error::{Error, Result};
@@ -109,6 +109,31 @@ impl MetaKv for MemKv {
     async fn range(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page> {
         self.inner.end_expired();
         self.inner.store.range(prefix, after, limit)
+    }
+
+    async fn get_as_of(&self, key: &str, ts: Timestamp) -> Result<Option<KeyValue>> {
+        self.inner.end_expired();
+        self.inner.store.get_as_of(key, ts)
+    }
+
+    async fn range_as_of(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        ts: Timestamp,
+    ) -> Result<Page> {
+        self.inner.end_expired();
+        self.inner.store.range_as_of(prefix, after, limit, ts)
+    }
+
+    async fn prune_history(&self, before: Timestamp) -> Result<u64> {
+        let mut gone = 0;
+        while let Some((command, versions)) = self.inner.store.next_prune(before) {
+            self.inner.apply(&command)?;
+            gone += versions;
+        }
+        Ok(gone)
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome> {

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use imbl::{OrdMap, OrdSet};
-use redkite_types::Revision;
+use redkite_types::{Revision, Timestamp};
 
 use crate::command::{Applied, MetaCommand};
 use crate::history::{Batch, Event};
 use crate::kv::{Compare, KeyValue, Op, Page, Txn, TxnOutcome};
+use crate::versions::{Horizon, VERSIONS, Version, VersionKey, page};
 
 /// A page of a range read ends behind the pair that exceeds this.
-const PAGE_BYTES: usize = 4 << 20;
+pub(crate) const PAGE_BYTES: usize = 4 << 20;
 
 /// What a key holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct KvState {
     pub(crate) leases: OrdMap<u64, Lease>,
     pub(crate) revision: Revision,
     pub(crate) last_lease: u64,
+    pub(crate) versions: OrdMap<VersionKey, Version>,
+    pub(crate) horizon: Horizon,
 }
 
 impl KvState {
@@ -68,7 +71,7 @@ impl KvState {
         self.revision
     }
 
-    /// Number of keys.
+    /// Number of keys, versions not counted.
     pub fn len(&self) -> usize {
         self.pairs.len()
     }
@@ -85,12 +88,18 @@ impl KvState {
 
     /// Reads one key.
     pub fn get(&self, key: &str) -> Option<KeyValue> {
+        if key.starts_with(VERSIONS) {
+            return self.get_version(key);
+        }
         self.pairs.get(key).map(|item| item.to_pair(key))
     }
 
     /// Reads the keys that start with `prefix`, strictly behind `after`, at most `limit`; fewer
     /// where their values are large, so that a page always fits a message.
     pub fn range(&self, prefix: &str, after: Option<&str>, limit: usize) -> Page {
+        if prefix.starts_with(VERSIONS) {
+            return self.range_versions(prefix, after, limit);
+        }
         let start = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
@@ -98,22 +107,9 @@ impl KvState {
         let matching = self
             .pairs
             .range::<_, str>((start, Bound::Unbounded))
-            .take_while(|(key, _)| key.starts_with(prefix));
-        let mut page = Page {
-            pairs: Vec::new(),
-            revision: self.revision,
-            next: None,
-        };
-        let mut bytes = 0;
-        for (key, item) in matching {
-            if page.pairs.len() == limit || bytes > PAGE_BYTES {
-                page.next = page.pairs.last().map(|pair| pair.key.clone());
-                break;
-            }
-            bytes += key.len() + item.value.len();
-            page.pairs.push(item.to_pair(key));
-        }
-        page
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, item)| item.to_pair(key));
+        page(matching, limit, self.revision)
     }
 
     /// Applies a command; the batches are what watchers see, one for each revision.
@@ -145,6 +141,10 @@ impl KvState {
                 batches.extend(self.end_leases(leases));
                 Applied::LeasesEnded
             }
+            MetaCommand::Prune { before, versions } => {
+                self.prune(*before, versions);
+                Applied::Pruned
+            }
             MetaCommand::Batch(commands) => {
                 let each = commands
                     .iter()
@@ -171,10 +171,12 @@ impl KvState {
         for op in &txn.ops {
             match op {
                 Op::Put { key, value, lease } => {
-                    events.push(self.put(key, value, *lease, revision));
+                    events.push(self.put(key, value, *lease, revision, txn.ts));
                 }
-                Op::Delete { key } => events.extend(self.delete(key)),
-                Op::DeletePrefix { prefix } => self.delete_prefix(prefix, &mut events),
+                Op::Delete { key } => events.extend(self.delete(key, revision, txn.ts)),
+                Op::DeletePrefix { prefix } => {
+                    self.delete_prefix(prefix, revision, txn.ts, &mut events);
+                }
             }
         }
         let batch = self.finish(revision, events);
@@ -207,7 +209,14 @@ impl KvState {
         })
     }
 
-    fn put(&mut self, key: &str, value: &Bytes, lease: u64, revision: Revision) -> Event {
+    fn put(
+        &mut self,
+        key: &str,
+        value: &Bytes,
+        lease: u64,
+        revision: Revision,
+        ts: Option<Timestamp>,
+    ) -> Event {
         let key: Arc<str> = match self.pairs.get_key_value(key) {
             Some((known, old)) => {
                 let (known, old_lease) = (Arc::clone(known), old.lease);
@@ -228,17 +237,37 @@ impl KvState {
             revision,
             lease,
         };
-        self.pairs.insert(Arc::clone(&key), item.clone());
-        Event::Put { key, item }
+        let version = Version {
+            value: Some(item.value.clone()),
+            revision,
+        };
+        let old = self.pairs.insert(Arc::clone(&key), item.clone());
+        let version_ts = self.keep_version(&key, old.as_ref(), version, ts);
+        Event::Put {
+            key,
+            item,
+            version_ts,
+        }
     }
 
-    fn delete(&mut self, key: &str) -> Option<Event> {
+    fn delete(&mut self, key: &str, revision: Revision, ts: Option<Timestamp>) -> Option<Event> {
         let (key, item) = self.pairs.remove_with_key(key)?;
         self.detach(&key, item.lease);
-        Some(Event::Delete { key })
+        let version = Version {
+            value: None,
+            revision,
+        };
+        let version_ts = self.keep_version(&key, Some(&item), version, ts);
+        Some(Event::Delete { key, version_ts })
     }
 
-    fn delete_prefix(&mut self, prefix: &str, events: &mut Vec<Event>) {
+    fn delete_prefix(
+        &mut self,
+        prefix: &str,
+        revision: Revision,
+        ts: Option<Timestamp>,
+        events: &mut Vec<Event>,
+    ) {
         let keys: Vec<Arc<str>> = self
             .pairs
             .range::<_, str>((Bound::Included(prefix), Bound::Unbounded))
@@ -246,7 +275,7 @@ impl KvState {
             .take_while(|key| key.starts_with(prefix))
             .cloned()
             .collect();
-        events.extend(keys.iter().filter_map(|key| self.delete(key)));
+        events.extend(keys.iter().filter_map(|key| self.delete(key, revision, ts)));
     }
 
     fn detach(&mut self, key: &Arc<str>, lease: u64) {
@@ -256,18 +285,24 @@ impl KvState {
     }
 
     fn end_leases(&mut self, leases: &[u64]) -> Option<Arc<Batch>> {
+        let revision = Revision(self.revision.0 + 1);
         let mut events = Vec::new();
         for lease in leases {
             let Some(ended) = self.leases.remove(lease) else {
                 continue;
             };
             for key in ended.keys {
-                if self.pairs.remove(&key).is_some() {
-                    events.push(Event::Delete { key });
+                if let Some(item) = self.pairs.remove(&key) {
+                    let version = Version {
+                        value: None,
+                        revision,
+                    };
+                    let version_ts = self.keep_version(&key, Some(&item), version, None);
+                    events.push(Event::Delete { key, version_ts });
                 }
             }
         }
-        self.finish(Revision(self.revision.0 + 1), events)
+        self.finish(revision, events)
     }
 
     /// Takes the revision if anything changed.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::{Stream, stream};
 use parking_lot::RwLock;
-use redkite_types::Revision;
+use redkite_types::{Revision, Timestamp};
 use tokio::sync::watch;
 
 use crate::command::{Applied, MetaCommand, invalid};
@@ -15,6 +15,8 @@ use crate::state::KvState;
 
 /// Batches that a watcher takes out of the history under one lock.
 const WATCH_CHUNK: usize = 256;
+/// Versions that one command forgets.
+const PRUNE_CHUNK: usize = 1_000;
 
 /// A [`KvState`] with its history, shared.
 #[derive(Debug)]
@@ -98,6 +100,31 @@ impl Store {
         }
         // Of a copy: a long read must not hold up the writer.
         Ok(self.snapshot().range(prefix, after, limit))
+    }
+
+    pub(crate) fn get_as_of(&self, key: &str, ts: Timestamp) -> Result<Option<KeyValue>> {
+        self.inner.read().state.get_as_of(key, ts)
+    }
+
+    pub(crate) fn range_as_of(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        ts: Timestamp,
+    ) -> Result<Page> {
+        if limit == 0 {
+            return Err(invalid("a range read of at most 0 keys"));
+        }
+        self.snapshot().range_as_of(prefix, after, limit, ts)
+    }
+
+    /// The next command that forgets history, with the number of versions in it; `None` when there is
+    /// nothing to forget.
+    pub(crate) fn next_prune(&self, before: Timestamp) -> Option<(MetaCommand, u64)> {
+        let versions = self.snapshot().prunable(before, PRUNE_CHUNK);
+        let count = versions.len() as u64;
+        (count > 0).then_some((MetaCommand::Prune { before, versions }, count))
     }
 
     /// The changes under `prefix` behind `after`, until history that is needed is gone.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prost::Message as _;
 use redkite_proto::redkite::metastore as pb;
-use redkite_types::{Outcome, Revision};
+use redkite_types::{Outcome, Revision, Timestamp};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -71,6 +71,7 @@ impl From<&Txn> for pb::TxnRequest {
         Self {
             compares: txn.compares.iter().map(Into::into).collect(),
             ops: txn.ops.iter().map(Into::into).collect(),
+            ts: txn.ts.map(|ts| ts.0),
         }
     }
 }
@@ -90,6 +91,7 @@ impl TryFrom<pb::TxnRequest> for Txn {
                 .into_iter()
                 .map(TryInto::try_into)
                 .collect::<Result<_>>()?,
+            ts: txn.ts.map(Timestamp),
         })
     }
 }
@@ -249,7 +251,7 @@ impl TryFrom<pb::WatchBatch> for WatchBatch {
 
 impl From<&MetaCommand> for pb::MetaCommand {
     fn from(command: &MetaCommand) -> Self {
-        use pb::meta_command::{Batch, Command, LeaseEnd, LeaseGrant};
+        use pb::meta_command::{Batch, Command, LeaseEnd, LeaseGrant, Prune, VersionKey};
         let command = match command {
             MetaCommand::Txn(txn) => Command::Txn(txn.into()),
             MetaCommand::LeaseGrant { ttl } => Command::LeaseGrant(LeaseGrant {
@@ -258,6 +260,16 @@ impl From<&MetaCommand> for pb::MetaCommand {
             MetaCommand::LeaseEnd { leases } => Command::LeaseEnd(LeaseEnd {
                 leases: leases.clone(),
             }),
+            MetaCommand::Prune { before, versions } => {
+                let key = |(key, ts): &(String, u64)| VersionKey {
+                    key: key.clone(),
+                    ts: *ts,
+                };
+                Command::Prune(Prune {
+                    before: before.0,
+                    versions: versions.iter().map(key).collect(),
+                })
+            }
             MetaCommand::Batch(commands) => Command::Batch(Batch {
                 commands: commands.iter().map(Into::into).collect(),
             }),
@@ -284,6 +296,14 @@ impl TryFrom<pb::MetaCommand> for MetaCommand {
                     ttl: Duration::from_millis(grant.ttl_ms),
                 },
                 Command::LeaseEnd(end) => Self::LeaseEnd { leases: end.leases },
+                Command::Prune(prune) => Self::Prune {
+                    before: Timestamp(prune.before),
+                    versions: prune
+                        .versions
+                        .into_iter()
+                        .map(|version| (version.key, version.ts))
+                        .collect(),
+                },
                 Command::Batch(batch) => {
                     let commands = batch.commands.into_iter().map(TryInto::try_into);
                     Self::Batch(commands.collect::<Result<_>>()?)
@@ -319,6 +339,12 @@ impl From<Error> for Status {
             Error::Compacted { oldest } => (
                 Code::OutOfRange,
                 e::Error::Compacted(e::Compacted { oldest }),
+            ),
+            Error::HistoryPruned { oldest } => (
+                Code::OutOfRange,
+                e::Error::HistoryPruned(e::HistoryPruned {
+                    oldest: oldest.map(|oldest| oldest.0),
+                }),
             ),
             Error::LeaseNotFound { lease } => (
                 Code::NotFound,
@@ -373,6 +399,9 @@ pub(crate) fn error_from_status(status: &Status) -> Error {
         },
         e::Error::Compacted(error) => Error::Compacted {
             oldest: error.oldest,
+        },
+        e::Error::HistoryPruned(error) => Error::HistoryPruned {
+            oldest: error.oldest.map(Timestamp),
         },
         e::Error::LeaseNotFound(error) => Error::LeaseNotFound { lease: error.lease },
         e::Error::Invalid(error) => Error::Invalid { what: error.what },

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures::future::join_all;
-use redkite_metastore::{MetaKv as _, MetaNode, MetaNodeOptions, Op, Txn, read_all};
+use redkite_metastore::{LogEngine, MetaKv as _, MetaNode, MetaNodeOptions, Op, Txn, read_all};
 use redkite_rpc::{ChannelPool, RpcOptions};
 use redkite_runtime::TaskGroup;
 
@@ -18,10 +18,20 @@ const WRITERS: u64 = 4;
 const DIR: &str = "REDKITE_TEST_KILLED_DIR";
 /// Set for the process that is traced; names its directory.
 const TRACED_DIR: &str = "REDKITE_TEST_TRACED_DIR";
+/// Names the engine of either.
+const ENGINE: &str = "REDKITE_TEST_ENGINE";
 const TRACED_WRITES: usize = 100;
 
-async fn open(dir: &Path, tasks: &TaskGroup) -> MetaNode {
+fn engine_of_this_process() -> LogEngine {
+    match std::env::var(ENGINE).as_deref() {
+        Ok("redb") => LogEngine::Redb,
+        _ => LogEngine::Sled,
+    }
+}
+
+async fn open(dir: &Path, engine: LogEngine, tasks: &TaskGroup) -> MetaNode {
     let mut options = MetaNodeOptions::single(1, dir, "127.0.0.1:1");
+    options.engine = engine;
     // So that kills also fall into snapshots and purges.
     options.snapshot_every = 50;
     options.keep_entries = 10;
@@ -39,7 +49,7 @@ async fn killed_process() {
         return;
     };
     let tasks = TaskGroup::new("killed");
-    let node = open(Path::new(&dir), &tasks).await;
+    let node = open(Path::new(&dir), engine_of_this_process(), &tasks).await;
     let node = &node;
     join_all((0..WRITERS).map(|writer| async move {
         let key = format!("count/{writer}");
@@ -64,16 +74,25 @@ fn parse(value: &[u8]) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_answered_write_survives_kill_9() {
+async fn every_answered_write_survives_kill_9_on_sled() {
+    every_answered_write_survives_kill_9(LogEngine::Sled).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answered_write_survives_kill_9_on_redb() {
+    every_answered_write_survives_kill_9(LogEngine::Redb).await;
+}
+
+async fn every_answered_write_survives_kill_9(engine: LogEngine) {
     const KILLS: usize = 6;
     let dir = tempfile::tempdir().unwrap();
     let mut acked = [0; WRITERS as usize];
     for kill in 0..KILLS {
         // Each life a little longer: kills fall into the start, the first writes, and snapshots.
-        write_and_kill(dir.path(), 20 + kill * 60, &mut acked);
+        write_and_kill(dir.path(), engine, 20 + kill * 60, &mut acked);
 
         let tasks = TaskGroup::new("check");
-        let node = open(dir.path(), &tasks).await;
+        let node = open(dir.path(), engine, &tasks).await;
         let (pairs, _) = read_all(&node, "count/").await.unwrap();
         assert_eq!(pairs.len(), acked.len());
         for (pair, acked) in pairs.iter().zip(acked) {
@@ -92,10 +111,11 @@ async fn every_answered_write_survives_kill_9() {
 }
 
 /// Runs a process until `acks` writes were answered, kills it, and notes the last of each writer.
-fn write_and_kill(dir: &Path, acks: usize, acked: &mut [u64]) {
+fn write_and_kill(dir: &Path, engine: LogEngine, acks: usize, acked: &mut [u64]) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "killed_process", "--nocapture"])
         .env(DIR, dir)
+        .env(ENGINE, engine.name())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -128,7 +148,7 @@ async fn traced_process() {
         return;
     };
     let tasks = TaskGroup::new("traced");
-    let node = open(Path::new(&dir), &tasks).await;
+    let node = open(Path::new(&dir), engine_of_this_process(), &tasks).await;
     for i in 0..TRACED_WRITES {
         node.txn(Txn::new().then(Op::put("k", i.to_string())))
             .await
@@ -139,7 +159,16 @@ async fn traced_process() {
 
 /// sled alone would pass every other test here without one sync of the device.
 #[test]
-fn the_kernel_sees_a_sync_for_every_answered_write() {
+fn the_kernel_sees_a_sync_of_sled_for_every_answered_write() {
+    the_kernel_sees_a_sync_for_every_answered_write(LogEngine::Sled);
+}
+
+#[test]
+fn the_kernel_sees_a_sync_of_redb_for_every_answered_write() {
+    the_kernel_sees_a_sync_for_every_answered_write(LogEngine::Redb);
+}
+
+fn the_kernel_sees_a_sync_for_every_answered_write(engine: LogEngine) {
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace");
     let traced = Command::new("strace")
@@ -148,6 +177,7 @@ fn the_kernel_sees_a_sync_for_every_answered_write() {
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "traced_process"])
         .env(TRACED_DIR, dir.path().join("node"))
+        .env(ENGINE, engine.name())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
@@ -172,10 +202,16 @@ fn the_kernel_sees_a_sync_for_every_answered_write() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_dropped_without_a_shutdown_keeps_everything() {
+    for engine in [LogEngine::Sled, LogEngine::Redb] {
+        drop_without_a_shutdown(engine).await;
+    }
+}
+
+async fn drop_without_a_shutdown(engine: LogEngine) {
     let dir = tempfile::tempdir().unwrap();
     for round in 0..3 {
         let tasks = TaskGroup::new("dropped");
-        let node = open(dir.path(), &tasks).await;
+        let node = open(dir.path(), engine, &tasks).await;
         assert_eq!(read_all(&node, "").await.unwrap().0.len(), round * 20);
         for i in 0..20 {
             node.txn(Txn::new().then(Op::put(format!("k/{round}/{i}"), "v")))

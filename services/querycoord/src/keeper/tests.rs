@@ -124,6 +124,7 @@ impl World {
             .txn(Txn {
                 compares: Vec::new(),
                 ops,
+                ts: None,
             })
             .await
             .unwrap()

@@ -1,8 +1,11 @@
 //! What the raft log needs of a disk.
 
+use std::fs::File;
 use std::ops::Range;
+use std::path::Path;
 
-use crate::error::Result;
+use crate::codec::corrupt;
+use crate::error::{Error, Result};
 
 /// A change of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,4 +82,39 @@ pub trait LogDisk: Send + Sync + 'static {
     /// # Errors
     /// [`crate::Error::Storage`].
     fn size_bytes(&self) -> Result<u64>;
+}
+
+/// The refusal to start on a log.
+pub(super) fn damaged(dir: &Path, what: impl std::fmt::Display) -> Error {
+    refused(&format!("{LOG_IN}{}", dir.display()), what)
+}
+
+const LOG_IN: &str = "the raft log in ";
+
+/// The refusal to start on something, with what is to be done.
+pub(super) fn refused(place: &str, what: impl std::fmt::Display) -> Error {
+    corrupt(format!(
+        "{place}: {what}; do not start this replica on it: remove the replica from the cluster, \
+         delete its directory, and let it join again under a new node id; a cluster of one is \
+         restored from its backup"
+    ))
+}
+
+/// Makes a refusal to start of damage that was found in a log.
+pub(super) fn located(dir: &Path, error: Error) -> Error {
+    match error {
+        Error::Corrupt { what } if !what.starts_with(LOG_IN) => damaged(dir, what),
+        error => error,
+    }
+}
+
+/// Makes a directory's entries durable.
+pub(super) fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    // The parent of a relative path of one part is the empty path.
+    let dir = if dir.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        dir
+    };
+    File::open(dir)?.sync_all()
 }

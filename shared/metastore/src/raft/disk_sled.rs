@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::codec::corrupt;
 use crate::error::{Error, Result};
-use crate::raft::disk::{LogDisk, LogOp};
+use crate::raft::disk::{LogDisk, LogOp, damaged, sync_dir};
 use crate::raft::mark::Mark;
 use crate::raft::types::storage;
+
+pub(super) const FILE: &str = "db";
 
 /// The most bytes that one value of the database has.
 const CHUNK_BYTES: usize = 4 << 10;
@@ -58,7 +59,7 @@ impl SledDisk {
     pub fn open(dir: &Path) -> Result<Self> {
         let failed = |source| storage(format!("open the raft log in {}", dir.display()), source);
         fs::create_dir_all(dir).map_err(failed)?;
-        let file_path = dir.join("db");
+        let file_path = dir.join(FILE);
         let is_new = !file_path.try_exists().map_err(failed)?;
         remove_unfinished(dir).map_err(failed)?;
         let config = sled::Config::new()
@@ -407,24 +408,4 @@ fn failure(what: &str, dir: &Path, error: sled::Error) -> Error {
         sled::Error::Corruption { .. } => damaged(dir, error.to_string()),
         error => storage(format!("{what} in {}", dir.display()), error),
     }
-}
-
-pub(super) fn damaged(dir: &Path, what: impl std::fmt::Display) -> Error {
-    corrupt(format!(
-        "the raft log in {}: {what}; do not start this replica on it: remove the replica from the \
-         cluster, delete its directory, and let it join again under a new node id; a cluster of \
-         one is restored from its backup",
-        dir.display()
-    ))
-}
-
-/// Makes a directory's entries durable.
-pub(super) fn sync_dir(dir: &Path) -> std::io::Result<()> {
-    // The parent of a relative path of one part is the empty path.
-    let dir = if dir.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        dir
-    };
-    File::open(dir)?.sync_all()
 }

@@ -15,9 +15,9 @@ use serde::de::DeserializeOwned;
 
 use redkite_types::error::chain;
 
+use crate::codec::corrupt;
 use crate::error::{Error, Result};
-use crate::raft::disk::{LogDisk, LogOp};
-use crate::raft::disk_sled::damaged;
+use crate::raft::disk::{LogDisk, LogOp, damaged, located};
 use crate::raft::sync::SyncThread;
 use crate::raft::types::{
     Entry, LogId, StorageResult, TypeConfig, Vote, frame, log_failure, unframe,
@@ -94,16 +94,22 @@ impl LogStore {
                 recent,
             }),
         };
-        match store.meta::<u64>(NODE)? {
-            None => store.inner.disk.put_meta(NODE, &frame(&node_id)?)?,
+        store.take(dir).map_err(|error| located(dir, error))?;
+        Ok(store)
+    }
+
+    /// Looks at all that is there, and makes the log this node's if it is new.
+    fn take(&self, dir: &Path) -> Result<()> {
+        let node_id = self.inner.node_id;
+        match self.meta::<u64>(NODE)? {
+            None => self.inner.disk.put_meta(NODE, &frame(&node_id)?)?,
             Some(owner) if owner == node_id => {}
             Some(owner) => {
                 let what = format!("it belongs to node {owner}, not to node {node_id}");
                 return Err(damaged(dir, what));
             }
         }
-        store.check(dir)?;
-        Ok(store)
+        self.check(dir)
     }
 
     /// Checks that no entry between the purged and the committed one is missing.
@@ -130,6 +136,22 @@ impl LogStore {
         // Founding a cluster writes entry 0 before the first vote.
         if end > first.max(1) && self.meta::<Vote>(VOTE)?.is_none() {
             return Err(damaged(dir, "it has entries but no vote"));
+        }
+        self.read_all(first..end)
+    }
+
+    /// Reads entries, for their checksums: damage must show now, and not once the replica serves.
+    fn read_all(&self, range: Range<u64>) -> Result<()> {
+        let mut next = range.start;
+        while next < range.end {
+            let entries = self.inner.disk.read(next..range.end, READ_BYTES)?;
+            if entries.is_empty() {
+                return Err(corrupt(format!("log entry {next} is gone")));
+            }
+            for (index, bytes) in entries {
+                decode(index, &bytes)?;
+                next = index + 1;
+            }
         }
         Ok(())
     }

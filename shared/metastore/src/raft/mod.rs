@@ -1,4 +1,4 @@
-//! The replicated store: everything that knows openraft or sled.
+//! The replicated store: everything that knows openraft, sled or redb.
 //!
 //! - [`node`]: [`MetaNode`], one replica
 //! - [`options`]: its settings
@@ -6,8 +6,9 @@
 //! - `proposer`: concurrent writes share log entries
 //! - `leader`: what only the leader does: ending leases, telling who leads
 //! - `types`: openraft's type parameters and the encoding of its types
-//! - [`disk`]: the trait of log engines; [`disk_sled`]: sled, made durable
-//! - `mark`: how far sled's log must reach
+//! - [`disk`]: the trait of log engines; [`disk_sled`]: sled, made durable; [`disk_redb`]: redb;
+//!   [`engine`]: which of them it is
+//! - `mark`: how far the log must reach
 //! - `sync`: the thread that syncs the log
 //! - `log_store`, `state_machine`, `snapshot`: openraft's storage
 //! - [`offline`]: what is on a stopped replica's disk, read without changing it
@@ -15,7 +16,9 @@
 
 mod admin;
 pub mod disk;
+pub mod disk_redb;
 pub mod disk_sled;
+pub mod engine;
 mod leader;
 mod log_store;
 mod mark;
@@ -35,6 +38,7 @@ mod tests;
 mod types;
 
 pub use admin::NodeStatus;
+pub use engine::LogEngine;
 pub use leader::Leadership;
 pub use node::MetaNode;
 pub use offline::{Damage, Offline, read_offline};

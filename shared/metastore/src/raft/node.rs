@@ -1,5 +1,6 @@
 //! One replica of the metastore.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use tracing::{info, warn};
 
 use crate::error::{Error, Result};
 use crate::lease::LeaseTable;
-use crate::raft::disk_sled::SledDisk;
+use crate::raft::disk::damaged;
 use crate::raft::leader::{Leadership, Leading, fatal};
 use crate::raft::log_store::LogStore;
 use crate::raft::network::{Network, RaftService};
@@ -70,8 +71,12 @@ impl MetaNode {
         let started = Instant::now();
         let opening = options.clone();
         let opened = tokio::task::spawn_blocking(move || {
-            let disk = SledDisk::open(&opening.dir.join("log"))?;
-            Opened::new(Arc::new(disk), &opening)
+            let log_dir = opening.dir.join("log");
+            // An engine may panic on damage, also later than at its opening.
+            let opened = catch_unwind(AssertUnwindSafe(|| {
+                Opened::new(opening.engine.open(&log_dir)?, &opening)
+            }));
+            opened.unwrap_or_else(|_| Err(damaged(&log_dir, "it cannot be read")))
         });
         let opened = opened
             .await

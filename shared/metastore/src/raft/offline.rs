@@ -1,6 +1,6 @@
 //! What is on the disk of a replica that is not running, read without changing it.
 //!
-//! Opening sled writes, so a copy of it is opened. Every log entry, the small values beside them, both
+//! Opening a log writes, so a copy of it is opened. Every log entry, the small values beside them, both
 //! records of the mark and the snapshot have a checksum of their own, and all are read.
 
 use std::fs;
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use crate::error::{Error, Result};
 use crate::kv::KeyValue;
 use crate::raft::disk::LogDisk;
-use crate::raft::disk_sled::SledDisk;
+use crate::raft::engine::LogEngine;
 use crate::raft::log_store::{COMMITTED, NODE, PURGED, VOTE, decode};
 use crate::raft::mark;
 use crate::raft::snapshot;
@@ -38,6 +38,8 @@ pub struct Damage {
 pub struct Offline {
     /// All pairs, as the replica would have them as a leader; `None` when that cannot be told.
     pub pairs: Option<Vec<KeyValue>>,
+    /// The state with them and its history; `None` as for the pairs.
+    pub state: Option<KvState>,
     /// The revision of the pairs.
     pub revision: Revision,
     /// Log entries that were read.
@@ -69,12 +71,13 @@ pub fn read_offline(dir: &Path) -> Result<Offline> {
         Some(_) | None => None,
     };
     let revision = state.as_ref().map_or(Revision(0), KvState::revision);
-    let pairs = state.map(|state| {
+    let pairs = state.as_ref().map(|state| {
         let pairs = state.pairs.iter();
         pairs.map(|(key, item)| item.to_pair(key)).collect()
     });
     Ok(Offline {
         pairs,
+        state,
         revision,
         entries,
         damage,
@@ -105,7 +108,8 @@ fn read_snapshot(dir: &Path, damage: &mut Vec<Damage>) -> Result<Option<Snapshot
 
 /// All entries of the log that can be read.
 fn read_log(dir: &Path, damage: &mut Vec<Damage>) -> Result<Vec<Entry>> {
-    let file = dir.join("db");
+    let engine = LogEngine::of(dir)?.unwrap_or_default();
+    let file = dir.join(engine.file());
     let copy = tempfile::tempdir().map_err(|source| storage("make a temporary copy", source))?;
     copy_files(dir, copy.path())
         .map_err(|source| storage(format!("copy {}", dir.display()), source))?;
@@ -120,8 +124,8 @@ fn read_log(dir: &Path, damage: &mut Vec<Damage>) -> Result<Vec<Entry>> {
     };
     // On some damage sled panics instead of returning an error, also later than at its opening.
     let read = catch_unwind(AssertUnwindSafe(|| {
-        let disk = SledDisk::open(copy.path())?;
-        read_entries(&disk)
+        let disk = engine.open(copy.path())?;
+        read_entries(disk.as_ref())
     }));
     match read {
         Ok(Ok((entries, problems))) => {
@@ -158,7 +162,7 @@ fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
 }
 
 /// Reads everything that has a checksum; what is wrong comes along as text.
-fn read_entries(disk: &SledDisk) -> Result<(Vec<Entry>, Vec<String>)> {
+fn read_entries(disk: &dyn LogDisk) -> Result<(Vec<Entry>, Vec<String>)> {
     let mut problems = Vec::new();
     let purged = read_meta::<LogId>(disk, PURGED, &mut problems);
     let committed = read_meta::<Option<LogId>>(disk, COMMITTED, &mut problems).flatten();
@@ -204,7 +208,7 @@ fn read_entries(disk: &SledDisk) -> Result<(Vec<Entry>, Vec<String>)> {
 }
 
 fn read_meta<T: DeserializeOwned>(
-    disk: &SledDisk,
+    disk: &dyn LogDisk,
     key: &str,
     problems: &mut Vec<String>,
 ) -> Option<T> {
@@ -235,7 +239,13 @@ fn apply(
         }
         if entry.log_id.index > next {
             damage.push(Damage {
-                file: log_dir.join("db"),
+                file: log_dir.join(
+                    LogEngine::of(log_dir)
+                        .ok()
+                        .flatten()
+                        .unwrap_or_default()
+                        .file(),
+                ),
                 what: format!("the snapshot ends before entry {next}, which the log lacks"),
                 is_fatal: true,
             });

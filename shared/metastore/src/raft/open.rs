@@ -7,10 +7,9 @@ use std::sync::Arc;
 use openraft::BasicNode;
 use openraft::error::{InitializeError, RaftError};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::history::HistoryLimits;
-use crate::raft::disk::LogDisk;
-use crate::raft::disk_sled::damaged;
+use crate::raft::disk::{LogDisk, damaged, refused};
 use crate::raft::log_store::LogStore;
 use crate::raft::options::MetaNodeOptions;
 use crate::raft::snapshot::SnapshotDir;
@@ -30,7 +29,14 @@ impl Opened {
     pub(super) fn new(disk: Arc<dyn LogDisk>, options: &MetaNodeOptions) -> Result<Self> {
         let log_dir = options.dir.join("log");
         let log = LogStore::open(disk, options.node_id, &log_dir)?;
-        let (snapshots, snapshot) = SnapshotDir::open(&options.dir.join("snapshot"))?;
+        let snapshot_dir = options.dir.join("snapshot");
+        let in_snapshot = |error| match error {
+            Error::Corrupt { what } => {
+                refused(&format!("the snapshot in {}", snapshot_dir.display()), what)
+            }
+            error => error,
+        };
+        let (snapshots, snapshot) = SnapshotDir::open(&snapshot_dir).map_err(in_snapshot)?;
         let pristine = log.is_pristine()?;
         check_together(
             &log,
@@ -43,7 +49,8 @@ impl Opened {
             ..Default::default()
         };
         let make_store = |state| Store::with_limits(state, limits);
-        let state_machine = StateMachine::open(snapshots, snapshot, make_store)?;
+        let state_machine =
+            StateMachine::open(snapshots, snapshot, make_store).map_err(in_snapshot)?;
         Ok(Self {
             log,
             state_machine,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::command::invalid;
 use crate::error::Result;
+use crate::raft::engine::LogEngine;
 use crate::wire::millis;
 
 /// The settings of a replica.
@@ -15,6 +16,8 @@ pub struct MetaNodeOptions {
     pub node_id: u64,
     /// Its own directory: the log is kept in `log/`, the snapshot in `snapshot/`.
     pub dir: PathBuf,
+    /// What the log is kept in.
+    pub engine: LogEngine,
     /// `host:port` at which clients and the other replicas reach it.
     pub advertised: String,
     /// The members that found a new cluster, by id, this one among them; of no effect once the
@@ -43,6 +46,7 @@ impl MetaNodeOptions {
         Self {
             node_id,
             dir: dir.into(),
+            engine: LogEngine::default(),
             founders: BTreeMap::from([(node_id, advertised.clone())]),
             advertised,
             heartbeat: Duration::from_millis(200),

@@ -7,7 +7,7 @@ use futures::{FutureExt as _, StreamExt as _, stream};
 use openraft::ServerState;
 use openraft::error::{CheckIsLeaderError, RaftError};
 use redkite_types::error::chain;
-use redkite_types::{Outcome, Revision};
+use redkite_types::{Outcome, Revision, Timestamp};
 use tokio::sync::watch;
 
 use crate::command::{Applied, MetaCommand};
@@ -100,6 +100,31 @@ impl MetaKv for MetaNode {
     async fn range(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Page> {
         self.read_barrier().await?;
         self.inner.store.range(prefix, after, limit)
+    }
+
+    async fn get_as_of(&self, key: &str, ts: Timestamp) -> Result<Option<KeyValue>> {
+        self.read_barrier().await?;
+        self.inner.store.get_as_of(key, ts)
+    }
+
+    async fn range_as_of(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+        ts: Timestamp,
+    ) -> Result<Page> {
+        self.read_barrier().await?;
+        self.inner.store.range_as_of(prefix, after, limit, ts)
+    }
+
+    async fn prune_history(&self, before: Timestamp) -> Result<u64> {
+        let mut gone = 0;
+        while let Some((command, versions)) = self.inner.store.next_prune(before) {
+            self.write(command).await?;
+            gone += versions;
+        }
+        Ok(gone)
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome> {

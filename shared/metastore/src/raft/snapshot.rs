@@ -11,7 +11,7 @@ use rustix::fs::FallocateFlags;
 
 use crate::codec::corrupt;
 use crate::error::Result;
-use crate::raft::disk_sled::sync_dir;
+use crate::raft::disk::sync_dir;
 use crate::raft::types::{SnapshotMeta, frame, storage, unframe};
 
 /// Magic number and version of the file.

@@ -31,6 +31,7 @@ impl Model {
                 self.leases.retain(|lease| !leases.contains(lease));
                 self.revision += u64::from(self.pairs.len() != before);
             }
+            MetaCommand::Prune { .. } => {}
             MetaCommand::Batch(commands) => commands.iter().for_each(|one| self.apply(one)),
         }
     }

@@ -7,6 +7,7 @@
 
 mod leases;
 mod txns;
+mod versions;
 mod watches;
 
 use std::future::Future;
@@ -45,6 +46,14 @@ pub async fn run_all(kv: SharedKv) {
     leases::a_revoked_lease_takes_its_keys_at_once(kv).await;
     leases::a_put_without_the_lease_outlives_it(kv).await;
     leases::an_ended_lease_takes_no_more_keys(kv).await;
+    versions::a_key_holds_at_each_time_what_it_held_then(kv).await;
+    versions::a_copy_is_written_with_its_key(kv).await;
+    versions::copies_are_paged_and_found_by_any_prefix(kv).await;
+    versions::a_range_is_read_as_of_a_time(kv).await;
+    versions::times_that_come_late_keep_the_order_of_the_writes(kv).await;
+    versions::keys_without_history_have_none(kv).await;
+    versions::pruned_history_is_named_and_what_is_needed_stays(kv).await;
+    versions::a_write_without_a_time_ends_the_history_before_it(kv).await;
 }
 
 /// Waits for something that must come soon.

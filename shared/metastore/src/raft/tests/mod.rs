@@ -1,6 +1,7 @@
 //! Tests that need the insides of a replica.
 
 mod disk;
+mod engines;
 mod node;
 mod offline;
 mod suite;

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use super::{PATIENCE, single};
 use crate::error::Error;
 use crate::kv::{MetaKv as _, Op, Txn, read_all};
-use crate::raft::{Leadership, MetaNode, MetaNodeOptions};
+use crate::raft::{Leadership, LogEngine, MetaNode, MetaNodeOptions};
 use crate::testing;
 
 fn put(key: &str, value: &str) -> Txn {
@@ -23,9 +23,18 @@ fn term(node: &MetaNode) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn passes_the_conformance_suite() {
+async fn passes_the_conformance_suite_on_sled() {
+    passes_the_conformance_suite(LogEngine::Sled).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn passes_the_conformance_suite_on_redb() {
+    passes_the_conformance_suite(LogEngine::Redb).await;
+}
+
+async fn passes_the_conformance_suite(engine: LogEngine) {
     let dir = tempfile::tempdir().unwrap();
-    let (node, _tasks) = single(dir.path(), |_| {}).await;
+    let (node, _tasks) = single(dir.path(), |options| options.engine = engine).await;
     testing::run_all(Arc::new(node.clone())).await;
     node.shutdown().await.unwrap();
 }

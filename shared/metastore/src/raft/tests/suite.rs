@@ -1,26 +1,23 @@
 //! openraft's own storage suite, for each engine.
 
-use std::sync::Arc;
-
 use openraft::StorageError;
 use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;
 
 use crate::history::HistoryLimits;
-use crate::raft::disk::LogDisk;
-use crate::raft::disk_sled::SledDisk;
+use crate::raft::LogEngine;
 use crate::raft::log_store::LogStore;
 use crate::raft::snapshot::SnapshotDir;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::types::TypeConfig;
 use crate::store::Store;
 
-struct Builder;
+struct Builder(LogEngine);
 
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<u64>> {
         let dir = tempfile::tempdir().unwrap();
-        let disk: Arc<dyn LogDisk> = Arc::new(SledDisk::open(&dir.path().join("log")).unwrap());
+        let disk = self.0.open(&dir.path().join("log")).unwrap();
         let log = LogStore::open(disk, 0, dir.path()).unwrap();
         let (snapshots, snapshot) = SnapshotDir::open(&dir.path().join("snapshot")).unwrap();
         let store = |state| Store::with_limits(state, HistoryLimits::default());
@@ -30,6 +27,11 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
 }
 
 #[test]
-fn the_log_and_the_state_machine_pass_openrafts_suite() {
-    Suite::test_all(Builder).unwrap();
+fn sled_and_the_state_machine_pass_openrafts_suite() {
+    Suite::test_all(Builder(LogEngine::Sled)).unwrap();
+}
+
+#[test]
+fn redb_and_the_state_machine_pass_openrafts_suite() {
+    Suite::test_all(Builder(LogEngine::Redb)).unwrap();
 }

@@ -14,14 +14,13 @@ use super::PATIENCE;
 use crate::error::{Error, Result};
 use crate::kv::{MetaKv as _, Op, Txn};
 use crate::raft::disk::{LogDisk, LogOp};
-use crate::raft::disk_sled::SledDisk;
 use crate::raft::open::Opened;
 use crate::raft::types::storage;
-use crate::raft::{MetaNode, MetaNodeOptions};
+use crate::raft::{LogEngine, MetaNode, MetaNodeOptions};
 
 /// Counts syncs, and fails them when told to.
 struct Watched {
-    disk: SledDisk,
+    disk: Arc<dyn LogDisk>,
     syncs: AtomicU64,
     broken: AtomicBool,
 }
@@ -67,11 +66,11 @@ impl LogDisk for Watched {
     }
 }
 
-async fn start() -> (TempDir, Arc<Watched>, MetaNode, TaskGroup) {
+async fn start(engine: LogEngine) -> (TempDir, Arc<Watched>, MetaNode, TaskGroup) {
     let dir = tempfile::tempdir().unwrap();
     let options = MetaNodeOptions::single(1, dir.path(), "127.0.0.1:1");
     let disk = Arc::new(Watched {
-        disk: SledDisk::open(&dir.path().join("log")).unwrap(),
+        disk: engine.open(&dir.path().join("log")).unwrap(),
         syncs: AtomicU64::new(0),
         broken: AtomicBool::new(false),
     });
@@ -90,8 +89,17 @@ fn put(key: &str) -> Txn {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_answer_stands_behind_a_sync() {
-    let (_dir, disk, node, _tasks) = start().await;
+async fn every_answer_stands_behind_a_sync_of_sled() {
+    every_answer_stands_behind_a_sync(LogEngine::Sled).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_stands_behind_a_sync_of_redb() {
+    every_answer_stands_behind_a_sync(LogEngine::Redb).await;
+}
+
+async fn every_answer_stands_behind_a_sync(engine: LogEngine) {
+    let (_dir, disk, node, _tasks) = start(engine).await;
     for i in 0..50 {
         let before = disk.syncs.load(Ordering::Relaxed);
         node.txn(put(&format!("k/{i}"))).await.unwrap();
@@ -110,7 +118,7 @@ async fn every_answer_stands_behind_a_sync() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sync_that_fails_stops_the_process_and_is_never_tried_again() {
-    let (_dir, disk, node, tasks) = start().await;
+    let (_dir, disk, node, tasks) = start(LogEngine::Sled).await;
     node.txn(put("good")).await.unwrap();
     disk.broken.store(true, Ordering::Relaxed);
     let error = node.txn(put("lost")).await.unwrap_err();
