@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use redkite_index::{BuildOptions, FORMAT_VERSION, IndexParams};
-use redkite_node::{DiskSpace, DiskUse};
+use redkite_node::{DiskSpace, DiskUse, MemoryBudget, MemoryUse};
 use redkite_proto::{
     convert::schema::field_from_proto,
     redkite::{
@@ -23,12 +23,20 @@ use tracing::info;
 /// The only file of an index.
 const FILE: &str = "index.bin";
 
+/// How often the vectors' bytes are in memory at the most: as read, as codes or cells of the index,
+/// and as the file that is written.
+const COPIES: u64 = 3;
+
+/// Bytes of links that a graph keeps of a row, as it is and as it is written.
+const LINK_BYTES: u64 = 512;
+
 /// Builds indexes from an object store into the same one.
 #[derive(Clone, Debug)]
 pub struct IndexBuilder {
     store: Arc<dyn ObjectStore>,
     cpu: CpuPool,
     disk: Arc<DiskSpace>,
+    memory: Arc<MemoryBudget>,
 }
 
 /// What a request asks for, checked.
@@ -41,17 +49,27 @@ struct Job {
 }
 
 impl IndexBuilder {
-    /// Builds on these threads; `disk` is the store's, where it is a local one.
-    pub fn new(store: Arc<dyn ObjectStore>, cpu: CpuPool, disk: Arc<DiskSpace>) -> Self {
-        Self { store, cpu, disk }
+    /// Builds on these threads and within this memory; `disk` is the store's, where it is a local one.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        cpu: CpuPool,
+        disk: Arc<DiskSpace>,
+        memory: Arc<MemoryBudget>,
+    ) -> Self {
+        Self {
+            store,
+            cpu,
+            disk,
+            memory,
+        }
     }
 
     /// Builds one index and writes its file. The same build id writes the same bytes to the same
     /// key, so doing it twice is doing it once.
     ///
     /// # Errors
-    /// Codes 1100 and 1700 when the index cannot be built with such parameters: never retry. Others
-    /// as the store says.
+    /// Codes 1100 and 1700 when the index cannot be built with such parameters: never retry. Code 3
+    /// while there is no memory for it: retry later. Others as the store says.
     ///
     /// # Cancel safety
     /// Dropping the future stops the build; a file that was being written may be there or not.
@@ -59,6 +77,9 @@ impl IndexBuilder {
         let started = Instant::now();
         let job = Job::read(request)?;
         let segment = SegmentId(job.segment.id);
+        let what = format!("index build {}", job.build.0);
+        self.memory
+            .claim(MemoryUse::Background, &what, job.memory_bytes())?;
         let column = read_column(self.store.as_ref(), segment, &job.data, &job.field)
             .await
             .map_err(|error| Error::from_coded(&error))?;
@@ -129,6 +150,17 @@ impl IndexBuilder {
 }
 
 impl Job {
+    /// Bytes that the build may take at its peak; an estimate from above for the parameters that
+    /// are usual.
+    fn memory_bytes(&self) -> u64 {
+        let rows = self.segment.rows.unsigned_abs();
+        let vectors = match self.field.dim {
+            0 => self.data.size_bytes,
+            dim => rows * dim as u64 * size_of::<f32>() as u64,
+        };
+        vectors * COPIES + rows * LINK_BYTES
+    }
+
     fn read(request: BuildIndexRequest) -> Result<Self> {
         let absent = |what| Error::internal(format!("the build request has no {what}"));
         let segment = request.segment.ok_or_else(|| absent("segment"))?;

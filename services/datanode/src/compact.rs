@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use redkite_node::{DiskSpace, DiskUse, MemoryBudget};
+use redkite_node::{DiskSpace, DiskUse, MemoryBudget, MemoryUse};
 use redkite_proto::{
     convert::schema,
     redkite::{
@@ -82,7 +82,8 @@ impl Compactor {
         let files = job.sources.iter().flat_map(|source| &source.files);
         let bytes: u64 = files.map(|file| file.size).sum();
         let what = format!("compaction plan {}", job.plan);
-        self.memory.claim(&what, bytes.saturating_mul(COPIES))?;
+        let claimed = bytes.saturating_mul(COPIES);
+        self.memory.claim(MemoryUse::Background, &what, claimed)?;
         let mut chunks = Vec::with_capacity(job.sources.len());
         for source in job.sources.iter().filter(|source| job.has_rows(source)) {
             let manifest = manifest::from_info(source);

@@ -36,7 +36,12 @@ impl Validate for Config {
 /// # Errors
 /// When the object store cannot be opened, or the metastore refuses.
 pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
-    let builder = IndexBuilder::new(context.store().await?, context.cpu()?, context.disk.clone());
+    let builder = IndexBuilder::new(
+        context.store().await?,
+        context.cpu()?,
+        context.disk.clone(),
+        context.memory.clone(),
+    );
     let compactor = Compactor::new(
         context.store().await?,
         context.cpu()?,

@@ -77,6 +77,11 @@ impl Fixture {
     }
 
     async fn new() -> Self {
+        Self::with_memory(MemoryBudget::unlimited()).await
+    }
+
+    async fn with_memory(memory: MemoryBudget) -> Self {
+        let memory = Arc::new(memory);
         let store = redkite_storage::open("memory://").unwrap();
         let fields = vec![
             FieldSchema {
@@ -138,13 +143,8 @@ impl Fixture {
         let cpu = CpuPool::new(2, 8).unwrap();
         let disk = Arc::new(DiskSpace::unlimited());
         let service = DataNodeService::new(
-            IndexBuilder::new(store.clone(), cpu.clone(), disk.clone()),
-            Compactor::new(
-                store.clone(),
-                cpu,
-                disk,
-                Arc::new(MemoryBudget::unlimited()),
-            ),
+            IndexBuilder::new(store.clone(), cpu.clone(), disk.clone(), memory.clone()),
+            Compactor::new(store.clone(), cpu, disk, memory),
         );
         Self {
             store,
@@ -234,6 +234,16 @@ async fn the_same_build_id_writes_the_same_bytes_again() {
         );
     }
     assert_eq!(files[0], files[1]);
+}
+
+#[tokio::test]
+async fn a_build_without_memory_for_it_is_refused_and_may_be_tried_again() {
+    // Less than the process itself takes.
+    let fixture = Fixture::with_memory(MemoryBudget::new(1)).await;
+    let refused = fixture.fails(fixture.request(1, "HNSW")).await;
+    assert_eq!(refused.code, ErrorCode::MemoryLimitExceeded);
+    assert!(refused.message.contains("index build 1"), "{refused:?}");
+    assert!(!refused.is_input_error, "it would never be tried again");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use redkite_node::{DiskSpace, DiskUse, MemoryBudget, Peers};
+use redkite_node::{DiskSpace, DiskUse, MemoryBudget, MemoryUse, Peers};
 use redkite_proto::redkite::{datacoord::CommitFlushRequest, rootcoord::AllocRequest};
 use redkite_rpc::call;
 use redkite_runtime::{CpuPool, Deadline, TaskGroup};
@@ -218,7 +218,8 @@ impl Shared {
             bytes,
         };
         self.deps.disk.claim(by, encoded_bytes as u64)?;
-        self.deps.memory.claim("a write", bytes as u64)?;
+        let memory = &self.deps.memory;
+        memory.claim(MemoryUse::User, "a write", bytes as u64)?;
         Ok(pending)
     }
 

@@ -35,7 +35,7 @@ pub use context::NodeContext;
 pub use disk::{DiskSpace, DiskUse};
 pub use error::{Error, Result};
 pub use listen::Exposure;
-pub use memory::MemoryBudget;
+pub use memory::{MemoryBudget, MemoryUse};
 pub use options::{CommonOptions, NodeOptions, StorageOptions};
 pub use peers::Peers;
 pub use process::{Launch, Process, Program, run, run_service};

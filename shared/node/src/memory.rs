@@ -9,6 +9,19 @@ use redkite_types::{Error, ErrorCode, Result};
 /// Share of the memory there is, in percent, that is used unless a limit is set.
 const DEFAULT_SHARE: u64 = 85;
 
+/// Share of the limit, in percent, that work which can wait may fill. The rest is left to users:
+/// what a compaction claims at once must not make a write fail.
+const BACKGROUND_SHARE: u64 = 75;
+
+/// Who asks for memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryUse {
+    /// Rows and loads of users: up to the limit.
+    User,
+    /// Work that can wait, as compaction: it is refused earlier.
+    Background,
+}
+
 /// The memory of this process.
 ///
 /// What is used is measured from time to time, memory that is mapped from files left out; what is
@@ -62,8 +75,12 @@ impl MemoryBudget {
     ///
     /// # Errors
     /// Code 3; nothing was taken. It passes when something is released.
-    pub fn claim(&self, what: &str, bytes: u64) -> Result<()> {
-        let claim = |used: u64| used.checked_add(bytes).filter(|after| *after <= self.limit);
+    pub fn claim(&self, by: MemoryUse, what: &str, bytes: u64) -> Result<()> {
+        let limit = match by {
+            MemoryUse::User => self.limit,
+            MemoryUse::Background => self.limit / 100 * BACKGROUND_SHARE,
+        };
+        let claim = |used: u64| used.checked_add(bytes).filter(|after| *after <= limit);
         match self
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim)
@@ -72,8 +89,7 @@ impl MemoryBudget {
             Err(used) => Err(Error::new(
                 ErrorCode::MemoryLimitExceeded,
                 format!(
-                    "memory limit exceeded[{used} of {} bytes used, {bytes} needed for {what}]",
-                    self.limit
+                    "memory limit exceeded[{used} of {limit} bytes used, {bytes} needed for {what}]"
                 ),
             )),
         }
@@ -130,11 +146,27 @@ mod tests {
             limit: 100,
             used: AtomicU64::new(60),
         };
-        budget.claim("a test", 40).unwrap();
-        let refused = budget.claim("a test", 1).unwrap_err();
+        budget.claim(MemoryUse::User, "a test", 40).unwrap();
+        let refused = budget.claim(MemoryUse::User, "a test", 1).unwrap_err();
         assert_eq!(refused.code, ErrorCode::MemoryLimitExceeded);
         assert!(refused.message.contains("100 of 100"), "{refused}");
-        MemoryBudget::unlimited().claim("a test", 1 << 40).unwrap();
+        MemoryBudget::unlimited()
+            .claim(MemoryUse::User, "a test", 1 << 40)
+            .unwrap();
+    }
+
+    #[test]
+    fn work_that_can_wait_leaves_room_for_users() {
+        let budget = MemoryBudget {
+            limit: 400,
+            used: AtomicU64::new(100),
+        };
+        budget
+            .claim(MemoryUse::Background, "a merge", 201)
+            .unwrap_err();
+        budget.claim(MemoryUse::Background, "a merge", 200).unwrap();
+        budget.claim(MemoryUse::User, "a write", 100).unwrap();
+        budget.claim(MemoryUse::User, "a write", 1).unwrap_err();
     }
 
     #[cfg(target_os = "linux")]

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use redkite_index::VectorIndex;
+use redkite_node::MemoryUse;
 use redkite_proto::redkite::meta::{DeltaInfo, SegmentIndexInfo, SegmentInfo};
 use redkite_runtime::{OnFailure, Priority};
 use redkite_segment::{
@@ -243,7 +244,7 @@ impl Load {
             if !mapped {
                 let bytes = build.files.iter().map(|file| file.size).sum();
                 let what = format!("index build {}", build.build_id);
-                shared.deps.memory.claim(&what, bytes)?;
+                shared.deps.memory.claim(MemoryUse::User, &what, bytes)?;
             }
             open_index(store, build, mapped).await
         });
@@ -294,7 +295,10 @@ impl Load {
     async fn read_rows(&self, shared: &Shared) -> Result<Arc<SealedSegment>> {
         let store = &*shared.deps.store;
         let what = format!("segment {}", self.info.id);
-        shared.deps.memory.claim(&what, self.rows_bytes())?;
+        shared
+            .deps
+            .memory
+            .claim(MemoryUse::User, &what, self.rows_bytes())?;
         let manifest = manifest::from_info(&self.info);
         let placement = shared.placement(&self.mapping);
         let chunk = open_segment(store, &manifest, self.schema.clone(), &placement).await;
