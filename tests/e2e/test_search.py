@@ -298,7 +298,7 @@ def test_cosine_of_a_zero_vector_is_finite(client, name):
     assert all(abs(hit["distance"]) <= 1 + 1e-6 for hit in found)
 
 
-def test_search_iterator_or_a_clear_refusal(client, name):
+def test_search_iterator(client, name):
     """Pages through the neighbours without repeating one."""
     create_simple(client, name)
     base = fill(client, name, "growing")

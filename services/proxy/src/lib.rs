@@ -14,6 +14,7 @@
 //! - [`lookup`]: databases, collections and partitions by name, with Milvus's errors
 //! - [`owners`]: calls to the owners of a collection's channels
 //! - [`plan`]: what a read asks for, parsed and checked once
+//! - [`read`]: carries the plans of searches out
 //! - [`reduce`]: puts the answers of several channels together
 //! - [`write`]: rows on their way to the channels
 //! - [`run`]: puts it together and starts it
@@ -27,6 +28,7 @@ pub mod metrics;
 pub mod options;
 pub mod owners;
 pub mod plan;
+pub mod read;
 pub mod reduce;
 pub mod run;
 pub mod serve;

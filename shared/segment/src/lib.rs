@@ -11,6 +11,7 @@
 //! - [`delete`]: which rows are deleted, and since when
 //! - [`segment`]: either kind, and what of it a read at a timestamp sees
 //! - [`search`], [`retrieve`]: nearest rows, rows by filter or key
+//! - [`mod@group`]: nearest rows of the nearest groups
 //! - [`reduce`]: many answers become one
 //! - [`mod@fetch`]: output columns for the winners
 //! - [`compact`]: the rows of several segments that still count
@@ -26,6 +27,7 @@ pub mod delta;
 pub mod error;
 pub mod fetch;
 pub mod file;
+pub mod group;
 pub mod growing;
 pub mod manifest;
 pub mod reduce;
@@ -43,6 +45,7 @@ pub use delete::{ALL_PARTITIONS, DeleteBatch, SegmentDeletes};
 pub use error::{Error, Result};
 pub use fetch::{fetch, gather};
 pub use file::{ColumnCache, FileEntry, FileKind, Placement, SegmentManifest};
+pub use group::{GroupBy, InGroup, merge_groups};
 pub use growing::{GrowingSegment, GrowingSnapshot};
 pub use redkite_types::StopFlag;
 pub use reduce::{Hit, Keyed, RowAt, TopK, merge_hits, merge_keyed, merge_topk};

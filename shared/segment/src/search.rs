@@ -53,8 +53,7 @@ impl SegmentSearcher {
         if self.k == 0 {
             return Ok(found);
         }
-        let index = segment.index(self.field);
-        let index = index.filter(|index| index.metric() == self.metric);
+        let index = self.index_of(segment);
         let reader = Reader::new(segment, self.view, &self.filter);
         let mut hits = Vec::new();
         for (start, chunk) in segment.spans() {
@@ -64,11 +63,7 @@ impl SegmentSearcher {
                 continue;
             }
             hits.clear();
-            let searched = match index {
-                Some(index) => self.by_index(&**index, id, chunk, &allowed, stop, &mut hits),
-                None => self.by_scan(id, chunk, &allowed, stop, &mut hits),
-            };
-            searched?;
+            self.nearest(index, id, chunk, &allowed, stop, &mut hits)?;
             for (list, rows) in found.lists.iter_mut().zip(&hits) {
                 list.extend(rows.iter().map(|hit| {
                     let row = hit.row as usize;
@@ -91,7 +86,29 @@ impl SegmentSearcher {
         Ok(found)
     }
 
-    fn check_shape(&self, segment: SegmentId) -> Result<()> {
+    /// The index that serves this search, if the segment has one.
+    pub(crate) fn index_of<'a>(&self, segment: &'a Segment) -> Option<&'a dyn VectorIndex> {
+        let index = segment.index(self.field)?;
+        (index.metric() == self.metric).then_some(&**index)
+    }
+
+    /// Appends one list a query: the `k` nearest allowed rows of a chunk, best first.
+    pub(crate) fn nearest(
+        &self,
+        index: Option<&dyn VectorIndex>,
+        segment: SegmentId,
+        chunk: &Chunk,
+        allowed: &Allowed,
+        stop: &StopFlag,
+        lists: &mut Vec<Vec<redkite_index::Hit>>,
+    ) -> Result<()> {
+        match index {
+            Some(index) => self.by_index(index, segment, chunk, allowed, stop, lists),
+            None => self.by_scan(segment, chunk, allowed, stop, lists),
+        }
+    }
+
+    pub(crate) fn check_shape(&self, segment: SegmentId) -> Result<()> {
         if self.dim > 0 && self.queries.len().is_multiple_of(self.dim) {
             return Ok(());
         }

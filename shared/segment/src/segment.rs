@@ -155,7 +155,7 @@ impl Allowed {
         }
     }
 
-    fn from_bits(rows: BitSet) -> Self {
+    pub(crate) fn from_bits(rows: BitSet) -> Self {
         match rows.count_ones() {
             0 => Self::None,
             all if all == rows.len() => Self::All,

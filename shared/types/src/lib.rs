@@ -41,4 +41,4 @@ pub use metric::MetricType;
 pub use schema::{CollectionSchema, ConsistencyLevel, DataType, FieldSchema};
 pub use stop::{StopFlag, StopOnDrop, Stopped};
 pub use timestamp::Timestamp;
-pub use value::{PrimaryKey, PrimaryKeys, Value};
+pub use value::{GroupKey, PrimaryKey, PrimaryKeys, Value};

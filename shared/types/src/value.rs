@@ -28,6 +28,32 @@ pub enum PrimaryKey {
     Str(String),
 }
 
+/// A value by which rows are grouped. Rows without a value are a group too.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GroupKey {
+    /// No value.
+    Null,
+    /// A boolean.
+    Bool(bool),
+    /// Any integer type.
+    Int(i64),
+    /// VarChar.
+    Str(String),
+}
+
+impl GroupKey {
+    /// The key of a value; `None` for the types that make no groups.
+    pub fn from_value(value: Value) -> Option<Self> {
+        match value {
+            Value::Null => Some(Self::Null),
+            Value::Bool(value) => Some(Self::Bool(value)),
+            Value::Int(value) => Some(Self::Int(value)),
+            Value::Str(value) => Some(Self::Str(value)),
+            Value::Double(_) | Value::List(_) => None,
+        }
+    }
+}
+
 impl std::fmt::Display for PrimaryKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

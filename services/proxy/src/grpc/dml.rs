@@ -292,7 +292,7 @@ async fn matching_keys(
     if partitions.is_empty() {
         return Ok(vec![none; entry.channels().len()]);
     }
-    let now = super::dql::now(context, deadline).await?;
+    let now = crate::read::now(context, deadline).await?;
     let encoded = encode_filter(filter)?;
     let answers = call_owners(context, deadline, entry, |node, channel| {
         let message = QueryRequest {

@@ -5,61 +5,25 @@ use std::sync::Arc;
 use redkite_catalog::CollectionEntry;
 use redkite_proto::{
     milvus::{
-        milvus::{QueryRequest, QueryResults, SearchRequest, SearchResults},
+        milvus::{HybridSearchRequest, QueryRequest, QueryResults, SearchRequest, SearchResults},
         schema::{
-            DataType, FieldData, LongArray, ScalarField, field_data::Field, scalar_field::Data,
+            DataType, FieldData, LongArray, ScalarField, SearchIteratorV2Results, SearchResultData,
+            field_data::Field, scalar_field::Data,
         },
     },
-    redkite::{querynode, rootcoord::AllocRequest},
+    redkite::querynode,
     status,
 };
-use redkite_runtime::Deadline;
-use redkite_types::{Result, Timestamp};
+use redkite_types::Result;
 
 use crate::{
     context::{ProxyContext, RequestContext},
     lookup,
     owners::call_owners,
-    plan::{QueryPlan, ReadTime, SearchPlan, consistency::Asked, query::COUNT},
-    reduce,
+    plan::{HybridPlan, QueryPlan, SearchPlan, query::COUNT},
+    read::{self, Reading},
+    reduce::{self, search::Shape},
 };
-
-/// A timestamp later than every write that was acknowledged before the call.
-pub(super) async fn now(context: &ProxyContext, deadline: Deadline) -> Result<Timestamp> {
-    let root = context.peers.root_coord()?;
-    let answer = redkite_rpc::call(deadline, AllocRequest { count: 1 }, |request| {
-        root.alloc_timestamp(request)
-    })
-    .await?;
-    Ok(Timestamp(answer.first))
-}
-
-async fn read_time(
-    context: &ProxyContext,
-    meta: &RequestContext,
-    entry: &CollectionEntry,
-    asked: Asked,
-) -> Result<ReadTime> {
-    let level = entry.info().map_or(0, |info| info.consistency_level);
-    let own = redkite_proto::convert::schema::consistency_from_proto(level)?;
-    let now = now(context, meta.deadline).await?;
-    ReadTime::decide(asked, own, now, context.options.graceful_time.get())
-}
-
-/// Rows written before this have outlived the collection's time to live.
-fn expired_before(entry: &CollectionEntry, at: Timestamp) -> u64 {
-    let seconds = entry
-        .property("collection.ttl.seconds")
-        .and_then(|text| text.parse().ok());
-    match seconds {
-        Some(seconds @ 1..=u64::MAX) => at.minus_ms(seconds.saturating_mul(1_000)).0,
-        Some(0) | None => 0,
-    }
-}
-
-fn millis_left(deadline: Deadline) -> u32 {
-    u32::try_from(deadline.left().as_millis()).unwrap_or(u32::MAX)
-}
 
 /// Finds the nearest rows to each query vector.
 ///
@@ -72,59 +36,61 @@ pub(crate) async fn search(
 ) -> Result<SearchResults> {
     let view = context.view();
     let entry = lookup::collection(&view, &meta.database, &request.collection_name)?;
-    let plan = SearchPlan::new(&entry, request)?;
-    let time = read_time(context, &meta, &entry, plan.asked).await?;
-    let answers = if plan.partitions.is_empty() {
-        Vec::new()
-    } else {
-        call_owners(context, meta.deadline, &entry, |node, channel| {
-            let message = search_message(&plan, &entry, channel, time, meta.deadline);
-            async move {
-                redkite_rpc::call(meta.deadline, message, |request| node.search(request)).await
-            }
-        })
-        .await?
+    let mut plan = SearchPlan::new(&entry, request)?;
+    let reading = Reading::begin(context, &meta, &entry, plan.asked).await?;
+    let found = read::search::run(&reading, &mut plan).await?;
+    let page = plan.page.as_ref().map(|page| SearchIteratorV2Results {
+        token: page.token.clone(),
+        last_bound: found
+            .lists
+            .iter()
+            .flatten()
+            .last()
+            .map_or_else(|| page.last_bound.unwrap_or_default(), |last| last.score),
+    });
+    let shape = Shape {
+        output: &plan.output,
+        round_decimal: plan.round_decimal,
+        group: plan.group.map(|group| group.field),
     };
-    let answers = answers.into_iter().map(|(_, answer)| answer).collect();
-    let results = reduce::search::reduce(&plan, entry.schema(), answers)?;
-    Ok(SearchResults {
+    let mut results = found.into_results(&shape, entry.schema());
+    results.search_iterator_v2_results = page;
+    Ok(answer(&entry, results, &reading))
+}
+
+/// Finds the nearest rows by several searches, put in one order.
+///
+/// # Errors
+/// Milvus's code and text of the first thing that is wrong; 101 and 201 when not loaded.
+pub(crate) async fn hybrid_search(
+    context: &Arc<ProxyContext>,
+    meta: RequestContext,
+    request: HybridSearchRequest,
+) -> Result<SearchResults> {
+    let view = context.view();
+    let entry = lookup::collection(&view, &meta.database, &request.collection_name)?;
+    let mut plan = HybridPlan::new(&entry, request)?;
+    let reading = Reading::begin(context, &meta, &entry, plan.asked).await?;
+    let found = read::hybrid::run(&reading, &mut plan).await?;
+    let shape = Shape {
+        output: &plan.output,
+        round_decimal: plan.round_decimal,
+        group: plan.group.map(|group| group.field),
+    };
+    let results = found.into_results(&shape, entry.schema());
+    Ok(answer(&entry, results, &reading))
+}
+
+fn answer(
+    entry: &CollectionEntry,
+    results: SearchResultData,
+    reading: &Reading<'_>,
+) -> SearchResults {
+    SearchResults {
         status: Some(status::success()),
         results: Some(results),
         collection_name: entry.name().to_owned(),
-        session_ts: time.mvcc.0,
-    })
-}
-
-fn search_message(
-    plan: &SearchPlan,
-    entry: &CollectionEntry,
-    channel: String,
-    time: ReadTime,
-    deadline: Deadline,
-) -> querynode::SearchRequest {
-    querynode::SearchRequest {
-        channel,
-        collection_id: entry.id().0,
-        partition_ids: plan
-            .partitions
-            .iter()
-            .map(|partition| partition.0)
-            .collect(),
-        field_id: plan.field.0,
-        metric_type: plan.metric.name().to_owned(),
-        queries: plan.queries.clone(),
-        nq: plan.nq as u32,
-        topk: plan.topk() as u32,
-        params: plan.params.clone(),
-        filter: plan.filter.clone(),
-        mvcc_ts: time.mvcc.0,
-        guarantee_ts: time.guarantee.0,
-        ignore_growing: plan.ignore_growing,
-        radius: plan.radius,
-        range_filter: plan.range_filter,
-        output_fields: plan.output.fields.iter().map(|field| field.0).collect(),
-        timeout_ms: millis_left(deadline),
-        expired_before: expired_before(entry, time.mvcc),
+        session_ts: reading.time.mvcc.0,
     }
 }
 
@@ -140,12 +106,12 @@ pub(crate) async fn query(
     let view = context.view();
     let entry = lookup::collection(&view, &meta.database, &request.collection_name)?;
     let plan = QueryPlan::new(&entry, request)?;
-    let time = read_time(context, &meta, &entry, plan.asked).await?;
+    let reading = Reading::begin(context, &meta, &entry, plan.asked).await?;
     let answers = if plan.partitions.is_empty() {
         Vec::new()
     } else {
         call_owners(context, meta.deadline, &entry, |node, channel| {
-            let message = query_message(&plan, &entry, channel, time, meta.deadline);
+            let message = query_message(&plan, &reading, channel);
             async move {
                 redkite_rpc::call(meta.deadline, message, |request| node.query(request)).await
             }
@@ -168,7 +134,7 @@ pub(crate) async fn query(
         fields_data,
         collection_name: entry.name().to_owned(),
         output_fields,
-        session_ts: time.mvcc.0,
+        session_ts: reading.time.mvcc.0,
         primary_field_name: entry.schema().primary_key().name.clone(),
         ..QueryResults::default()
     })
@@ -176,14 +142,12 @@ pub(crate) async fn query(
 
 fn query_message(
     plan: &QueryPlan,
-    entry: &CollectionEntry,
+    reading: &Reading<'_>,
     channel: String,
-    time: ReadTime,
-    deadline: Deadline,
 ) -> querynode::QueryRequest {
     querynode::QueryRequest {
         channel,
-        collection_id: entry.id().0,
+        collection_id: reading.entry.id().0,
         partition_ids: plan
             .partitions
             .iter()
@@ -192,12 +156,12 @@ fn query_message(
         filter: plan.filter.clone(),
         output_fields: plan.output.fields.iter().map(|field| field.0).collect(),
         limit: plan.rows_wanted(),
-        mvcc_ts: time.mvcc.0,
-        guarantee_ts: time.guarantee.0,
+        mvcc_ts: reading.time.mvcc.0,
+        guarantee_ts: reading.time.guarantee.0,
         ignore_growing: plan.ignore_growing,
         count_only: plan.count_only,
-        timeout_ms: millis_left(deadline),
-        expired_before: expired_before(entry, time.mvcc),
+        timeout_ms: reading.millis_left(),
+        expired_before: reading.expired_before(),
     }
 }
 

@@ -109,6 +109,7 @@ messages! {
         GetReplicasRequest,
         HasCollectionRequest,
         HasPartitionRequest,
+        HybridSearchRequest,
         InsertRequest,
         ListAliasesRequest,
         LoadCollectionRequest,

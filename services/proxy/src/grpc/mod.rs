@@ -176,6 +176,7 @@ milvus_service! {
         GetIndexState get_index_state(GetIndexStateRequest) -> GetIndexStateResponse = info::indexes::get_index_state;
         GetIndexBuildProgress get_index_build_progress(GetIndexBuildProgressRequest) -> GetIndexBuildProgressResponse = info::indexes::get_index_build_progress;
         Search search(SearchRequest) -> SearchResults = dql::search;
+        HybridSearch hybrid_search(HybridSearchRequest) -> SearchResults = dql::hybrid_search;
         Query query(QueryRequest) -> QueryResults = dql::query;
         GetFlushState get_flush_state(GetFlushStateRequest) -> GetFlushStateResponse = info::flush::get_flush_state;
         GetFlushAllState get_flush_all_state(GetFlushAllStateRequest) -> GetFlushAllStateResponse = info::flush::get_flush_all_state;
@@ -206,7 +207,6 @@ milvus_service! {
         ListPrivilegeGroups list_privilege_groups(ListPrivilegeGroupsRequest) -> ListPrivilegeGroupsResponse = access::list_privilege_groups;
     }
     unserved {
-        HybridSearch hybrid_search(HybridSearchRequest) -> SearchResults;
         AlterIndex alter_index(AlterIndexRequest) -> common::Status;
         AlterCollectionField alter_collection_field(AlterCollectionFieldRequest) -> common::Status;
         AddCollectionFunction add_collection_function(AddCollectionFunctionRequest) -> common::Status;

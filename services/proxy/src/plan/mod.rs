@@ -1,19 +1,29 @@
 //! What a read asks for, parsed and checked once.
 //!
 //! - [`params`]: the key-value pairs that clients send beside the message
-//! - [`search`], [`query`]: the two kinds of reads
+//! - [`search`], [`hybrid`], [`query`]: the kinds of reads
+//! - [`group`]: how hits are grouped
+//! - [`iterator`]: pages of a search iterator
+//! - [`rank`]: how a hybrid search puts hits in order
 //! - [`output`]: which fields come back, and under which names
 //! - [`scope`]: which partitions are read
 //! - [`consistency`]: how fresh the read must be
 
 pub mod consistency;
+pub mod group;
+pub mod hybrid;
+pub mod iterator;
 pub mod output;
 pub mod params;
 pub mod query;
+pub mod rank;
 pub mod scope;
 pub mod search;
 
 pub use consistency::ReadTime;
+pub use group::GroupPlan;
+pub use hybrid::HybridPlan;
+pub use iterator::PagePlan;
 pub use output::OutputFields;
 pub use query::QueryPlan;
 pub use search::SearchPlan;

@@ -3,29 +3,28 @@
 use bytes::Bytes;
 use redkite_catalog::CollectionEntry;
 use redkite_proto::{
-    convert::vectors,
-    milvus::milvus::{SearchRequest, search_request::SearchInput},
+    convert::{keys, vectors},
+    milvus::{
+        milvus::{SearchRequest, search_request::SearchInput},
+        schema::IDs,
+    },
     redkite::meta::IndexInfo,
 };
 use redkite_types::{
-    Error, ErrorCode, FieldId, FieldSchema, MetricType, PartitionId, Result, limits,
+    CollectionSchema, DataType, Error, ErrorCode, FieldId, FieldSchema, MetricType, PartitionId,
+    PrimaryKeys, Result, limits,
 };
 use serde_json::{Map, Value};
 
 use super::{
-    OutputFields, compile_filter, consistency::Asked, encode_filter, params::Params, scope,
+    GroupPlan, OutputFields, PagePlan, compile_filter, consistency::Asked, encode_filter, group,
+    params::Params, scope,
 };
 
 /// Scores are rounded to at most as many decimals.
 const MAX_ROUND_DECIMAL: i64 = 6;
 /// Parameters that say nothing a search here depends on.
-const WITHOUT_EFFECT: [&str; 5] = [
-    "collection_id",
-    "cluster_id",
-    "search_iter_v2",
-    "search_iter_batch_size",
-    "nq",
-];
+const WITHOUT_EFFECT: [&str; 3] = ["collection_id", "cluster_id", "nq"];
 
 /// A search, ready to be sent to the owners of the channels.
 #[derive(Clone, Debug)]
@@ -34,14 +33,20 @@ pub struct SearchPlan {
     pub field: FieldId,
     /// Its index's metric.
     pub metric: MetricType,
-    /// `[nq, dim]`, little-endian f32.
+    /// `[nq, dim]`, little-endian f32; empty until the vectors of [`SearchPlan::ids`] are read.
     pub queries: Bytes,
+    /// Rows whose vectors are searched for, one query each.
+    pub ids: Option<PrimaryKeys>,
     /// Number of queries.
     pub nq: usize,
-    /// Hits to bring back for each query.
+    /// Hits to bring back for each query, or groups.
     pub limit: usize,
-    /// Hits to leave out before them.
+    /// Hits to leave out before them, or groups.
     pub offset: usize,
+    /// How hits are grouped.
+    pub group: Option<GroupPlan>,
+    /// The page of an iterator that this search is.
+    pub page: Option<PagePlan>,
     /// What is left of the search parameters, as JSON.
     pub params: String,
     /// The far side of a range search.
@@ -68,16 +73,49 @@ impl SearchPlan {
     /// # Errors
     /// Milvus's code and text of the first thing that is wrong; never worth a retry.
     pub fn new(entry: &CollectionEntry, request: SearchRequest) -> Result<Self> {
+        Self::parse(entry, request, None)
+    }
+
+    /// Parses and checks a request of a hybrid search, which says for all of them how hits are
+    /// grouped.
+    ///
+    /// # Errors
+    /// As [`SearchPlan::new`].
+    pub(super) fn of_hybrid(
+        entry: &CollectionEntry,
+        request: SearchRequest,
+        group: Option<GroupPlan>,
+    ) -> Result<Self> {
+        Self::parse(entry, request, Some(group))
+    }
+
+    fn parse(
+        entry: &CollectionEntry,
+        mut request: SearchRequest,
+        of_hybrid: Option<Option<GroupPlan>>,
+    ) -> Result<Self> {
         refuse_unsupported(&request)?;
-        let mut params = Params::new(request.search_params);
+        let mut params = Params::new(std::mem::take(&mut request.search_params));
+        let group = match of_hybrid {
+            None => GroupPlan::take(&mut params, entry.schema())?,
+            Some(group) => {
+                group::drop_keys(&mut params);
+                group
+            }
+        };
         let field = vector_field(entry, params.take("anns_field"))?;
         let index = entry.index_on(field.id);
         let metric = metric(index.map(AsRef::as_ref), params.take("metric_type"))?;
         let mut inner = inner_params(params.take("params"), metric)?;
-        let (limit, offset) = window(&mut params, inner_number(&mut inner, "offset")?)?;
+        let inner_offset = inner_number(&mut inner, "offset")?;
+        let (mut limit, offset) = window(&mut params, inner_offset)?;
         let round_decimal = round_decimal(&mut params)?;
         let ignore_growing = params.take_flag("ignore_growing")?;
         let iterator = params.take_flag("iterator")?;
+        let page = PagePlan::take(&mut params, iterator, group, offset)?;
+        if let Some(page) = &page {
+            limit = page.size;
+        }
         let mut bound = |key: &str| -> Result<Option<f64>> {
             let outer = params.take_number(key)?;
             Ok(outer.or(inner_number(&mut inner, key)?))
@@ -85,6 +123,11 @@ impl SearchPlan {
         let (radius, range_filter) = (bound("radius")?, bound("range_filter")?);
         if range_filter.is_some() && radius.is_none() {
             return Err(Error::invalid_parameter("range_filter needs a radius"));
+        }
+        if radius.is_some() && group.is_some() {
+            return Err(Error::invalid_parameter(
+                "Not allowed to do range-search when doing search-group-by",
+            ));
         }
         for key in ["ef", "level", "nprobe", "search_list"] {
             if let Some(value) = params.take(key) {
@@ -96,14 +139,17 @@ impl SearchPlan {
 
         let filter = compile_filter(entry, &request.dsl, request.expr_template_values)?;
         let partitions = scope::partitions(entry, &request.partition_names, &filter)?;
-        let (queries, nq) = queries(request.search_input, field)?;
+        let (queries, ids, nq) = queries(request.search_input, field, entry.schema())?;
         Ok(Self {
             field: field.id,
             metric,
             queries,
+            ids,
             nq,
             limit,
             offset,
+            group,
+            page,
             params: Value::Object(inner).to_string(),
             radius,
             range_filter,
@@ -121,13 +167,37 @@ impl SearchPlan {
         })
     }
 
-    /// Hits that each owner must bring back for each query.
+    /// Hits that each owner must bring back for each query, or groups.
     pub fn topk(&self) -> usize {
         self.limit + self.offset
     }
+
+    /// The search parameters with an `ef` of at least `k`: an owner may be asked for more hits than
+    /// the client wants.
+    pub fn params_for(&self, k: usize) -> String {
+        if k <= self.topk() {
+            return self.params.clone();
+        }
+        let mut params: Map<String, Value> = serde_json::from_str(&self.params).unwrap_or_default();
+        if let Some(ef) = params.get_mut("ef") {
+            let given = ef.as_u64().or_else(|| ef.as_str()?.parse().ok());
+            if given.is_some_and(|given| given >= self.topk() as u64 && given < k as u64) {
+                *ef = k.into();
+            }
+        }
+        Value::Object(params).to_string()
+    }
+
+    /// The fields that owners bring back: what was asked for, and what makes the groups.
+    pub fn fetched(&self) -> Vec<i64> {
+        let group = self.group.map(|group| group.field);
+        let group = group.filter(|field| !self.output.fields.contains(field));
+        let fields = self.output.fields.iter().chain(&group);
+        fields.map(|field| field.0).collect()
+    }
 }
 
-fn unsupported(what: &str) -> Error {
+pub(super) fn unsupported(what: &str) -> Error {
     Error::input(
         ErrorCode::UnsupportedOperation,
         format!("unsupported operation: {what}"),
@@ -250,7 +320,7 @@ fn window(params: &mut Params, inner_offset: Option<f64>) -> Result<(usize, usiz
     ))
 }
 
-fn round_decimal(params: &mut Params) -> Result<Option<u32>> {
+pub(super) fn round_decimal(params: &mut Params) -> Result<Option<u32>> {
     match params.take_number::<i64>("round_decimal")?.unwrap_or(-1) {
         -1 => Ok(None),
         decimals @ 0..=MAX_ROUND_DECIMAL => Ok(Some(decimals.unsigned_abs() as u32)),
@@ -292,24 +362,55 @@ fn inner_number(inner: &mut Map<String, Value>, key: &str) -> Result<Option<f64>
         .ok_or_else(|| Error::invalid_parameter(format!("{key} is invalid, it should be a number")))
 }
 
-fn queries(input: Option<SearchInput>, field: &FieldSchema) -> Result<(Bytes, usize)> {
-    let group = match input {
-        Some(SearchInput::PlaceholderGroup(group)) => group,
-        Some(SearchInput::Ids(_)) => {
-            return Err(unsupported("search by primary keys is not served"));
+/// The query vectors, or the rows to take them from, and their number.
+fn queries(
+    input: Option<SearchInput>,
+    field: &FieldSchema,
+    schema: &CollectionSchema,
+) -> Result<(Bytes, Option<PrimaryKeys>, usize)> {
+    let (queries, ids, nq) = match input {
+        Some(SearchInput::PlaceholderGroup(group)) => {
+            let queries = vectors::from_placeholder_group(group, field)?;
+            (vectors::to_le_bytes(&queries.values), None, queries.nq)
+        }
+        Some(SearchInput::Ids(ids)) => {
+            let ids = row_ids(ids, schema)?;
+            let nq = ids.len();
+            (Bytes::new(), Some(ids), nq)
         }
         None => return Err(Error::missing_parameter("a search without vectors")),
     };
-    let queries = vectors::from_placeholder_group(group, field)?;
     let max = limits::MAX_RESULT_WINDOW as usize;
-    if queries.nq > max {
+    if !(1..=max).contains(&nq) {
         return Err(Error::invalid_parameter(format!(
-            "nq [{}] is invalid, nq (number of search vector per search request) should be in range \
-             [1, {max}], but got {}",
-            queries.nq, queries.nq
+            "nq [{nq}] is invalid, nq (number of search vector per search request) should be in \
+             range [1, {max}], but got {nq}"
         )));
     }
-    Ok((vectors::to_le_bytes(&queries.values), queries.nq))
+    Ok((queries, ids, nq))
+}
+
+fn row_ids(ids: IDs, schema: &CollectionSchema) -> Result<PrimaryKeys> {
+    let key = schema.primary_key();
+    let ids = match ids.id_field {
+        Some(_) => keys::from_proto(ids)?,
+        None => {
+            return Err(Error::missing_parameter(
+                "a search by primary keys without any",
+            ));
+        }
+    };
+    let fits = match &ids {
+        PrimaryKeys::Int(_) => key.data_type.is_integer(),
+        PrimaryKeys::Str(_) => key.data_type == DataType::VarChar,
+    };
+    if fits {
+        return Ok(ids);
+    }
+    Err(Error::invalid_parameter(format!(
+        "the type of the ids does not match the primary key {} of type {}",
+        key.name, key.data_type
+    )))
 }
 
 #[cfg(test)]

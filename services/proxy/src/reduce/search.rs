@@ -1,13 +1,21 @@
 //! The best hits of all channels.
 
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+};
+
 use redkite_proto::{
     convert::{columns, keys},
     milvus::schema::{FieldData, SearchResultData},
     redkite::querynode::SearchResponse,
 };
-use redkite_types::{CollectionSchema, Column, Error, FieldSchema, PrimaryKeys, Result};
+use redkite_types::{
+    CollectionSchema, Column, ColumnData, Error, FieldId, FieldSchema, GroupKey, MetricType,
+    PrimaryKey, PrimaryKeys, Result,
+};
 
-use crate::plan::SearchPlan;
+use crate::plan::OutputFields;
 
 /// One channel's answer, taken apart.
 struct Shard {
@@ -18,41 +26,203 @@ struct Shard {
     columns: Vec<Column>,
 }
 
-/// A hit: which channel, and where in its answer.
-#[derive(Clone, Copy)]
-struct Pick {
+/// A hit: which channel, where in its answer, and its score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pick {
     shard: usize,
     row: usize,
+    /// The score that the client gets, not rounded yet.
+    pub score: f32,
 }
 
-/// Merges the channels' hits, best first with ties in order of the primary key, leaves out the
-/// offset and rounds the scores.
-///
-/// A primary key lives in one channel, so no hit can come twice.
-///
-/// # Errors
-/// Internal when an answer does not add up: a bug of ours.
-pub fn reduce(
-    plan: &SearchPlan,
-    schema: &CollectionSchema,
-    answers: Vec<SearchResponse>,
-) -> Result<SearchResultData> {
-    let shards = answers
-        .into_iter()
-        .map(|answer| Shard::new(answer, plan, schema))
-        .collect::<Result<Vec<_>>>()?;
-    let mut picks = Vec::new();
-    let mut topks = Vec::with_capacity(plan.nq);
-    for query in 0..plan.nq {
-        let before = picks.len();
-        merge_query(plan, &shards, query, &mut picks);
-        topks.push((picks.len() - before) as i64);
+/// The hits of a search, with everything that is known of their rows.
+pub struct Found {
+    shards: Vec<Shard>,
+    /// One list a query, best first.
+    pub lists: Vec<Vec<Pick>>,
+}
+
+/// What a client gets of the hits.
+pub struct Shape<'a> {
+    /// The output fields.
+    pub output: &'a OutputFields,
+    /// Decimals of the scores; `None` leaves them as they are.
+    pub round_decimal: Option<u32>,
+    /// The field by which hits are grouped.
+    pub group: Option<FieldId>,
+}
+
+impl Pick {
+    /// The same hit with another score.
+    #[must_use]
+    pub fn with_score(self, score: f32) -> Self {
+        Self { score, ..self }
     }
-    Ok(assemble(plan, schema, &shards, &picks, topks))
+}
+
+impl Found {
+    /// No hits of `nq` queries.
+    pub fn nothing(nq: usize) -> Self {
+        Self {
+            shards: Vec::new(),
+            lists: vec![Vec::new(); nq],
+        }
+    }
+
+    /// Merges the channels' hits: the best `k` of each query, best first with ties in order of the
+    /// primary key.
+    ///
+    /// A primary key lives in one channel, so no hit can come twice.
+    ///
+    /// # Errors
+    /// Internal when an answer does not add up: a bug of ours.
+    pub fn merge(
+        schema: &CollectionSchema,
+        metric: MetricType,
+        nq: usize,
+        k: usize,
+        answers: Vec<SearchResponse>,
+    ) -> Result<Self> {
+        let shards = answers
+            .into_iter()
+            .map(|answer| Shard::new(answer, nq, schema))
+            .collect::<Result<Vec<_>>>()?;
+        let lists = (0..nq)
+            .map(|query| merge_query(metric, &shards, query, k))
+            .collect();
+        Ok(Self { shards, lists })
+    }
+
+    /// A hit's primary key.
+    pub fn key(&self, pick: Pick) -> PrimaryKey {
+        self.shards[pick.shard].ids.get(pick.row)
+    }
+
+    /// The group that a hit belongs to. A field that was not brought back has no values.
+    pub fn group(&self, pick: Pick, field: FieldId) -> GroupKey {
+        let column = self.shards[pick.shard].column(field);
+        let value = column.map(|column| column.value(pick.row));
+        value
+            .and_then(GroupKey::from_value)
+            .unwrap_or(GroupKey::Null)
+    }
+
+    /// Keeps the first hit of each group, and the groups `offset..offset + limit`.
+    pub fn keep_groups(&mut self, field: FieldId, offset: usize, limit: usize) {
+        for mut list in std::mem::take(&mut self.lists) {
+            let mut seen = HashSet::new();
+            list.retain(|pick| seen.insert(self.group(*pick, field)));
+            self.lists.push(window(&list, offset, limit));
+        }
+    }
+
+    /// Keeps the first `size` hits of each group.
+    pub fn keep_in_groups(&mut self, field: FieldId, size: usize) {
+        for mut list in std::mem::take(&mut self.lists) {
+            let mut counts: HashMap<GroupKey, usize> = HashMap::new();
+            list.retain(|pick| {
+                let count = counts.entry(self.group(*pick, field)).or_default();
+                *count += 1;
+                *count <= size
+            });
+            self.lists.push(list);
+        }
+    }
+
+    /// Puts the hits of each group together, the groups in the order of `first`'s hits.
+    pub fn arrange_groups(&mut self, field: FieldId, first: &Self) {
+        let lists = std::mem::take(&mut self.lists);
+        for (mut list, order) in lists.into_iter().zip(&first.lists) {
+            let groups = order.iter().enumerate();
+            let rank: HashMap<GroupKey, usize> = groups
+                .map(|(rank, pick)| (first.group(*pick, field), rank))
+                .collect();
+            list.sort_by_key(|pick| {
+                let group = self.group(*pick, field);
+                rank.get(&group).copied().unwrap_or(usize::MAX)
+            });
+            self.lists.push(list);
+        }
+    }
+
+    /// Keeps the hits `offset..offset + limit` of each query.
+    pub fn keep_window(&mut self, offset: usize, limit: usize) {
+        for list in &mut self.lists {
+            *list = window(list, offset, limit);
+        }
+    }
+
+    /// The hits of several searches side by side: their rows in one place, their lists one after
+    /// the other in the answer's second part, `[search][query]`.
+    pub fn join(parts: Vec<Self>) -> (Self, Vec<Vec<Vec<Pick>>>) {
+        let mut shards = Vec::new();
+        let mut lists = Vec::with_capacity(parts.len());
+        for part in parts {
+            let before = shards.len();
+            shards.extend(part.shards);
+            let mut moved = part.lists;
+            for pick in moved.iter_mut().flatten() {
+                pick.shard += before;
+            }
+            lists.push(moved);
+        }
+        let all = Self {
+            shards,
+            lists: Vec::new(),
+        };
+        (all, lists)
+    }
+
+    /// A field's values of all hits, one query after the other.
+    pub fn column(&self, field: &FieldSchema) -> FieldData {
+        let picks: Vec<Pick> = self.lists.iter().flatten().copied().collect();
+        let mut gathered = Column::new(field.id, ColumnData::empty(field.data_type, field.dim));
+        // Runs of hits from one channel are taken at once.
+        let mut start = 0;
+        while start < picks.len() {
+            let shard = picks[start].shard;
+            let end = picks[start..]
+                .iter()
+                .position(|pick| pick.shard != shard)
+                .map_or(picks.len(), |length| start + length);
+            let rows: Vec<usize> = picks[start..end].iter().map(|pick| pick.row).collect();
+            if let Some(column) = self.shards[shard].column(field.id) {
+                gathered.extend(&column.take(&rows));
+            }
+            start = end;
+        }
+        columns::to_proto(gathered, field)
+    }
+
+    /// The answer to the client.
+    pub fn into_results(self, shape: &Shape<'_>, schema: &CollectionSchema) -> SearchResultData {
+        let mut ids = no_keys(schema.primary_key());
+        let mut scores = Vec::new();
+        for pick in self.lists.iter().flatten() {
+            ids.push(self.key(*pick));
+            scores.push(round(pick.score, shape.round_decimal));
+        }
+        let topks: Vec<i64> = self.lists.iter().map(|list| list.len() as i64).collect();
+        let fields = shape.output.fields.iter();
+        let fields = fields.filter_map(|id| schema.field_by_id(*id));
+        let group = shape.group.and_then(|field| schema.field_by_id(field));
+        SearchResultData {
+            num_queries: self.lists.len() as i64,
+            top_k: topks.iter().copied().max().unwrap_or(0),
+            fields_data: fields.map(|field| self.column(field)).collect(),
+            group_by_field_value: group.map(|field| self.column(field)),
+            scores,
+            ids: Some(keys::to_proto(ids)),
+            topks,
+            output_fields: shape.output.names.clone(),
+            primary_field_name: schema.primary_key().name.clone(),
+            ..SearchResultData::default()
+        }
+    }
 }
 
 impl Shard {
-    fn new(answer: SearchResponse, plan: &SearchPlan, schema: &CollectionSchema) -> Result<Self> {
+    fn new(answer: SearchResponse, nq: usize, schema: &CollectionSchema) -> Result<Self> {
         let mut starts = vec![0];
         let mut total = 0;
         for count in &answer.counts {
@@ -63,7 +233,7 @@ impl Shard {
             Some(ids) => keys::from_proto(ids)?,
             None => no_keys(schema.primary_key()),
         };
-        if starts.len() != plan.nq + 1 || ids.len() != total || answer.scores.len() != total {
+        if starts.len() != nq + 1 || ids.len() != total || answer.scores.len() != total {
             return Err(Error::internal("a query node's hits do not add up"));
         }
         let columns = answer
@@ -71,7 +241,7 @@ impl Shard {
             .into_iter()
             .map(|data| {
                 let field = schema
-                    .field_by_id(redkite_types::FieldId(data.field_id))
+                    .field_by_id(FieldId(data.field_id))
                     .ok_or_else(|| Error::internal("a query node sent an unknown field"))?;
                 columns::from_proto(data, field, total)
             })
@@ -83,6 +253,10 @@ impl Shard {
             columns,
         })
     }
+
+    fn column(&self, field: FieldId) -> Option<&Column> {
+        self.columns.iter().find(|column| column.field == field)
+    }
 }
 
 fn no_keys(field: &FieldSchema) -> PrimaryKeys {
@@ -93,99 +267,35 @@ fn no_keys(field: &FieldSchema) -> PrimaryKeys {
     }
 }
 
-/// Appends the window of one query's merged hits.
-fn merge_query(plan: &SearchPlan, shards: &[Shard], query: usize, picks: &mut Vec<Pick>) {
+fn window(list: &[Pick], offset: usize, limit: usize) -> Vec<Pick> {
+    list.iter().skip(offset).take(limit).copied().collect()
+}
+
+/// The best `k` of one query's hits.
+fn merge_query(metric: MetricType, shards: &[Shard], query: usize, k: usize) -> Vec<Pick> {
     let mut cursors: Vec<usize> = shards.iter().map(|shard| shard.starts[query]).collect();
-    for rank in 0..plan.topk() {
+    let mut picks = Vec::new();
+    let order = |(a, left): (usize, &Shard), (b, right): (usize, &Shard)| -> Ordering {
+        metric
+            .compare(left.scores[a], right.scores[b])
+            .then_with(|| left.ids.get(a).cmp(&right.ids.get(b)))
+    };
+    while picks.len() < k {
         let best = shards
             .iter()
             .enumerate()
             .filter(|(index, shard)| cursors[*index] < shard.starts[query + 1])
-            .min_by(|(a, left), (b, right)| {
-                let (a, b) = (cursors[*a], cursors[*b]);
-                plan.metric
-                    .compare(left.scores[a], right.scores[b])
-                    .then_with(|| left.ids.get(a).cmp(&right.ids.get(b)))
-            });
-        let Some((shard, _)) = best else { return };
-        if rank >= plan.offset {
-            picks.push(Pick {
-                shard,
-                row: cursors[shard],
-            });
-        }
+            .min_by(|(a, left), (b, right)| order((cursors[*a], left), (cursors[*b], right)));
+        let Some((shard, found)) = best else { break };
+        let row = cursors[shard];
+        picks.push(Pick {
+            shard,
+            row,
+            score: found.scores[row],
+        });
         cursors[shard] += 1;
     }
-}
-
-fn assemble(
-    plan: &SearchPlan,
-    schema: &CollectionSchema,
-    shards: &[Shard],
-    picks: &[Pick],
-    topks: Vec<i64>,
-) -> SearchResultData {
-    let mut ids = no_keys(schema.primary_key());
-    let mut scores = Vec::with_capacity(picks.len());
-    for pick in picks {
-        ids.push(shards[pick.shard].ids.get(pick.row));
-        scores.push(round(
-            shards[pick.shard].scores[pick.row],
-            plan.round_decimal,
-        ));
-    }
-    SearchResultData {
-        num_queries: plan.nq as i64,
-        top_k: topks.iter().copied().max().unwrap_or(0),
-        fields_data: gather(plan, schema, shards, picks),
-        scores,
-        ids: Some(keys::to_proto(ids)),
-        topks,
-        output_fields: plan.output.names.clone(),
-        primary_field_name: schema.primary_key().name.clone(),
-        ..SearchResultData::default()
-    }
-}
-
-/// The output fields of the picked rows.
-fn gather(
-    plan: &SearchPlan,
-    schema: &CollectionSchema,
-    shards: &[Shard],
-    picks: &[Pick],
-) -> Vec<FieldData> {
-    let fields = plan
-        .output
-        .fields
-        .iter()
-        .filter_map(|id| schema.field_by_id(*id));
-    fields
-        .map(|field| {
-            let mut gathered = Column::new(
-                field.id,
-                redkite_types::ColumnData::empty(field.data_type, field.dim),
-            );
-            // Runs of hits from one channel are taken at once.
-            let mut start = 0;
-            while start < picks.len() {
-                let shard = picks[start].shard;
-                let end = picks[start..]
-                    .iter()
-                    .position(|pick| pick.shard != shard)
-                    .map_or(picks.len(), |length| start + length);
-                let rows: Vec<usize> = picks[start..end].iter().map(|pick| pick.row).collect();
-                if let Some(column) = shards[shard]
-                    .columns
-                    .iter()
-                    .find(|column| column.field == field.id)
-                {
-                    gathered.extend(&column.take(&rows));
-                }
-                start = end;
-            }
-            columns::to_proto(gathered, field)
-        })
-        .collect()
+    picks
 }
 
 /// Rounds a score to a number of decimals.

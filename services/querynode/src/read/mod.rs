@@ -4,9 +4,11 @@
 //! segment is searched by a job in the CPU pool. Dropping a read raises a flag that stops its jobs.
 //!
 //! - `search`, `query`: the two kinds of reads
+//! - `group`: a search for the nearest groups
 //! - `fetch`: output columns for the rows that won
 
 mod fetch;
+mod group;
 mod query;
 mod search;
 

@@ -51,8 +51,16 @@ pub(crate) async fn search(
     let searcher = Arc::new(searcher(&request, &read)?);
     let stop = StopFlag::new();
     let _guard = StopOnDrop(stop.clone());
-    let answer = run(deps, &read, searcher, output, stop);
-    let answer = deadline.timeout("the search", answer).await??;
+    let answer = match super::group::by(&request, &read.snapshot.schema)? {
+        Some(by) => {
+            let answer = super::group::run(deps, &read, searcher, by, output, stop);
+            deadline.timeout("the search", answer).await??
+        }
+        None => {
+            let answer = run(deps, &read, searcher, output, stop);
+            deadline.timeout("the search", answer).await??
+        }
+    };
     metrics::read(
         "search",
         request.nq as usize,
@@ -144,20 +152,8 @@ async fn run(
     output: Output,
     stop: StopFlag,
 ) -> Result<SearchResponse> {
-    let work = |segment: &Segment| {
-        let rows = match segment.index(searcher.field) {
-            Some(_) => INDEX_SEARCH_ROWS.min(segment.rows()),
-            None => segment.rows(),
-        };
-        rows.saturating_mul(searcher.queries.len())
-    };
-    let mut jobs = jobs(&read.segments, work);
-    let finish = Finish {
-        segments: read.segments.clone(),
-        schema: read.snapshot.schema.clone(),
-        searcher: searcher.clone(),
-        output,
-    };
+    let mut jobs = search_jobs(&read.segments, &searcher);
+    let finish = Finish::new(read, searcher.clone(), output);
     if jobs.len() <= 1 {
         // The usual case of little data: one job does everything.
         let job = jobs.pop().unwrap_or_default();
@@ -178,6 +174,17 @@ async fn run(
         .await?
 }
 
+/// The segments put together so that each job is worth its start.
+pub(super) fn search_jobs(segments: &[Segment], searcher: &SegmentSearcher) -> Vec<Vec<Segment>> {
+    jobs(segments, |segment| {
+        let rows = match segment.index(searcher.field) {
+            Some(_) => INDEX_SEARCH_ROWS.min(segment.rows()),
+            None => segment.rows(),
+        };
+        rows.saturating_mul(searcher.queries.len())
+    })
+}
+
 fn search_each(
     searcher: &SegmentSearcher,
     segments: &[Segment],
@@ -188,7 +195,7 @@ fn search_each(
 }
 
 /// From the segments' hits to the answer.
-struct Finish {
+pub(super) struct Finish {
     segments: Vec<Segment>,
     schema: Arc<CollectionSchema>,
     searcher: Arc<SegmentSearcher>,
@@ -196,10 +203,24 @@ struct Finish {
 }
 
 impl Finish {
+    pub(super) fn new(read: &Read, searcher: Arc<SegmentSearcher>, output: Output) -> Self {
+        Self {
+            segments: read.segments.clone(),
+            schema: read.snapshot.schema.clone(),
+            searcher,
+            output,
+        }
+    }
+
     fn run(self, parts: Vec<TopK>) -> Result<SearchResponse> {
+        let merged = merge_topk(self.searcher.metric, parts, self.searcher.k);
+        self.answer(merged)
+    }
+
+    /// The answer of merged hits.
+    pub(super) fn answer(self, mut merged: TopK) -> Result<SearchResponse> {
         let searcher = &self.searcher;
         let nq = searcher.queries.len() / searcher.dim;
-        let mut merged = merge_topk(searcher.metric, parts, searcher.k);
         merged.lists.resize_with(nq, Vec::new);
         let counts = merged.lists.iter().map(|list| list.len() as u32).collect();
         let hits = merged.lists.into_iter().flatten();
