@@ -5,8 +5,11 @@ use redkite_metastore::{MetaKv, Op, Txn, TxnOutcome};
 use redkite_types::{CollectionId, Error, PartitionId, Result, Revision};
 use tracing::info;
 
+use crate::snapshot::pins;
+
 /// Removes the metadata of segments, deletes, checkpoints, compactions and index builds. Their files
-/// are named by nothing then, and are left to the collector: a reader may hold them still.
+/// are named by nothing then, and are left to the collector: a reader may hold them still. The
+/// snapshots of a collection go with it, but for those that are pinned at `now_ms`.
 ///
 /// Doing it again changes nothing.
 ///
@@ -16,7 +19,11 @@ pub async fn drop_data(
     kv: &dyn MetaKv,
     collection: CollectionId,
     partition: Option<PartitionId>,
+    now_ms: u64,
 ) -> Result<Revision> {
+    if partition.is_none() {
+        pins::drop_all(kv, collection, now_ms).await?;
+    }
     let prefixes = match partition {
         Some(partition) => vec![
             keys::partition_segments(collection, partition),
@@ -83,10 +90,10 @@ mod tests {
             let pairs = kv.range("", None, 10).await.unwrap().pairs;
             pairs.into_iter().map(|pair| pair.key).collect()
         };
-        drop_data(&kv, C, Some(PartitionId(11))).await.unwrap();
+        drop_data(&kv, C, Some(PartitionId(11)), 0).await.unwrap();
         assert_eq!(left().await.len(), 4);
         for _ in 0..2 {
-            drop_data(&kv, C, None).await.unwrap();
+            drop_data(&kv, C, None, 0).await.unwrap();
             assert_eq!(
                 left().await,
                 [

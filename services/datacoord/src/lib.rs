@@ -12,6 +12,7 @@
 //! - [`gate`]: no record names a file that is not there, or that is just being deleted
 //! - [`gc`]: deletes files that no record names
 //! - [`fsck`]: checks records and files
+//! - [`snapshot`]: snapshots, which keep files, and pins, which keep snapshots
 //! - [`admin`]: collection and check for operators
 //! - [`service`]: the gRPC side
 //! - [`run`]: puts it together and starts it
@@ -28,8 +29,10 @@ pub mod gc;
 pub mod plan;
 pub mod run;
 pub mod service;
+pub mod snapshot;
 
 pub use builder::Builder;
 pub use compaction::Compactor;
 pub use gate::CommitGate;
 pub use service::DataCoordService;
+pub use snapshot::Snapshots;

@@ -17,6 +17,7 @@ use crate::{
     compaction::{CompactionOptions, PeersAround},
     fsck::{LogCheck, logs_of},
     gc::{Collector, GcOptions},
+    snapshot::{self, Snapshots},
 };
 
 /// Section `datacoord` of the configuration.
@@ -86,6 +87,14 @@ pub async fn start(
         Some(context.identity.node),
         tasks.token(),
     );
+    let snapshots = Snapshots::new(
+        context.kv.clone(),
+        context.store().await?,
+        gate.clone(),
+        context.catalog.clone(),
+        Arc::new(snapshot::PeersAround(context.peers.clone())),
+        SystemClock::shared(),
+    );
     let shown = Shown {
         kv: context.kv.clone(),
         store: context.store().await?,
@@ -100,6 +109,7 @@ pub async fn start(
         builder.clone(),
         compactor.clone(),
         collector.clone(),
+        snapshots.clone(),
     ));
     let address = context.expose(
         Role::DataCoord,
@@ -117,6 +127,8 @@ pub async fn start(
     tasks.spawn("index builds", OnFailure::Shutdown, builder.run());
     tasks.spawn("compactions", OnFailure::Shutdown, compactor.run());
     tasks.spawn("garbage collection", OnFailure::Shutdown, collector.run());
+    let stop = tasks.token();
+    tasks.spawn("snapshots", OnFailure::Shutdown, snapshots.run(stop));
     Ok(())
 }
 

@@ -5,17 +5,20 @@ use std::{sync::Arc, time::Duration};
 use redkite_metastore::SharedKv;
 use redkite_proto::redkite::datacoord::{
     CommitFlushRequest, CommitFlushResponse, CompactRequest, CompactResponse,
-    DescribeIndexesRequest, DescribeIndexesResponse, DropDataRequest, DropDataResponse,
-    ListCompactionsRequest, ListCompactionsResponse, SyncRequest, SyncResponse,
+    CreateSnapshotRequest, CreateSnapshotResponse, DescribeIndexesRequest, DescribeIndexesResponse,
+    DropDataRequest, DropDataResponse, DropSnapshotRequest, DropSnapshotResponse,
+    ListCompactionsRequest, ListCompactionsResponse, PinSnapshotRequest, PinSnapshotResponse,
+    SyncRequest, SyncResponse, UnpinSnapshotRequest, UnpinSnapshotResponse,
     data_coord_server::DataCoord,
 };
 use redkite_rpc::RpcError;
+use redkite_runtime::{Clock as _, SystemClock};
 use redkite_types::{CollectionId, PartitionId, Revision, Timestamp};
 use tonic::{Request, Response, Status};
 
 use crate::{
-    Compactor, builder::Builder, describe::describe, drop::drop_data, flush, gate::CommitGate,
-    gc::Collector,
+    Compactor, Snapshots, builder::Builder, describe::describe, drop::drop_data, flush,
+    gate::CommitGate, gc::Collector,
 };
 
 /// How long `Sync` waits for the metadata to be seen.
@@ -28,6 +31,7 @@ pub struct DataCoordService {
     builder: Arc<Builder>,
     compactor: Arc<Compactor>,
     collector: Arc<Collector>,
+    snapshots: Arc<Snapshots>,
 }
 
 impl DataCoordService {
@@ -38,6 +42,7 @@ impl DataCoordService {
         builder: Arc<Builder>,
         compactor: Arc<Compactor>,
         collector: Arc<Collector>,
+        snapshots: Arc<Snapshots>,
     ) -> Self {
         Self {
             kv,
@@ -45,6 +50,7 @@ impl DataCoordService {
             builder,
             compactor,
             collector,
+            snapshots,
         }
     }
 }
@@ -79,7 +85,8 @@ impl DataCoord for DataCoordService {
         let request = request.into_inner();
         let partition = (request.partition_id != 0).then_some(PartitionId(request.partition_id));
         let collection = CollectionId(request.collection_id);
-        let revision = drop_data(self.kv.as_ref(), collection, partition)
+        let now = SystemClock.unix_millis();
+        let revision = drop_data(self.kv.as_ref(), collection, partition, now)
             .await
             .map_err(RpcError::from)?;
         self.collector.after_drop();
@@ -114,5 +121,56 @@ impl DataCoord for DataCoordService {
         request: Request<ListCompactionsRequest>,
     ) -> Result<Response<ListCompactionsResponse>, Status> {
         Ok(Response::new(self.compactor.list(request.get_ref())))
+    }
+
+    async fn create_snapshot(
+        &self,
+        request: Request<CreateSnapshotRequest>,
+    ) -> Result<Response<CreateSnapshotResponse>, Status> {
+        let taken = self.snapshots.create(request.get_ref()).await;
+        let (snapshot, revision) = taken.map_err(RpcError::from)?;
+        Ok(Response::new(CreateSnapshotResponse {
+            snapshot: Some(snapshot),
+            revision: revision.0,
+        }))
+    }
+
+    async fn drop_snapshot(
+        &self,
+        request: Request<DropSnapshotRequest>,
+    ) -> Result<Response<DropSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let collection = CollectionId(request.collection_id);
+        let dropped = self
+            .snapshots
+            .drop_snapshot(collection, &request.name)
+            .await;
+        let revision = dropped.map_err(RpcError::from)?.0;
+        self.collector.after_drop();
+        Ok(Response::new(DropSnapshotResponse { revision }))
+    }
+
+    async fn pin_snapshot(
+        &self,
+        request: Request<PinSnapshotRequest>,
+    ) -> Result<Response<PinSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let collection = CollectionId(request.collection_id);
+        let (name, ttl, id) = (&request.name, request.ttl_seconds, request.pin_id);
+        let pinned = self.snapshots.pin(collection, name, ttl, id).await;
+        let (pin_id, snapshot) = pinned.map_err(RpcError::from)?;
+        Ok(Response::new(PinSnapshotResponse {
+            pin_id,
+            snapshot: Some(snapshot),
+        }))
+    }
+
+    async fn unpin_snapshot(
+        &self,
+        request: Request<UnpinSnapshotRequest>,
+    ) -> Result<Response<UnpinSnapshotResponse>, Status> {
+        let pin = request.into_inner().pin_id;
+        self.snapshots.unpin(pin).await.map_err(RpcError::from)?;
+        Ok(Response::new(UnpinSnapshotResponse {}))
     }
 }

@@ -112,6 +112,7 @@ mod tests {
                 let message = ChannelStatsRequest {
                     channel,
                     collection_id: 0,
+                    guarantee_ts: 0,
                 };
                 redkite_rpc::call(deadline, message, |request| node.channel_stats(request)).await
             },

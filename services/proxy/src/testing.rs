@@ -455,6 +455,34 @@ impl data_coord_server::DataCoord for Fake {
             revision: 0,
         }))
     }
+
+    async fn create_snapshot(
+        &self,
+        _: Request<CreateSnapshotRequest>,
+    ) -> Result<Response<CreateSnapshotResponse>, Status> {
+        no()
+    }
+
+    async fn drop_snapshot(
+        &self,
+        _: Request<DropSnapshotRequest>,
+    ) -> Result<Response<DropSnapshotResponse>, Status> {
+        no()
+    }
+
+    async fn pin_snapshot(
+        &self,
+        _: Request<PinSnapshotRequest>,
+    ) -> Result<Response<PinSnapshotResponse>, Status> {
+        no()
+    }
+
+    async fn unpin_snapshot(
+        &self,
+        _: Request<UnpinSnapshotRequest>,
+    ) -> Result<Response<UnpinSnapshotResponse>, Status> {
+        no()
+    }
 }
 
 #[tonic::async_trait]

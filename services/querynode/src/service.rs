@@ -1,6 +1,6 @@
 //! The gRPC side: checks the message, calls one plain method, converts the answer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use prost::Message as _;
 use redkite_proto::redkite::querynode::{
@@ -10,7 +10,7 @@ use redkite_proto::redkite::querynode::{
     query_node_server::QueryNode,
 };
 use redkite_rpc::RpcError;
-use redkite_types::Outcome;
+use redkite_types::{Outcome, Timestamp};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
@@ -20,6 +20,9 @@ use crate::{
     read,
     registry::Registry,
 };
+
+/// How long statistics may wait for writes, where the caller does not say.
+const STATS_WITHIN: Duration = Duration::from_secs(5);
 
 /// The query node's RPCs.
 #[derive(Clone)]
@@ -145,8 +148,13 @@ impl QueryNode for QueryNodeService {
             .registry
             .get(&request.get_ref().channel)
             .map_err(RpcError::from)?;
+        let guarantee = Timestamp(request.get_ref().guarantee_ts);
+        let deadline = redkite_rpc::deadline_of(&request, STATS_WITHIN);
         Ok(Response::new(
-            channel.stats().await.map_err(RpcError::from)?,
+            channel
+                .stats(guarantee, deadline)
+                .await
+                .map_err(RpcError::from)?,
         ))
     }
 }

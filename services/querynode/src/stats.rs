@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use redkite_proto::redkite::querynode::{ChannelStatsResponse, PartitionStats, SegmentStats};
-use redkite_types::PartitionId;
+use redkite_types::{PartitionId, Timestamp};
 
 use crate::channel::State;
 
-/// Rows of every partition, deleted ones included, and every segment.
-pub(crate) fn of(state: &State) -> ChannelStatsResponse {
+/// Rows of every partition, deleted ones included, and every segment. Every write up to `seen` is
+/// applied, and those to come get later timestamps.
+pub(crate) fn of(state: &State, seen: Timestamp) -> ChannelStatsResponse {
     let mut rows: BTreeMap<PartitionId, i64> = state
         .known
         .iter()
@@ -67,6 +68,10 @@ pub(crate) fn of(state: &State) -> ChannelStatsResponse {
         });
     }
     let partitions = rows.into_iter();
+    let flushed = match state.is_dirty() {
+        true => state.checkpoint.ts,
+        false => state.checkpoint.ts.max(seen),
+    };
     ChannelStatsResponse {
         partitions: partitions
             .map(|(partition, rows)| PartitionStats {
@@ -75,5 +80,6 @@ pub(crate) fn of(state: &State) -> ChannelStatsResponse {
             })
             .collect(),
         segments,
+        flushed_ts: flushed.0,
     }
 }

@@ -9,6 +9,7 @@ use redkite_proto::{
     redkite::meta::{
         ChannelCheckpoint, ChannelOwner, CollectionInfo, CompactionInfo, DeltaInfo, FieldInfo,
         IndexInfo, LoadInfo, ObjectState, PartitionInfo, SegmentIndexInfo, SegmentInfo,
+        SnapshotInfo,
     },
 };
 use redkite_types::{
@@ -54,6 +55,8 @@ pub struct CollectionEntry {
     pub deltas: OrdMap<i64, Arc<DeltaInfo>>,
     /// Compaction plans, those that have ended included.
     pub compactions: OrdMap<i64, Arc<CompactionInfo>>,
+    /// Snapshots by name; they may outlive the collection while they are pinned.
+    pub snapshots: OrdMap<String, Arc<SnapshotInfo>>,
     /// How far each channel's log is flushed.
     pub checkpoints: OrdMap<String, Arc<ChannelCheckpoint>>,
     /// Who owns each channel.
@@ -79,6 +82,11 @@ impl CollectionEntry {
     /// Its name; empty when the record is absent.
     pub fn name(&self) -> &str {
         self.info.as_ref().map_or("", |info| info.name.as_str())
+    }
+
+    /// The records of its fields.
+    pub fn field_records(&self) -> impl Iterator<Item = &Arc<FieldInfo>> {
+        self.fields.values()
     }
 
     /// Its channels, one a shard.
@@ -152,6 +160,7 @@ impl CollectionEntry {
             && self.segments.is_empty()
             && self.deltas.is_empty()
             && self.compactions.is_empty()
+            && self.snapshots.is_empty()
             && self.checkpoints.is_empty()
             && self.owners.is_empty()
     }

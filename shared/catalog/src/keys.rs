@@ -26,6 +26,8 @@ pub const DATACOORD: &str = "datacoord-meta/";
 pub const COLLECTIONS: &str = COLLECTION;
 /// All partitions of all collections.
 pub const PARTITIONS: &str = PARTITION;
+/// All snapshots of all collections.
+pub const SNAPSHOTS: &str = SNAPSHOT;
 /// All index builds.
 pub const SEGMENT_INDEXES: &str = SEGMENT_INDEX;
 
@@ -39,6 +41,7 @@ const SEGMENT_INDEX: &str = "segment-index/";
 const SEGMENT: &str = "datacoord-meta/s/";
 const DELTA: &str = "datacoord-meta/delta/";
 const COMPACTION: &str = "datacoord-meta/compaction/";
+const SNAPSHOT: &str = "datacoord-meta/snapshot/";
 const CHECKPOINT: &str = "datacoord-meta/channel-cp/";
 const LOAD: &str = "querycoord-collection-loadinfo/";
 const PARTITION_LOAD: &str = "querycoord-partition-loadinfo/";
@@ -149,6 +152,16 @@ pub fn compactions(collection: CollectionId) -> String {
     format!("{COMPACTION}{collection}/")
 }
 
+/// A snapshot of a collection.
+pub fn snapshot(collection: CollectionId, name: &str) -> String {
+    format!("{SNAPSHOT}{collection}/{name}")
+}
+
+/// All snapshots of a collection.
+pub fn snapshots(collection: CollectionId) -> String {
+    format!("{SNAPSHOT}{collection}/")
+}
+
 /// How far a channel's log is in segments and deltas.
 pub fn checkpoint(channel: &str) -> String {
     format!("{CHECKPOINT}{channel}")
@@ -253,6 +266,8 @@ pub enum Key<'a> {
     Delta(CollectionId, i64),
     /// [`compaction`].
     Compaction(CollectionId, i64),
+    /// [`snapshot`].
+    Snapshot(CollectionId, &'a str),
     /// [`checkpoint`].
     Checkpoint(&'a str),
     /// [`load`].
@@ -294,6 +309,7 @@ impl<'a> Key<'a> {
             | Self::Segment(id, _)
             | Self::Delta(id, _)
             | Self::Compaction(id, _)
+            | Self::Snapshot(id, _)
             | Self::Load(id)
             | Self::PartitionLoad(id, _) => Some(id),
             Self::Checkpoint(channel) | Self::ChannelOwner(channel) => {
@@ -357,6 +373,10 @@ impl<'a> Key<'a> {
         if let Some(rest) = key.strip_prefix(COMPACTION) {
             let [collection, plan] = ids(rest)?;
             return Some(Self::Compaction(CollectionId(collection), plan));
+        }
+        if let Some(rest) = key.strip_prefix(SNAPSHOT) {
+            let (collection, name) = rest.split_once('/')?;
+            return Some(Self::Snapshot(CollectionId(collection.parse().ok()?), name));
         }
         if let Some(channel) = key.strip_prefix(CHECKPOINT) {
             return Some(Self::Checkpoint(channel));
@@ -429,6 +449,7 @@ pub(crate) mod tests {
             (segment(c, p, s), Key::Segment(c, s)),
             (delta(c, 5), Key::Delta(c, 5)),
             (compaction(c, 6), Key::Compaction(c, 6)),
+            (snapshot(c, "nightly"), Key::Snapshot(c, "nightly")),
             (checkpoint("7v0"), Key::Checkpoint("7v0")),
             (load(c), Key::Load(c)),
             (partition_load(c, p), Key::PartitionLoad(c, p)),

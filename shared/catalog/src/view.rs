@@ -8,7 +8,8 @@ use redkite_metastore::{KeyValue, WatchEvent};
 use redkite_proto::redkite::meta::{
     AliasInfo, ChannelCheckpoint, ChannelOwner, CollectionInfo, CompactionInfo, CredentialInfo,
     DatabaseInfo, DeltaInfo, FieldInfo, GrantInfo, IndexInfo, LoadInfo, ObjectState, PartitionInfo,
-    PrivilegeGroupInfo, RoleInfo, SegmentIndexInfo, SegmentInfo, Session, UserRoleInfo,
+    PrivilegeGroupInfo, RoleInfo, SegmentIndexInfo, SegmentInfo, Session, SnapshotInfo,
+    UserRoleInfo,
 };
 use redkite_types::{CollectionId, DatabaseId, PartitionId, Revision, limits};
 
@@ -128,6 +129,13 @@ impl CatalogView {
                 .get(&CollectionId(alias.collection_id))
                 .filter(|entry| entry.state() == ObjectState::Created)
         })
+    }
+
+    /// All snapshots, those of collections that are gone included.
+    pub fn all_snapshots(&self) -> impl Iterator<Item = &Arc<SnapshotInfo>> {
+        self.collections
+            .values()
+            .flat_map(|entry| entry.snapshots.values())
     }
 
     /// The collection of an id in any state.
@@ -268,6 +276,11 @@ impl CatalogView {
                     .compactions
                     .insert(plan, Arc::new(decode::<CompactionInfo>(pair)?));
             }
+            Key::Snapshot(_, name) => {
+                entry
+                    .snapshots
+                    .insert(name.to_owned(), Arc::new(decode::<SnapshotInfo>(pair)?));
+            }
             Key::Checkpoint(channel) => {
                 let info = decode::<ChannelCheckpoint>(pair)?;
                 entry.checkpoints.insert(channel.to_owned(), Arc::new(info));
@@ -373,6 +386,9 @@ impl CatalogView {
             }
             Key::Compaction(_, plan) => {
                 entry.compactions.remove(&plan);
+            }
+            Key::Snapshot(_, name) => {
+                entry.snapshots.remove(name);
             }
             Key::Checkpoint(channel) => {
                 entry.checkpoints.remove(channel);

@@ -227,6 +227,10 @@ service! {
     describe_indexes: DescribeIndexesRequest => DescribeIndexesResponse,
     compact: CompactRequest => CompactResponse,
     list_compactions: ListCompactionsRequest => ListCompactionsResponse,
+    create_snapshot: CreateSnapshotRequest => CreateSnapshotResponse,
+    drop_snapshot: DropSnapshotRequest => DropSnapshotResponse,
+    pin_snapshot: PinSnapshotRequest => PinSnapshotResponse,
+    unpin_snapshot: UnpinSnapshotRequest => UnpinSnapshotResponse,
 }
 
 service! {

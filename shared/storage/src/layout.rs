@@ -5,6 +5,7 @@
 //! segments/{collection}/{partition}/{segment}/stats.v1.bin        bloom filter of its primary keys
 //! segments/{collection}/{partition}/{segment}/index/{build}/{file}
 //! deltas/{channel}/{id}.parquet                                   deletes that no segment file holds
+//! snapshots/{collection}/metadata/{snapshot}.bin                  what a snapshot consists of
 //! wal/{channel}/{number:020}                                      logs, where they are objects
 //! ```
 //!
@@ -20,6 +21,8 @@ use crate::error::{Error, Result};
 pub const SEGMENTS: &str = "segments/";
 /// Prefix of the delete files of all channels.
 pub const DELTAS: &str = "deltas/";
+/// Prefix of the manifests of all snapshots.
+pub const SNAPSHOTS: &str = "snapshots/";
 /// Prefix of the logs of all channels, where logs are objects.
 pub const LOGS: &str = "wal/";
 
@@ -50,6 +53,13 @@ pub enum ObjectKind<'a> {
     Delta {
         /// Whose deletes it holds.
         channel: &'a str,
+    },
+    /// The manifest of a snapshot.
+    Snapshot {
+        /// Whose snapshot it is.
+        collection: CollectionId,
+        /// The snapshot's id.
+        snapshot: i64,
     },
     /// A part of a channel's log.
     Log {
@@ -90,6 +100,10 @@ pub fn parse(key: &str) -> Option<ObjectKind<'_>> {
             id(name.strip_suffix(".parquet")?)?;
             Some(ObjectKind::Delta { channel })
         }
+        ["snapshots", collection, "metadata", name] => Some(ObjectKind::Snapshot {
+            collection: CollectionId(id(collection)?),
+            snapshot: id(name.strip_suffix(".bin")?)?,
+        }),
         ["wal", channel, _, ..] => Some(ObjectKind::Log { channel }),
         _ => None,
     }
@@ -171,6 +185,11 @@ pub fn delta_prefix(channel: &str) -> String {
 /// One delete file of a channel.
 pub fn delta(channel: &str, id: i64) -> String {
     delta_prefix(channel) + &format!("{id}.parquet")
+}
+
+/// The manifest of a snapshot.
+pub fn snapshot_manifest(collection: CollectionId, snapshot: i64) -> String {
+    format!("snapshots/{collection}/metadata/{snapshot}.bin")
 }
 
 /// Prefix of all logs that are objects. They belong to `redkite-wal` alone, which deletes what it

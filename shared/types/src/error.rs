@@ -93,6 +93,8 @@ codes! {
     FieldInvalidName = 1701, "field name invalid";
     InconsistentRequery = 2200, "inconsistent requery", retriable;
     QueryPlanFailed = 2201, "query plan failed";
+    /// A snapshot keeps its segments from being compacted for a while.
+    CompactionProtected = 2317, "compaction is blocked by the protection of a snapshot";
     SnapshotNotFound = 2600, "snapshot not found";
     SnapshotPinned = 2601, "snapshot is pinned";
     UnsupportedOperation = 3000, "unsupported operation";

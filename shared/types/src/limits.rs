@@ -14,6 +14,10 @@ pub const MAX_FIELDS: usize = 64;
 pub const MAX_VECTOR_FIELDS: usize = 10;
 /// Shards of one collection.
 pub const MAX_SHARDS: i32 = 16;
+/// Seconds for which a snapshot may keep its segments from being compacted: 7 days.
+pub const MAX_SNAPSHOT_PROTECTION_SECONDS: i64 = 604_800;
+/// Seconds after which a pin of a snapshot may expire, if it does: 30 days.
+pub const MAX_PIN_SECONDS: i64 = 2_592_000;
 /// Bytes of a name.
 pub const MAX_NAME_LENGTH: usize = 255;
 /// Bytes of a collection's description.

@@ -224,6 +224,37 @@ pub fn check_index(name: &str) -> Result<()> {
     }
 }
 
+/// Checks a snapshot's name, without blanks around it.
+///
+/// # Errors
+/// Code 1100 with Milvus's text; never worth a retry.
+pub fn check_snapshot(name: &str) -> Result<()> {
+    let Some(first) = name.bytes().next() else {
+        return Err(Error::invalid_parameter(
+            "snapshot name should be not empty",
+        ));
+    };
+    let invalid =
+        |why: &str| Error::invalid_parameter(format!("Invalid snapshot name: {name}. {why}"));
+    if name.len() > MAX_NAME_LENGTH {
+        return Err(invalid(
+            "the length of snapshot name must be not greater than limit",
+        ));
+    }
+    if !(first.is_ascii_alphabetic() || first == b'_') {
+        return Err(invalid(
+            "the first character of snapshot name must be an underscore or letter",
+        ));
+    }
+    if !name.bytes().all(is_name_byte) {
+        return Err(invalid(
+            "snapshot name can only contain numbers, letters, underscores, and allowed characters \
+             ($)",
+        ));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,6 +265,7 @@ mod tests {
             check_collection(good).unwrap();
             check_partition(good).unwrap();
             check_database(good).unwrap();
+            check_snapshot(good).unwrap();
         }
         for bad in ["", "9a", "-a", "a-b", "a b", "ü", "$a", &"n".repeat(256)] {
             assert_eq!(
@@ -242,6 +274,11 @@ mod tests {
                 "{bad}"
             );
             assert_eq!(check_database(bad).unwrap_err().code.number(), 802, "{bad}");
+            assert_eq!(
+                check_snapshot(bad).unwrap_err().code.number(),
+                1100,
+                "{bad}"
+            );
         }
         for good in ["2024-01", "9", "a-b"] {
             check_partition(good).unwrap();

@@ -78,6 +78,7 @@ impl Around for PeersAround {
         let message = ChannelStatsRequest {
             channel: owner.channel.clone(),
             collection_id: owner.collection_id,
+            guarantee_ts: 0,
         };
         let deadline = Deadline::after(STATS_WITHIN);
         let answer = call(deadline, message, |request| node.channel_stats(request)).await?;

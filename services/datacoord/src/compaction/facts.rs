@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use redkite_catalog::CollectionEntry;
-use redkite_proto::redkite::meta::{DeltaInfo, SegmentInfo, compaction_info};
+use redkite_proto::redkite::meta::{DeltaInfo, SegmentInfo, SnapshotInfo, compaction_info};
 use redkite_types::Timestamp;
 
 /// Segments of an automatic compaction that failed are left alone for so long.
@@ -107,7 +107,16 @@ pub fn unneeded<'a>(
 ///
 /// Everything that refers to a segment's record and relies on its being there is asked here, when a
 /// plan is made and again when it is committed.
-pub fn protected_by(entry: &CollectionEntry, segment: i64, plan: Option<i64>) -> Option<String> {
+pub fn protected_by(
+    entry: &CollectionEntry,
+    segment: i64,
+    plan: Option<i64>,
+    now: Timestamp,
+) -> Option<String> {
+    let snapshots = entry.snapshots.values().map(AsRef::as_ref);
+    if let Some(name) = protecting_snapshot(snapshots, segment, now) {
+        return Some(format!("snapshot {name} keeps it from being compacted"));
+    }
     let others = entry
         .compactions
         .values()
@@ -115,6 +124,18 @@ pub fn protected_by(entry: &CollectionEntry, segment: i64, plan: Option<i64>) ->
     let mut executing = others.filter(|other| is_executing(other));
     let other = executing.find(|other| other.sources.contains(&segment))?;
     Some(format!("compaction plan {} works on it", other.plan_id))
+}
+
+/// The snapshot whose time of protection for a segment is not over.
+pub fn protecting_snapshot<'a>(
+    mut snapshots: impl Iterator<Item = &'a SnapshotInfo>,
+    segment: i64,
+    now: Timestamp,
+) -> Option<&'a str> {
+    let snapshot = snapshots.find(|snapshot| {
+        snapshot.protected_until_ms > now.physical_ms() && snapshot.segment_ids.contains(&segment)
+    })?;
+    Some(&snapshot.name)
 }
 
 fn is_executing(plan: &redkite_proto::redkite::meta::CompactionInfo) -> bool {
@@ -135,7 +156,7 @@ pub fn candidates(
     let expired_before = expired_before(entry, moment);
     let free = segments
         .into_iter()
-        .filter(|segment| protected_by(entry, segment.id, None).is_none());
+        .filter(|segment| protected_by(entry, segment.id, None, moment.now).is_none());
     free.map(|segment| {
         let until = deletes_until(entry, &segment.channel, moment);
         let applicable = entry

@@ -2,10 +2,10 @@
 
 use prost::Message;
 use redkite_catalog::{CollectionEntry, keys};
-use redkite_metastore::{Compare, KeyValue, MetaKv, Op, Txn, TxnOutcome};
+use redkite_metastore::{Compare, KeyValue, MetaKv, Op, Txn, TxnOutcome, read_all};
 use redkite_proto::redkite::meta::{
     CollectionInfo, CompactionInfo, FileInfo, ObjectState, PartitionInfo, SegmentInfo,
-    compaction_info::State,
+    SnapshotInfo, compaction_info::State,
 };
 use redkite_types::{
     CollectionId, Error, ErrorCode, PartitionId, Result, Revision, SegmentId, Timestamp,
@@ -140,7 +140,7 @@ pub async fn commit(
     let plan = &recorded.plan;
     let files: Vec<FileInfo> = made.iter().flat_map(|one| one.files.clone()).collect();
     for _ in 0..ATTEMPTS {
-        let mut txn = guards(kv, entry, recorded, sources).await?;
+        let mut txn = guards(kv, entry, recorded, sources, now).await?;
         for source in sources {
             let (collection, partition, id) = place(plan, source.id);
             let builds = keys::segment_indexes(collection);
@@ -208,6 +208,7 @@ async fn guards(
     entry: &CollectionEntry,
     recorded: &Recorded,
     sources: &[SegmentInfo],
+    now: Timestamp,
 ) -> Result<Txn, End> {
     let plan = &recorded.plan;
     let current = executing(kv, entry.id(), plan.plan_id).await?;
@@ -223,8 +224,21 @@ async fn guards(
         .when(guard(recorded))
         .when(collection)
         .when(partition);
+    // Not as the view has them: one may have been taken while the plan was carried out.
+    let (snapshots, _) = read_all(kv, &keys::snapshots(entry.id()))
+        .await
+        .map_err(unavailable)?;
+    let snapshots = snapshots
+        .iter()
+        .map(decode)
+        .collect::<Result<Vec<SnapshotInfo>>>()?;
     for source in sources {
-        if let Some(reason) = facts::protected_by(entry, source.id, Some(plan.plan_id)) {
+        let reason = facts::protected_by(entry, source.id, Some(plan.plan_id), now);
+        let reason = reason.or_else(|| {
+            let name = facts::protecting_snapshot(snapshots.iter(), source.id, now)?;
+            Some(format!("snapshot {name} keeps it from being compacted"))
+        });
+        if let Some(reason) = reason {
             return Err(End::Impossible(format!("segment {}: {reason}", source.id)));
         }
         let key = source_key(plan, source.id);

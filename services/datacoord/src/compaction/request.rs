@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use redkite_catalog::CollectionEntry;
 use redkite_proto::redkite::{
     datacoord::{CompactRequest, CompactResponse, ListCompactionsRequest, ListCompactionsResponse},
-    meta::{CompactionInfo, ObjectState, compaction_info::State},
+    meta::{CompactionInfo, ObjectState, SegmentInfo, compaction_info::State},
 };
 use redkite_types::{CollectionId, Error, ErrorCode, PartitionId, Result, Revision, SegmentId};
 
@@ -44,6 +44,9 @@ impl Compactor {
                     request.segment_ids.contains(&one.id),
                 )
         });
+        if candidates.is_empty() {
+            self.refuse_if_protected(entry, &request)?;
+        }
         let target = match request.target_size {
             0 => self.options.segment_target_size.as_u64(),
             size => size,
@@ -58,6 +61,30 @@ impl Compactor {
             compaction_id: if plans == 0 { 0 } else { trigger },
             plans: plans as i32,
         })
+    }
+
+    /// Milvus's answer when snapshots keep all that was asked for from being compacted.
+    fn refuse_if_protected(&self, entry: &CollectionEntry, request: &CompactRequest) -> Result<()> {
+        let now = self.now();
+        let asked = facts::infos(entry).filter(|one| is_asked_for(request, one));
+        let protected = asked.filter_map(|one| {
+            let snapshots = entry.snapshots.values().map(AsRef::as_ref);
+            facts::protecting_snapshot(snapshots, one.id, now)
+        });
+        let names: std::collections::BTreeSet<&str> = protected.collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&str> = names.into_iter().collect();
+        Err(Error::input(
+            ErrorCode::CompactionProtected,
+            format!(
+                "{}[collection={}][snapshots={}]",
+                ErrorCode::CompactionProtected.text(),
+                entry.id(),
+                names.join(",")
+            ),
+        ))
     }
 
     /// The plans of one compaction, or all that are remembered of a collection.
@@ -98,6 +125,12 @@ impl Compactor {
         // What is still busy then is left to a later request.
         let _ = tokio::time::timeout(WAIT_FOR_OTHERS, idle).await;
     }
+}
+
+fn is_asked_for(request: &CompactRequest, segment: &SegmentInfo) -> bool {
+    (request.partition_id == 0 || segment.partition_id == request.partition_id)
+        && (request.channel.is_empty() || segment.channel == request.channel)
+        && (request.segment_ids.is_empty() || request.segment_ids.contains(&segment.id))
 }
 
 /// Without the places of targets that have no id yet.

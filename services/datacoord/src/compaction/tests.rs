@@ -558,7 +558,7 @@ async fn a_partition_that_is_dropped_meanwhile_stays_dropped() {
     let world = World::new().await;
     meanwhile(&world, async |_: &Process| {
         world.put(vec![partition(Dropping)]).await;
-        drop_data(world.kv.as_ref(), C, Some(P)).await.unwrap();
+        drop_data(world.kv.as_ref(), C, Some(P), 0).await.unwrap();
     })
     .await;
     assert!(world.segments().await.is_empty());
@@ -580,7 +580,7 @@ async fn a_collection_that_is_dropped_meanwhile_leaves_nothing() {
         };
         let key = keys::collection(DatabaseId(1), C);
         world.put(vec![(key, dropping.encode_to_vec())]).await;
-        drop_data(world.kv.as_ref(), C, None).await.unwrap();
+        drop_data(world.kv.as_ref(), C, None, 0).await.unwrap();
     })
     .await;
     assert!(world.segments().await.is_empty());

@@ -27,7 +27,10 @@ pub use self::{
     logs::{CopiedLogs, LogCheck, LogState, logs_of},
     report::{Problem, Report},
 };
-use crate::gc::{self, GcOptions, References};
+use crate::{
+    gc::{self, GcOptions, References},
+    snapshot::Manifests,
+};
 
 /// Unreferenced objects that are named in a report at most.
 const UNREFERENCED_NAMED: usize = 100;
@@ -68,14 +71,14 @@ pub async fn check(subject: &Subject) -> Report {
     records::check_checkpoints(&view, &logs, &mut report);
     objects::check(subject, &view, &mut report).await;
     if let Some(objects) = listed {
-        note_unreferenced(subject, &objects, &mut report);
+        note_unreferenced(subject, &objects, &mut report).await;
     }
     report
 }
 
 async fn list(subject: &Subject, report: &mut Report) -> Option<Vec<redkite_storage::ObjectMeta>> {
     let mut objects = Vec::new();
-    for prefix in [layout::SEGMENTS, layout::DELTAS] {
+    for prefix in [layout::SEGMENTS, layout::DELTAS, layout::SNAPSHOTS] {
         match subject.store.list(prefix).await {
             Ok(found) => objects.extend(found),
             Err(error) => {
@@ -113,7 +116,7 @@ fn readable_view(subject: &Subject, report: &mut Report) -> CatalogView {
     }
 }
 
-fn note_unreferenced(
+async fn note_unreferenced(
     subject: &Subject,
     objects: &[redkite_storage::ObjectMeta],
     report: &mut Report,
@@ -124,6 +127,8 @@ fn note_unreferenced(
             references.add(pair);
         }
     }
+    let manifests = Manifests::new(subject.store.clone());
+    references.read_manifests(&manifests, |_| true).await;
     let at_once = GcOptions {
         grace: Default::default(),
         dropped_grace: Default::default(),

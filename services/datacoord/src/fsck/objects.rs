@@ -5,13 +5,14 @@ use std::{io::Cursor, sync::Arc};
 use prost::Message;
 use redkite_catalog::{CatalogView, keys::Key};
 use redkite_metastore::KeyValue;
-use redkite_proto::redkite::meta::{DeltaInfo, SegmentIndexInfo, SegmentInfo};
+use redkite_proto::redkite::meta::{DeltaInfo, SegmentIndexInfo, SegmentInfo, SnapshotInfo};
 use redkite_segment::{
     FileEntry, FileKind, delta::read_delta, file::read_key_filter, file::read_segment, manifest,
 };
 use redkite_types::{CollectionId, CollectionSchema, error::chain};
 
 use super::{Subject, report::Report};
+use crate::snapshot::Manifests;
 
 /// Reads every object that a record names.
 pub(super) async fn check(subject: &Subject, view: &CatalogView, report: &mut Report) {
@@ -31,6 +32,11 @@ pub(super) async fn check(subject: &Subject, view: &CatalogView, report: &mut Re
             Key::Delta(..) => {
                 if let Ok(info) = DeltaInfo::decode(pair.value.clone()) {
                     check_delta(subject, &info, &mut found).await;
+                }
+            }
+            Key::Snapshot(..) => {
+                if let Ok(info) = SnapshotInfo::decode(pair.value.clone()) {
+                    check_snapshot(subject, &info, &mut found).await;
                 }
             }
             _ => continue,
@@ -122,6 +128,28 @@ async fn check_build(subject: &Subject, info: &SegmentIndexInfo, report: &mut Re
             Ok(Err(error)) => report.problem(&file.path, None, chain(&error), lost),
             Err(stopped) => report.problem(&file.path, None, chain(&stopped), lost),
         }
+    }
+}
+
+/// Every file of a snapshot, also of segments that are long gone from the collection.
+async fn check_snapshot(subject: &Subject, info: &SnapshotInfo, report: &mut Report) {
+    report.objects += 1;
+    let read = Manifests::new(subject.store.clone()).read(info).await;
+    let lost = format!(
+        "snapshot {} of collection {}",
+        info.name, info.collection_id
+    );
+    let manifest = match read {
+        Ok(manifest) => manifest,
+        Err(error) => {
+            let path = info.manifest.as_ref().map(|file| file.path.clone());
+            report.problem(path.unwrap_or_default(), None, chain(&error), lost);
+            return;
+        }
+    };
+    for file in crate::snapshot::manifest::files(&manifest) {
+        let entry = manifest::from_file(FileKind::Data, file);
+        check_bytes(subject, &entry, lost.clone(), report).await;
     }
 }
 

@@ -85,7 +85,8 @@ pub fn check_checkpoints(
 #[derive(Default)]
 struct Seen {
     ids: BTreeMap<(&'static str, i64), String>,
-    paths: BTreeMap<String, String>,
+    /// By collection: one that was restored from a snapshot shares files with others.
+    paths: BTreeMap<(Option<CollectionId>, String), String>,
     ids_end: Option<u64>,
 }
 
@@ -107,8 +108,10 @@ impl Seen {
     }
 
     fn files(&mut self, files: &[FileInfo], pair: &KeyValue, report: &mut Report) {
+        let collection = Key::parse(&pair.key).collection();
         for file in files {
-            if let Some(before) = self.paths.insert(file.path.clone(), pair.key.clone()) {
+            let place = (collection, file.path.clone());
+            if let Some(before) = self.paths.insert(place, pair.key.clone()) {
                 let text = format!("file {} is named by {before} too", file.path);
                 report.problem(&pair.key, None, text, "one of the two");
             }

@@ -22,7 +22,7 @@ use super::{
     plan::{Garbage, Plan, plan},
     references::{References, collection_of},
 };
-use crate::gate::CommitGate;
+use crate::{gate::CommitGate, snapshot::Manifests};
 
 /// Objects that are deleted with commits shut out once.
 const BATCH: usize = 256;
@@ -48,6 +48,7 @@ pub struct Collector {
     kv: SharedKv,
     store: Arc<dyn ObjectStore>,
     gate: Arc<CommitGate>,
+    manifests: Manifests,
     options: GcOptions,
     clock: SharedClock,
     /// This process, whose session must be the newest of its role; `None` in tests.
@@ -74,6 +75,7 @@ impl Collector {
     ) -> Arc<Self> {
         Arc::new(Self {
             kv,
+            manifests: Manifests::new(store.clone()),
             store,
             gate,
             options,
@@ -122,11 +124,18 @@ impl Collector {
     /// As the stores say; retry.
     pub async fn plan(&self) -> Result<Plan> {
         let mut objects = Vec::new();
-        for prefix in [layout::SEGMENTS, layout::DELTAS, layout::LOGS] {
+        let prefixes = [
+            layout::SEGMENTS,
+            layout::DELTAS,
+            layout::LOGS,
+            layout::SNAPSHOTS,
+        ];
+        for prefix in prefixes {
             let listed = self.store.list(prefix).await;
             objects.extend(listed.map_err(|error| Error::from_coded(&error))?);
         }
-        let references = References::read(self.kv.as_ref(), self.compacted_since()).await?;
+        let (kv, since) = (self.kv.as_ref(), self.compacted_since());
+        let references = References::read(kv, &self.manifests, since).await?;
         Ok(plan(
             &objects,
             &references,
@@ -219,8 +228,9 @@ impl Collector {
             }
         }
         let kv = self.kv.as_ref();
+        let since = self.compacted_since();
         let references =
-            References::read_collection(kv, collection, self.compacted_since()).await?;
+            References::read_collection(kv, &self.manifests, collection, since).await?;
         self.check_office().await?;
         let now = self.clock.unix_millis();
         for object in plan(&objects, &references, now, &self.options).garbage {

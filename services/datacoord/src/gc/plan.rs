@@ -109,5 +109,11 @@ fn reason(kind: ObjectKind<'_>, dropped: bool) -> String {
             format!("no record of a delete file of channel {channel} names it")
         }
         ObjectKind::Log { channel } => format!("channel {channel} has no log"),
+        ObjectKind::Snapshot { collection, .. } if dropped => {
+            format!("collection {collection} is gone")
+        }
+        ObjectKind::Snapshot { snapshot, .. } => {
+            format!("no record of snapshot {snapshot} names it")
+        }
     }
 }

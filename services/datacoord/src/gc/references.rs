@@ -1,6 +1,6 @@
 //! Who names what.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use prost::Message;
 use redkite_catalog::keys::{self, Key};
@@ -9,7 +9,7 @@ use redkite_proto::{
     milvus::common::IndexState,
     redkite::meta::{
         CollectionInfo, CompactionInfo, DeltaInfo, FileInfo, PartitionInfo, SegmentIndexInfo,
-        SegmentInfo, compaction_info,
+        SegmentInfo, SnapshotInfo, compaction_info,
     },
 };
 use redkite_storage::layout::{self, ObjectKind};
@@ -17,11 +17,14 @@ use redkite_types::{
     BuildId, CollectionId, Error, PartitionId, Result, SegmentId, Timestamp, error::chain,
 };
 
+use crate::snapshot::Manifests;
+
 /// Everything that the metadata names, and so protects.
 ///
-/// Each kind of record adds what it names in [`References::add`]: a new kind that names objects, a
-/// snapshot for example, is added there, and until it is, [`References::read`] meets its key as one
-/// that it does not know and protects everything.
+/// Each kind of record adds what it names in [`References::add`]: a new kind that names objects is
+/// added there, and until it is, [`References::read`] meets its key as one that it does not know and
+/// protects everything. A snapshot's record protects whole collections until its manifest, which
+/// names the files, has been read.
 #[derive(Clone, Debug, Default)]
 pub struct References {
     /// Why nothing at all may go.
@@ -32,6 +35,12 @@ pub struct References {
     prefixes: HashMap<String, String>,
     /// Single objects.
     files: HashSet<String>,
+    /// Snapshots whose manifest was not read.
+    unread: Vec<SnapshotInfo>,
+    /// Why manifests could not be read.
+    unreadable: Vec<String>,
+    /// Collections that have files in the folder of another one, by that one.
+    borrowers: HashMap<CollectionId, BTreeSet<CollectionId>>,
     /// What exists, in any state.
     existing: HashMap<CollectionId, HashSet<PartitionId>>,
     /// Compactions that ended after this still protect what they have replaced.
@@ -52,63 +61,102 @@ impl References {
     ///
     /// # Errors
     /// As the metastore says. A record that cannot be decoded is no error: it protects.
-    pub async fn read(kv: &dyn MetaKv, compacted_since: Timestamp) -> Result<Self> {
+    pub async fn read(
+        kv: &dyn MetaKv,
+        manifests: &Manifests,
+        compacted_since: Timestamp,
+    ) -> Result<Self> {
         let prefixes = [
             keys::COLLECTIONS.to_owned(),
             keys::PARTITIONS.to_owned(),
             keys::DATACOORD.to_owned(),
             keys::SEGMENT_INDEXES.to_owned(),
         ];
-        Self::read_prefixes(kv, &prefixes, compacted_since).await
+        let mut references = Self::since(compacted_since);
+        references.add_prefixes(kv, &prefixes).await?;
+        manifests.keep_only(&references.unread);
+        references.read_manifests(manifests, |_| true).await;
+        Ok(references)
     }
 
-    /// Reads what may name objects of one collection.
+    /// Reads what may name objects of one collection: its own records, those of collections that were
+    /// restored from its snapshots, and snapshots.
     ///
     /// # Errors
     /// As [`References::read`].
     pub async fn read_collection(
         kv: &dyn MetaKv,
+        manifests: &Manifests,
         collection: CollectionId,
         compacted_since: Timestamp,
     ) -> Result<Self> {
-        let prefixes = [
-            keys::COLLECTIONS.to_owned(),
-            keys::partitions(collection),
-            // In this order, so that a compaction which ends meanwhile is seen under way or done.
-            keys::compactions(collection),
-            keys::deltas(collection),
-            keys::segments(collection),
-            keys::segment_indexes(collection),
-        ];
-        Self::read_prefixes(kv, &prefixes, compacted_since).await
+        let mut references = Self::since(compacted_since);
+        let all = [keys::SNAPSHOTS.to_owned(), keys::COLLECTIONS.to_owned()];
+        references.add_prefixes(kv, &all).await?;
+        let borrowers = references.borrowers.get(&collection);
+        let mut holders: Vec<CollectionId> = borrowers.into_iter().flatten().copied().collect();
+        holders.push(collection);
+        for holder in holders {
+            let prefixes = [
+                keys::partitions(holder),
+                // In this order, so that a compaction which ends meanwhile is seen under way or done.
+                keys::compactions(holder),
+                keys::deltas(holder),
+                keys::segments(holder),
+                keys::segment_indexes(holder),
+            ];
+            references.add_prefixes(kv, &prefixes).await?;
+        }
+        let id = collection.0;
+        let concerns = |snapshot: &SnapshotInfo| {
+            snapshot.collection_id == id || snapshot.file_owners.contains(&id)
+        };
+        references.read_manifests(manifests, concerns).await;
+        Ok(references)
     }
 
-    async fn read_prefixes(
-        kv: &dyn MetaKv,
-        prefixes: &[String],
-        compacted_since: Timestamp,
-    ) -> Result<Self> {
-        let mut references = Self::since(compacted_since);
+    async fn add_prefixes(&mut self, kv: &dyn MetaKv, prefixes: &[String]) -> Result<()> {
         for prefix in prefixes {
             let (pairs, _) = read_all(kv, prefix)
                 .await
                 .map_err(|error| Error::from_coded(&error))?;
             for pair in &pairs {
-                references.add(pair);
+                self.add(pair);
             }
         }
-        Ok(references)
+        Ok(())
+    }
+
+    /// Adds the files that snapshots name. One whose manifest cannot be read goes on protecting the
+    /// collections in whose folders its files lie.
+    pub async fn read_manifests(
+        &mut self,
+        manifests: &Manifests,
+        concerns: impl Fn(&SnapshotInfo) -> bool,
+    ) {
+        for snapshot in std::mem::take(&mut self.unread) {
+            if !concerns(&snapshot) {
+                self.unread.push(snapshot);
+                continue;
+            }
+            match manifests.files(&snapshot).await {
+                Ok(files) => self.files.extend(files.iter().cloned()),
+                Err(error) => {
+                    self.unreadable.push(format!(
+                        "the manifest of snapshot {} of collection {} cannot be read: {error}",
+                        snapshot.name, snapshot.collection_id
+                    ));
+                    self.unread.push(snapshot);
+                }
+            }
+        }
     }
 
     /// Adds what one record names.
     pub fn add(&mut self, pair: &KeyValue) {
         let key = Key::parse(&pair.key);
         let added = match key {
-            Key::Collection(id) => decoded::<CollectionInfo>(pair)
-                .and_then(|info| matches(info.id, id.0))
-                .map(|()| {
-                    self.existing.entry(id).or_default();
-                }),
+            Key::Collection(id) => self.add_collection(pair, id),
             Key::Partition(collection, id) => decoded::<PartitionInfo>(pair)
                 .and_then(|info| matches(info.id, id.0))
                 .map(|()| {
@@ -126,6 +174,7 @@ impl References {
                 })
                 .map(|file| self.add_files(&[file])),
             Key::Compaction(collection, plan) => self.add_compaction(pair, collection, plan),
+            Key::Snapshot(collection, name) => self.add_snapshot(pair, collection, name),
             Key::Checkpoint(_) => Ok(()),
             Key::Database(_)
             | Key::Field(..)
@@ -145,6 +194,48 @@ impl References {
         if let Err(reason) = added {
             self.protect_for(pair, key.collection(), &reason);
         }
+    }
+
+    fn add_collection(&mut self, pair: &KeyValue, id: CollectionId) -> Result<(), String> {
+        let read = decoded::<CollectionInfo>(pair).and_then(|info| {
+            matches(info.id, id.0)?;
+            Ok(info)
+        });
+        let info = read.inspect_err(|reason| {
+            // It may borrow files of any other.
+            let why = format!("record {} is not understood: {reason}", pair.key);
+            self.everything.get_or_insert(why);
+        })?;
+        self.existing.entry(id).or_default();
+        for owner in info.borrows_from {
+            let owner = CollectionId(owner);
+            self.borrowers.entry(owner).or_default().insert(id);
+        }
+        Ok(())
+    }
+
+    fn add_snapshot(
+        &mut self,
+        pair: &KeyValue,
+        collection: CollectionId,
+        name: &str,
+    ) -> Result<(), String> {
+        let read = decoded::<SnapshotInfo>(pair).and_then(|info| {
+            matches(info.collection_id, collection.0)?;
+            if info.name != name {
+                return Err(format!("it says {:?}", info.name));
+            }
+            let manifest = info.manifest.clone();
+            let manifest = manifest.ok_or_else(|| "it names no manifest".to_owned())?;
+            Ok((info, manifest))
+        });
+        let (info, manifest) = read.inspect_err(|reason| {
+            let why = format!("record {} is not understood: {reason}", pair.key);
+            self.everything.get_or_insert(why);
+        })?;
+        self.add_files(&[manifest]);
+        self.unread.push(info);
+        Ok(())
     }
 
     /// A record that is not understood protects what it might name.
@@ -250,6 +341,10 @@ impl References {
         if let Some(why) = self.collections.get(&collection) {
             return Some(why);
         }
+        let mut unread = self.unread.iter();
+        if unread.any(|snapshot| snapshot.file_owners.contains(&collection.0)) {
+            return Some("the manifest of a snapshot that may name it was not read");
+        }
         if let ObjectKind::Log { .. } = kind {
             let exists = self.existing.contains_key(&collection);
             return exists.then_some("its log takes care of it");
@@ -272,13 +367,16 @@ impl References {
             ObjectKind::Segment { partition, .. } | ObjectKind::Index { partition, .. } => {
                 !partitions.contains(&partition)
             }
-            ObjectKind::Delta { .. } | ObjectKind::Log { .. } => false,
+            ObjectKind::Delta { .. } | ObjectKind::Log { .. } | ObjectKind::Snapshot { .. } => {
+                false
+            }
         }
     }
 
     /// What could not be understood, one line each.
     pub fn doubts(&self) -> Vec<String> {
         let all = self.everything.iter().chain(self.collections.values());
+        let all = all.chain(&self.unreadable);
         let mut doubts: Vec<String> = all.cloned().collect();
         doubts.sort();
         doubts
@@ -299,9 +397,9 @@ pub fn may_name(key: &str) -> bool {
 /// The collection that an object belongs to.
 pub fn collection_of(kind: ObjectKind<'_>) -> Option<CollectionId> {
     match kind {
-        ObjectKind::Segment { collection, .. } | ObjectKind::Index { collection, .. } => {
-            Some(collection)
-        }
+        ObjectKind::Segment { collection, .. }
+        | ObjectKind::Index { collection, .. }
+        | ObjectKind::Snapshot { collection, .. } => Some(collection),
         ObjectKind::Delta { channel } | ObjectKind::Log { channel } => {
             keys::collection_of_channel(channel)
         }

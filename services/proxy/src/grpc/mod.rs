@@ -5,6 +5,7 @@
 //! - [`dml`]: changes rows
 //! - [`dql`]: finds rows
 //! - [`info`]: tells about what exists, flushes and compacts
+//! - [`snapshot`]: takes, shows, pins and drops snapshots
 
 pub(crate) mod access;
 mod call;
@@ -13,6 +14,7 @@ pub(crate) mod dml;
 pub(crate) mod dql;
 pub(crate) mod info;
 mod message;
+pub(crate) mod snapshot;
 
 use std::sync::Arc;
 
@@ -163,6 +165,10 @@ milvus_service! {
         CreatePrivilegeGroup create_privilege_group(CreatePrivilegeGroupRequest) -> common::Status = access::create_privilege_group;
         DropPrivilegeGroup drop_privilege_group(DropPrivilegeGroupRequest) -> common::Status = access::drop_privilege_group;
         OperatePrivilegeGroup operate_privilege_group(OperatePrivilegeGroupRequest) -> common::Status = access::operate_privilege_group;
+        CreateSnapshot create_snapshot(CreateSnapshotRequest) -> common::Status = snapshot::create_snapshot;
+        DropSnapshot drop_snapshot(DropSnapshotRequest) -> common::Status = snapshot::drop_snapshot;
+        PinSnapshotData pin_snapshot_data(PinSnapshotDataRequest) -> PinSnapshotDataResponse = snapshot::pin_snapshot_data;
+        UnpinSnapshotData unpin_snapshot_data(UnpinSnapshotDataRequest) -> common::Status = snapshot::unpin_snapshot_data;
     }
     reads {
         GetCollectionStatistics get_collection_statistics(GetCollectionStatisticsRequest) -> GetCollectionStatisticsResponse = info::stats::get_collection_statistics;
@@ -205,6 +211,8 @@ milvus_service! {
         SelectUser select_user(SelectUserRequest) -> SelectUserResponse = access::select_user;
         SelectGrant select_grant(SelectGrantRequest) -> SelectGrantResponse = access::select_grant;
         ListPrivilegeGroups list_privilege_groups(ListPrivilegeGroupsRequest) -> ListPrivilegeGroupsResponse = access::list_privilege_groups;
+        ListSnapshots list_snapshots(ListSnapshotsRequest) -> ListSnapshotsResponse = snapshot::list_snapshots;
+        DescribeSnapshot describe_snapshot(DescribeSnapshotRequest) -> DescribeSnapshotResponse = snapshot::describe_snapshot;
     }
     unserved {
         AlterIndex alter_index(AlterIndexRequest) -> common::Status;
@@ -263,18 +271,12 @@ milvus_service! {
         GetReplicateConfiguration get_replicate_configuration(GetReplicateConfigurationRequest) -> GetReplicateConfigurationResponse;
         GetReplicateInfo get_replicate_info(GetReplicateInfoRequest) -> GetReplicateInfoResponse;
         ComputePhraseMatchSlop compute_phrase_match_slop(ComputePhraseMatchSlopRequest) -> ComputePhraseMatchSlopResponse;
-        CreateSnapshot create_snapshot(CreateSnapshotRequest) -> common::Status;
-        DropSnapshot drop_snapshot(DropSnapshotRequest) -> common::Status;
-        ListSnapshots list_snapshots(ListSnapshotsRequest) -> ListSnapshotsResponse;
-        DescribeSnapshot describe_snapshot(DescribeSnapshotRequest) -> DescribeSnapshotResponse;
         RestoreSnapshot restore_snapshot(RestoreSnapshotRequest) -> RestoreSnapshotResponse;
         RestoreExternalSnapshot restore_external_snapshot(RestoreExternalSnapshotRequest) -> RestoreExternalSnapshotResponse;
         ExportSnapshot export_snapshot(ExportSnapshotRequest) -> ExportSnapshotResponse;
         GetExportSnapshotState get_export_snapshot_state(GetExportSnapshotStateRequest) -> GetExportSnapshotStateResponse;
         GetRestoreSnapshotState get_restore_snapshot_state(GetRestoreSnapshotStateRequest) -> GetRestoreSnapshotStateResponse;
         ListRestoreSnapshotJobs list_restore_snapshot_jobs(ListRestoreSnapshotJobsRequest) -> ListRestoreSnapshotJobsResponse;
-        PinSnapshotData pin_snapshot_data(PinSnapshotDataRequest) -> PinSnapshotDataResponse;
-        UnpinSnapshotData unpin_snapshot_data(UnpinSnapshotDataRequest) -> common::Status;
         AlterCollectionSchema alter_collection_schema(AlterCollectionSchemaRequest) -> AlterCollectionSchemaResponse;
         BatchUpdateManifest batch_update_manifest(BatchUpdateManifestRequest) -> common::Status;
         RefreshExternalCollection refresh_external_collection(RefreshExternalCollectionRequest) -> RefreshExternalCollectionResponse;

@@ -82,7 +82,8 @@ enum Control {
     Relieve,
     Flushed(Box<Result<Flushed>>),
     Loaded(Box<LoadOutcome>),
-    Stats(oneshot::Sender<ChannelStatsResponse>),
+    /// Of a moment at which every write up to a timestamp is applied, and later ones come after it.
+    Stats(Timestamp, oneshot::Sender<ChannelStatsResponse>),
 }
 
 /// How far the partitions to serve are loaded.
@@ -286,13 +287,18 @@ impl Channel {
         let _ = self.control.try_send(Control::Relieve);
     }
 
-    /// Rows and segments.
+    /// Rows and segments, once every write up to `guarantee` is applied.
     ///
     /// # Errors
-    /// Code 503 when the channel is going.
-    pub(crate) async fn stats(&self) -> Result<ChannelStatsResponse> {
+    /// Code 503 when the channel is going; 10001 when the deadline comes first.
+    pub(crate) async fn stats(
+        &self,
+        guarantee: Timestamp,
+        deadline: Deadline,
+    ) -> Result<ChannelStatsResponse> {
+        self.times.wait(guarantee, deadline).await?;
         let (reply, answer) = oneshot::channel();
-        self.tell(Control::Stats(reply)).await?;
+        self.tell(Control::Stats(guarantee, reply)).await?;
         answer.await.map_err(|_| self.unavailable())
     }
 

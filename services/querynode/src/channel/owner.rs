@@ -125,8 +125,8 @@ impl Owner {
             Control::Relieve => self.relieve(),
             Control::Flushed(outcome) => return self.flushed(*outcome),
             Control::Loaded(outcome) => self.loaded(*outcome),
-            Control::Stats(reply) => {
-                let _ = reply.send(crate::stats::of(&self.state));
+            Control::Stats(seen, reply) => {
+                let _ = reply.send(crate::stats::of(&self.state, seen));
             }
         }
         Flow::Continue

@@ -546,6 +546,7 @@ impl Node {
         let request = ChannelStatsRequest {
             channel: CHANNEL.to_owned(),
             collection_id: COLLECTION,
+            guarantee_ts: 0,
         };
         self.service
             .channel_stats(Request::new(request))

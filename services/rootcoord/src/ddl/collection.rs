@@ -264,6 +264,7 @@ fn record(params: &CreateCollectionParams, made: &Allocated, state: ObjectState)
         created_ts: made.timestamp.0,
         updated_ts: made.timestamp.0,
         state: state.into(),
+        borrows_from: Vec::new(),
     }
 }
 

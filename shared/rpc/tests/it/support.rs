@@ -8,8 +8,10 @@ use redkite_config::{ByteSize, HumanDuration};
 use redkite_proto::redkite::datacoord::data_coord_server::{DataCoord, DataCoordServer};
 use redkite_proto::redkite::datacoord::{
     CommitFlushRequest, CommitFlushResponse, CompactRequest, CompactResponse,
-    DescribeIndexesRequest, DescribeIndexesResponse, DropDataRequest, DropDataResponse,
-    IndexProgress, ListCompactionsRequest, ListCompactionsResponse, SyncRequest, SyncResponse,
+    CreateSnapshotRequest, CreateSnapshotResponse, DescribeIndexesRequest, DescribeIndexesResponse,
+    DropDataRequest, DropDataResponse, DropSnapshotRequest, DropSnapshotResponse, IndexProgress,
+    ListCompactionsRequest, ListCompactionsResponse, PinSnapshotRequest, PinSnapshotResponse,
+    SyncRequest, SyncResponse, UnpinSnapshotRequest, UnpinSnapshotResponse,
 };
 use redkite_rpc::{RpcError, RpcOptions, ServerBuilder, limit_messages};
 use redkite_runtime::{Deadline, Health, OnFailure, TaskGroup};
@@ -98,6 +100,34 @@ impl DataCoord for Coord {
         request: Request<ListCompactionsRequest>,
     ) -> Result<Response<ListCompactionsResponse>, Status> {
         Err(refusal(request.into_inner().collection_id).into())
+    }
+
+    async fn create_snapshot(
+        &self,
+        _: Request<CreateSnapshotRequest>,
+    ) -> Result<Response<CreateSnapshotResponse>, Status> {
+        Err(Status::unimplemented("not by the fake"))
+    }
+
+    async fn drop_snapshot(
+        &self,
+        _: Request<DropSnapshotRequest>,
+    ) -> Result<Response<DropSnapshotResponse>, Status> {
+        Err(Status::unimplemented("not by the fake"))
+    }
+
+    async fn pin_snapshot(
+        &self,
+        _: Request<PinSnapshotRequest>,
+    ) -> Result<Response<PinSnapshotResponse>, Status> {
+        Err(Status::unimplemented("not by the fake"))
+    }
+
+    async fn unpin_snapshot(
+        &self,
+        _: Request<UnpinSnapshotRequest>,
+    ) -> Result<Response<UnpinSnapshotResponse>, Status> {
+        Err(Status::unimplemented("not by the fake"))
     }
 }
 

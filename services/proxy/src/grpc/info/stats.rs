@@ -82,6 +82,7 @@ pub(super) async fn channel_stats(
         let message = ChannelStatsRequest {
             channel,
             collection_id,
+            guarantee_ts: 0,
         };
         redkite_rpc::call(deadline, message, |request| node.channel_stats(request)).await
     })
