@@ -7,10 +7,12 @@ from harness.data import (
     create_simple,
     index_params,
     make_vectors,
+    nearest,
     simple_rows,
     simple_schema,
 )
 from harness.errors import fails
+from harness.waiting import eventually
 from pymilvus import DataType
 
 
@@ -202,3 +204,83 @@ def test_a_filter_does_not_cost_recall(client, name):
         assert len(result) == 10
         shared += len({hit["id"] for hit in result} & set(chosen[order].tolist()))
     assert shared / 200 >= 0.95
+
+
+BUILT = {
+    "HNSW_SQ": ({"M": 16, "efConstruction": 100, "sq_type": "SQ8", "refine": True}, {"ef": 64}),
+    "IVF_FLAT": ({"nlist": 32}, {"nprobe": 16}),
+    "IVF_SQ8": ({"nlist": 32}, {"nprobe": 16}),
+    "IVF_PQ": ({"nlist": 32, "m": 8, "nbits": 8}, {"nprobe": 16}),
+    "SCANN": ({"nlist": 32, "with_raw_data": True}, {"nprobe": 16, "reorder_k": 100}),
+}
+
+
+@pytest.mark.parametrize("metric", ["L2", "COSINE"])
+@pytest.mark.parametrize("index_type", BUILT)
+def test_built_indexes_find_what_exact_search_finds(client, name, index_type, metric):
+    build, search = BUILT[index_type]
+    dim, count = 16, 3000
+    rows = simple_rows(count, dim=dim)
+    base = np.array([row["vector"] for row in rows], dtype=np.float32)
+    client.create_collection(
+        name,
+        schema=simple_schema(dim=dim),
+        index_params=index_params(index_type, metric, **build),
+        consistency_level="Strong",
+    )
+    client.insert(name, rows)
+    client.flush(name)
+
+    def is_built():
+        state = client.describe_index(name, "vector")
+        return state["pending_index_rows"] == 0 and state["indexed_rows"] == count
+
+    eventually(is_built, "the index is built", 60)
+    info = client.describe_index(name, "vector")
+    assert info["index_type"] == index_type
+    client.release_collection(name)
+    client.load_collection(name)
+    queries = make_vectors(20, dim, seed=5)
+    for expression, allowed in [("", range(count)), ("number < 300", range(30))]:
+        ids = list(allowed)
+        found = client.search(
+            name, queries.tolist(), filter=expression, limit=10, search_params={"params": search}
+        )
+        hits = 0
+        for result, query in zip(found, queries, strict=True):
+            expected = dict(nearest(metric, ids, base[ids], query, 10))
+            assert len(result) == 10
+            assert all(hit["id"] in allowed for hit in result)
+            for hit in result:
+                if hit["id"] in expected:
+                    hits += 1
+                    assert hit["distance"] == pytest.approx(
+                        expected[hit["id"]], rel=1e-4, abs=1e-5
+                    )
+        # A filter that leaves few rows is answered exactly.
+        assert hits / 200 >= (1.0 if expression else 0.9)
+
+
+@pytest.mark.parametrize(
+    "index_type, build, search, text",
+    [
+        ("IVF_FLAT", {"nlist": 0}, None, "param 'nlist' (0) should be in range [1, 65536]"),
+        ("IVF_PQ", {"nlist": 8, "m": 3}, None, "should be a multiple of the number of subq"),
+        ("SCANN", {"nlist": 8, "sub_dim": 3}, None, "Dimension:8, sub_dim:3"),
+        ("HNSW_SQ", {"sq_type": "FP32"}, None, "invalid scalar quantizer type"),
+        ("HNSW_SQ", {"sq_type": "BF16"}, None, "sq_type BF16 is not supported"),
+        ("IVF_SQ8", {"nlist": 8}, {"nprobe": 0}, "param 'nprobe' (0) should be in range"),
+        ("IVF_SQ8", {"nlist": 8}, {"ef": 10}, "unknown parameter 'ef' of index type IVF_SQ8"),
+    ],
+)
+def test_parameters_of_inverted_indexes(client, name, index_type, build, search, text):
+    client.create_collection(name, schema=simple_schema())
+    index = index_params(index_type, "L2", **build)
+    if search is None:
+        with fails((1100, 65535), text):
+            client.create_index(name, index)
+        return
+    client.create_index(name, index)
+    client.load_collection(name)
+    with fails((1100, 65535), text):
+        client.search(name, [[0.0] * 8], limit=3, search_params={"params": search})

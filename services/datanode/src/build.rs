@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use redkite_index::{BuildOptions, FORMAT_VERSION, IndexParams};
+use redkite_index::{BuildOptions, IndexParams};
 use redkite_node::{DiskSpace, DiskUse, MemoryBudget, MemoryUse};
 use redkite_proto::{
     convert::schema::field_from_proto,
@@ -118,7 +118,7 @@ impl IndexBuilder {
         Ok(BuildIndexResponse {
             files: vec![file],
             rows: rows as i64,
-            format_version: FORMAT_VERSION,
+            format_version: job.params.index_type.format_version(),
         })
     }
 

@@ -187,7 +187,15 @@ impl Fixture {
 #[tokio::test]
 async fn an_index_finds_the_rows_it_was_built_over() {
     let fixture = Fixture::new().await;
-    for (build, index_type) in [(10, "HNSW"), (11, "FLAT"), (12, "AUTOINDEX")] {
+    for (build, index_type, version) in [
+        (10, "HNSW", 1),
+        (11, "FLAT", 1),
+        (12, "AUTOINDEX", 1),
+        (13, "HNSW_SQ", 2),
+        (14, "IVF_FLAT", 2),
+        (15, "IVF_SQ8", 2),
+        (16, "SCANN", 2),
+    ] {
         let request = Request::new(fixture.request(build, index_type));
         let built = fixture
             .service
@@ -196,7 +204,7 @@ async fn an_index_finds_the_rows_it_was_built_over() {
             .unwrap()
             .into_inner();
         assert_eq!(built.rows, ROWS as i64);
-        assert_eq!(built.format_version, redkite_index::FORMAT_VERSION);
+        assert_eq!(built.format_version, version);
         let [file] = &built.files[..] else {
             panic!("one file, not {:?}", built.files)
         };

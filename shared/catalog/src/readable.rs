@@ -60,6 +60,7 @@ fn message_of(key: &str) -> Option<&'static str> {
         Key::Segment(..) => "SegmentInfo",
         Key::Delta(..) => "DeltaInfo",
         Key::Compaction(..) => "CompactionInfo",
+        Key::Snapshot(..) => "SnapshotInfo",
         Key::Checkpoint(_) => "ChannelCheckpoint",
         Key::Load(_) => "LoadInfo",
         Key::PartitionLoad(..) => "PartitionLoadInfo",

@@ -66,14 +66,22 @@ pub(crate) fn normalised(metric: MetricType, row: &[f32], out: &mut [f32]) {
 impl Codes {
     /// Encodes `[rows, dim]` vectors.
     pub(crate) fn encode(metric: MetricType, dim: usize, vectors: &[f32]) -> Self {
-        let rows = vectors.len() / dim;
-        let row = |i: usize, out: &mut [f32]| {
+        Self::encode_rows(metric, dim, vectors.len() / dim, |i, out| {
             normalised(metric, &vectors[i * dim..][..dim], out);
-        };
+        })
+    }
+
+    /// Encodes the rows that `row(i, out)` writes, as [`normalised`] gives them.
+    pub(crate) fn encode_rows(
+        metric: MetricType,
+        dim: usize,
+        rows: usize,
+        row: impl Fn(usize, &mut [f32]),
+    ) -> Self {
         let encoding = if dim <= F32_DIM_MAX {
             Encoding::F32
         } else {
-            Encoding::Sq8(Quantizer::train(dim, rows, row))
+            Encoding::Sq8(Quantizer::train(dim, rows, &row))
         };
         let stride = stride(&encoding, dim);
         let mut data = AlignedBuffer::zeroed(rows * stride);

@@ -13,12 +13,15 @@
 //! | 40..44 | efConstruction |
 //! | 44..48 | scale of the codes, f32 |
 //! | 48..52 | number of upper levels |
-//! | 52..64 | zero |
+//! | 52..56 | lists of an inverted index, from version 2 on, else zero |
+//! | 56..60 | bits of a product-quantised code, from version 2 on, else zero |
+//! | 60..64 | zero |
 //! | 64.. | one entry of 32 bytes a section: kind u32, level u32, CRC32C u32, zero u32, offset u64, length u64 |
 //!
 //! All numbers are little-endian; every section starts on a multiple of 64 bytes, so a mapped file is
 //! used in place. Changing anything here means a new version; the older ones stay readable, and
-//! `tests/golden` keeps one file of each.
+//! `tests/golden` keeps one file of each. Version 2 added index types: files of the types of version
+//! 1 (FLAT, HNSW, AUTOINDEX) are still written as such, so that an older build reads them.
 
 use std::io::Write;
 
@@ -30,8 +33,8 @@ use crate::error::{Error, Result};
 use crate::kernel::LINE_BYTES;
 use crate::params::IndexType;
 
-/// The version this build writes, and the newest it reads.
-pub const VERSION: u32 = 1;
+/// The newest version this build reads and writes.
+pub const VERSION: u32 = 2;
 
 const MAGIC: &[u8; 8] = b"RKINDEX\n";
 const HEADER_BYTES: usize = 64;
@@ -58,6 +61,18 @@ pub(crate) enum Section {
     NodeRows = 6,
     /// `[nodes]` u32, node of the level below.
     NodeBelow = 7,
+    /// `[dim + 1]` f32, means and then the scale of a quantiser of an inverted index.
+    Quantizer = 8,
+    /// `[nlist + 1]` u32, where each list begins.
+    ListOffsets = 9,
+    /// `[rows]` u32, list by list.
+    ListRows = 10,
+    /// `[nlist, dim]` f32.
+    Centroids = 11,
+    /// `[m, dim / m, 2^nbits]` f32.
+    Books = 12,
+    /// `[rows, bytes]` product-quantised codes.
+    ProductCodes = 13,
 }
 
 /// The fixed part of a file.
@@ -73,6 +88,8 @@ pub(crate) struct Header {
     pub(crate) ef_construction: usize,
     pub(crate) scale: f32,
     pub(crate) upper_levels: usize,
+    pub(crate) nlist: usize,
+    pub(crate) nbits: usize,
 }
 
 impl Header {
@@ -87,6 +104,8 @@ impl Header {
             ef_construction: 0,
             scale: 0.0,
             upper_levels: 0,
+            nlist: 0,
+            nbits: 0,
         }
     }
 
@@ -95,6 +114,11 @@ impl Header {
             IndexType::Flat => 1,
             IndexType::Hnsw => 2,
             IndexType::AutoIndex => 3,
+            IndexType::HnswSq => 4,
+            IndexType::IvfFlat => 5,
+            IndexType::IvfSq8 => 6,
+            IndexType::IvfPq => 7,
+            IndexType::Scann => 8,
         };
         let metric = match self.metric {
             MetricType::L2 => 1,
@@ -103,7 +127,7 @@ impl Header {
         };
         let mut bytes = Vec::with_capacity(HEADER_BYTES + sections * ENTRY_BYTES);
         bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&self.index_type.format_version().to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&(sections as u32).to_le_bytes());
         bytes.extend_from_slice(&[index_type, metric, u8::from(self.is_sq8), 0]);
@@ -112,7 +136,9 @@ impl Header {
             bytes.extend_from_slice(&(number as u32).to_le_bytes());
         }
         bytes.extend_from_slice(&self.scale.to_le_bytes());
-        bytes.extend_from_slice(&(self.upper_levels as u32).to_le_bytes());
+        for number in [self.upper_levels, self.nlist, self.nbits] {
+            bytes.extend_from_slice(&(number as u32).to_le_bytes());
+        }
         bytes.resize(HEADER_BYTES, 0);
         bytes
     }
@@ -122,6 +148,11 @@ impl Header {
             1 => IndexType::Flat,
             2 => IndexType::Hnsw,
             3 => IndexType::AutoIndex,
+            4 => IndexType::HnswSq,
+            5 => IndexType::IvfFlat,
+            6 => IndexType::IvfSq8,
+            7 => IndexType::IvfPq,
+            8 => IndexType::Scann,
             other => return Err(Error::corrupt(format!("index type {other}"))),
         };
         let metric = match bytes[21] {
@@ -140,6 +171,8 @@ impl Header {
             ef_construction: u32_at(bytes, 40) as usize,
             scale: f32::from_bits(u32_at(bytes, 44)),
             upper_levels: u32_at(bytes, 48) as usize,
+            nlist: u32_at(bytes, 52) as usize,
+            nbits: u32_at(bytes, 56) as usize,
         };
         if header.dim == 0 || header.rows > u32::MAX as usize {
             return Err(Error::corrupt("shape"));

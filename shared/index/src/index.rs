@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::file::Stored;
 use crate::flat::FlatIndex;
 use crate::hnsw::HnswIndex;
+use crate::ivf::IvfIndex;
 use crate::params::{IndexParams, IndexType, SearchParams};
 use crate::raw::RawVectors;
 
@@ -128,8 +129,11 @@ pub fn build(
 ) -> Result<Box<dyn VectorIndex>> {
     Ok(match params.index_type {
         IndexType::Flat => Box::new(FlatIndex::build(params.metric, rows, dim)?),
-        IndexType::Hnsw | IndexType::AutoIndex => {
+        IndexType::Hnsw | IndexType::HnswSq | IndexType::AutoIndex => {
             Box::new(HnswIndex::build(params, rows, dim, options)?)
+        }
+        IndexType::IvfFlat | IndexType::IvfSq8 | IndexType::IvfPq | IndexType::Scann => {
+            Box::new(IvfIndex::build(params, rows, dim, options)?)
         }
     })
 }
@@ -155,7 +159,12 @@ pub fn open_verified(bytes: Bytes) -> Result<Box<dyn VectorIndex>> {
 fn opened(stored: Stored) -> Result<Box<dyn VectorIndex>> {
     Ok(match stored.header.index_type {
         IndexType::Flat => Box::new(FlatIndex::from_stored(stored)?),
-        IndexType::Hnsw | IndexType::AutoIndex => Box::new(HnswIndex::from_stored(stored)?),
+        IndexType::Hnsw | IndexType::HnswSq | IndexType::AutoIndex => {
+            Box::new(HnswIndex::from_stored(stored)?)
+        }
+        IndexType::IvfFlat | IndexType::IvfSq8 | IndexType::IvfPq | IndexType::Scann => {
+            Box::new(IvfIndex::from_stored(stored)?)
+        }
     })
 }
 

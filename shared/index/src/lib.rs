@@ -13,6 +13,8 @@
 //! | `topk` | the best k of a stream of hits |
 //! | `flat` | exact search, and the brute force used for growing data |
 //! | `hnsw` | the graph: build, search, filters, range search |
+//! | `ivf` | inverted lists: IVF_FLAT, IVF_SQ8, IVF_PQ, SCANN |
+//! | `allowed`, `rerank` | what a filter leaves; exact scores of candidates |
 //! | `params` | Milvus's names, ranges and error texts of index and search parameters |
 //! | `buffer`, `random` | aligned bytes; the seeded generator of the levels |
 //! | `file` | the versioned, checksummed file format, opened without decoding |
@@ -21,6 +23,7 @@
 #[cfg(target_endian = "big")]
 compile_error!("index files are little-endian and read in place");
 
+mod allowed;
 mod buffer;
 mod codes;
 mod error;
@@ -28,10 +31,12 @@ mod file;
 mod flat;
 mod hnsw;
 mod index;
+mod ivf;
 mod kernel;
 mod params;
 mod random;
 mod raw;
+mod rerank;
 mod sq8;
 #[cfg(test)]
 mod testing;
@@ -42,7 +47,9 @@ pub use error::{Error, Result};
 pub use file::VERSION as FORMAT_VERSION;
 pub use flat::{FlatIndex, scan_range, scan_topk};
 pub use hnsw::HnswIndex;
+
 pub use index::{BuildOptions, Hit, VectorIndex, build, load, open, open_file, open_verified};
+pub use ivf::IvfIndex;
 pub use kernel::map_file;
 pub use params::{IndexParams, IndexType, RangeBounds, SearchParams};
 pub use raw::{RawSlice, RawVectors};

@@ -23,6 +23,16 @@ pub enum IndexType {
     Hnsw,
     /// [`IndexType::Hnsw`] with parameters of our choice: `M` 16, `efConstruction` 128.
     AutoIndex,
+    /// [`IndexType::Hnsw`], with a say in how many candidates are scored exactly.
+    HnswSq,
+    /// Inverted lists, their rows scored exactly.
+    IvfFlat,
+    /// Inverted lists of 8-bit codes, the best candidates scored exactly.
+    IvfSq8,
+    /// Inverted lists of product-quantised codes, the best candidates scored exactly.
+    IvfPq,
+    /// [`IndexType::IvfPq`] with 4 bits for every `sub_dim` dimensions.
+    Scann,
 }
 
 impl IndexType {
@@ -35,6 +45,11 @@ impl IndexType {
             "FLAT" => Ok(Self::Flat),
             "HNSW" => Ok(Self::Hnsw),
             "AUTOINDEX" | "" => Ok(Self::AutoIndex),
+            "HNSW_SQ" => Ok(Self::HnswSq),
+            "IVF_FLAT" => Ok(Self::IvfFlat),
+            "IVF_SQ8" => Ok(Self::IvfSq8),
+            "IVF_PQ" => Ok(Self::IvfPq),
+            "SCANN" => Ok(Self::Scann),
             _ => Err(Error::InvalidIndexType {
                 index_type: name.to_owned(),
             }),
@@ -47,7 +62,31 @@ impl IndexType {
             Self::Flat => "FLAT",
             Self::Hnsw => "HNSW",
             Self::AutoIndex => "AUTOINDEX",
+            Self::HnswSq => "HNSW_SQ",
+            Self::IvfFlat => "IVF_FLAT",
+            Self::IvfSq8 => "IVF_SQ8",
+            Self::IvfPq => "IVF_PQ",
+            Self::Scann => "SCANN",
         }
+    }
+
+    /// The version of the file format in which an index of this type is written.
+    pub const fn format_version(self) -> u32 {
+        match self {
+            Self::Flat | Self::Hnsw | Self::AutoIndex => 1,
+            Self::HnswSq | Self::IvfFlat | Self::IvfSq8 | Self::IvfPq | Self::Scann => 2,
+        }
+    }
+
+    const fn is_graph(self) -> bool {
+        matches!(self, Self::Hnsw | Self::HnswSq | Self::AutoIndex)
+    }
+
+    const fn is_ivf(self) -> bool {
+        matches!(
+            self,
+            Self::IvfFlat | Self::IvfSq8 | Self::IvfPq | Self::Scann
+        )
     }
 }
 
@@ -62,6 +101,15 @@ pub struct IndexParams {
     pub m: usize,
     /// Candidates considered for a new row's links. At least 1, 360 if not said.
     pub ef_construction: usize,
+    /// Inverted lists. 1 to 65536, 128 if not said.
+    pub nlist: usize,
+    /// Parts into which product quantisation cuts a row, a divisor of the dimension. 1 to 65536, 32
+    /// if not said. 0 for other types than IVF_PQ.
+    pub pq_m: usize,
+    /// Dimensions of a part of SCANN. 1 to 65536, 2 if not said; 0 for other types.
+    pub sub_dim: usize,
+    /// Bits of a part's code. 1 to 16, 8 if not said.
+    pub nbits: usize,
 }
 
 impl IndexParams {
@@ -72,6 +120,27 @@ impl IndexParams {
             metric,
             m: 0,
             ef_construction: 0,
+            nlist: 0,
+            pq_m: 0,
+            sub_dim: 0,
+            nbits: 0,
+        }
+    }
+
+    /// An inverted index of a type with so many lists, the rest by default.
+    pub fn ivf(index_type: IndexType, metric: MetricType, nlist: usize) -> Self {
+        let (pq_m, sub_dim, nbits) = match index_type {
+            IndexType::IvfPq => (32, 0, 8),
+            IndexType::Scann => (0, 2, 4),
+            _ => (0, 0, 0),
+        };
+        Self {
+            index_type,
+            nlist,
+            pq_m,
+            sub_dim,
+            nbits,
+            ..Self::flat(metric)
         }
     }
 
@@ -79,9 +148,9 @@ impl IndexParams {
     pub fn hnsw(metric: MetricType, m: usize, ef_construction: usize) -> Self {
         Self {
             index_type: IndexType::Hnsw,
-            metric,
             m,
             ef_construction,
+            ..Self::flat(metric)
         }
     }
 
@@ -110,27 +179,25 @@ impl IndexParams {
             IndexType::Flat => Self::flat(metric),
             IndexType::Hnsw => Self::hnsw(metric, 30, 360),
             IndexType::AutoIndex => Self::auto(metric),
+            IndexType::HnswSq => Self {
+                index_type,
+                ..Self::hnsw(metric, 30, 360)
+            },
+            IndexType::IvfFlat | IndexType::IvfSq8 | IndexType::IvfPq | IndexType::Scann => {
+                Self::ivf(index_type, metric, DEFAULT_NLIST)
+            }
         };
         for (key, value) in params {
             match (index_type, key.as_str()) {
                 (_, "index_type" | "metric_type") => {}
                 // How it is loaded, not how it is built.
                 (_, MMAP_KEY) => boolean(key, value)?,
-                (IndexType::Hnsw, "M") => {
-                    parsed.m = build_integer(key, value, 2, 2048)?.unwrap_or(parsed.m);
-                }
-                (IndexType::Hnsw, "efConstruction") => {
-                    parsed.ef_construction =
-                        build_integer(key, value, 1, INT_MAX)?.unwrap_or(parsed.ef_construction);
-                }
                 (IndexType::AutoIndex, _) => {
                     return Err(Error::invalid(format!(
                         "only metric type can be passed when use AutoIndex, not '{key}'"
                     )));
                 }
-                (IndexType::Flat | IndexType::Hnsw, _) => {
-                    return Err(unknown(key, index_type));
-                }
+                _ => parsed.set(key, value)?,
             }
         }
         Ok(parsed)
@@ -161,13 +228,117 @@ impl IndexParams {
         Self::parse(&index_type, &metric, &merged)
     }
 
-    /// Checks the ranges of parameters that were set directly.
-    pub(crate) fn validate(&self) -> Result<()> {
-        if self.index_type == IndexType::Flat {
+    /// Sets one parameter of a type that has some.
+    fn set(&mut self, key: &str, value: &Value) -> Result<()> {
+        let put = |place: &mut usize, low: i64, high: i64| -> Result<()> {
+            if let Some(number) = build_integer(key, value, low, high)? {
+                *place = number;
+            }
+            Ok(())
+        };
+        match (self.index_type, key) {
+            (IndexType::Hnsw | IndexType::HnswSq, "M") => put(&mut self.m, 2, 2048),
+            (IndexType::Hnsw | IndexType::HnswSq, "efConstruction") => {
+                put(&mut self.ef_construction, 1, INT_MAX)
+            }
+            (IndexType::HnswSq, "sq_type") => sq_type(value),
+            (IndexType::HnswSq, "refine") => boolean(key, value),
+            (IndexType::HnswSq, "refine_type") => refine_type(value),
+            (kind, "nlist") if kind.is_ivf() => put(&mut self.nlist, 1, 65_536),
+            (IndexType::IvfPq, "m") => put(&mut self.pq_m, 1, 65_536),
+            (IndexType::IvfPq, "nbits") => {
+                put(&mut self.nbits, 1, 24)?;
+                self.check_nbits()
+            }
+            (IndexType::Scann, "sub_dim") => put(&mut self.sub_dim, 1, 65_536),
+            // The raw vectors are always there, lent by the segment.
+            (IndexType::Scann, "with_raw_data") => boolean(key, value),
+            (kind, _) => Err(unknown(key, kind)),
+        }
+    }
+
+    fn check_nbits(&self) -> Result<()> {
+        if self.nbits <= crate::ivf::MAX_NBITS {
             return Ok(());
         }
-        in_range("M", self.m as i64, 2, 2048)?;
-        in_range("efConstruction", self.ef_construction as i64, 1, INT_MAX)
+        Err(Error::invalid(format!(
+            "nbits ({}) of more than {} is not supported",
+            self.nbits,
+            crate::ivf::MAX_NBITS
+        )))
+    }
+
+    /// Checks what depends on the dimension of the vectors.
+    ///
+    /// # Errors
+    /// `InvalidParameter` with Milvus's text; the caller's fault.
+    pub fn check_dim(&self, dim: usize) -> Result<()> {
+        let (m, sub_dim) = (self.pq_m, self.sub_dim);
+        match self.index_type {
+            IndexType::IvfPq if !dim.is_multiple_of(m) => Err(Error::invalid(format!(
+                "The dimension of a vector (dim) should be a multiple of the number of \
+                 subquantizers (m). Dimension: {dim}, m: {m}"
+            ))),
+            IndexType::Scann if !dim.is_multiple_of(sub_dim) => Err(Error::invalid(format!(
+                "The dimension of a vector (dim) should be a multiple of sub_dim. \
+                 Dimension:{dim}, sub_dim:{sub_dim}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Parts of a row of so many dimensions.
+    pub(crate) fn parts(&self, dim: usize) -> usize {
+        match self.index_type {
+            IndexType::Scann => dim / self.sub_dim,
+            _ => self.pq_m,
+        }
+    }
+
+    /// Checks the ranges of parameters that were set directly.
+    pub(crate) fn validate(&self) -> Result<()> {
+        if self.index_type.is_graph() {
+            in_range("M", self.m as i64, 2, 2048)?;
+            in_range("efConstruction", self.ef_construction as i64, 1, INT_MAX)?;
+        }
+        if self.index_type.is_ivf() {
+            in_range("nlist", self.nlist as i64, 1, 65_536)?;
+        }
+        if self.index_type == IndexType::IvfPq {
+            in_range("m", self.pq_m as i64, 1, 65_536)?;
+            in_range("nbits", self.nbits as i64, 1, 24)?;
+            self.check_nbits()?;
+        }
+        if self.index_type == IndexType::Scann {
+            in_range("sub_dim", self.sub_dim as i64, 1, 65_536)?;
+        }
+        Ok(())
+    }
+}
+
+/// Lists when nothing is said.
+const DEFAULT_NLIST: usize = 128;
+
+/// The codes a graph walks on. Other types than SQ8 are known but not built here.
+fn sq_type(value: &Value) -> Result<()> {
+    let name = value.as_str().unwrap_or_default().to_ascii_uppercase();
+    match name.as_str() {
+        "SQ8" => Ok(()),
+        "SQ4U" | "SQ6" | "FP16" | "BF16" => Err(Error::invalid(format!(
+            "sq_type {name} is not supported, supported: [SQ8]"
+        ))),
+        _ => Err(Error::invalid("invalid scalar quantizer type")),
+    }
+}
+
+/// What candidates are scored with. It is always the raw vectors, which is no less exact than any.
+fn refine_type(value: &Value) -> Result<()> {
+    let name = value.as_str().unwrap_or_default();
+    match name.to_ascii_lowercase().as_str() {
+        "sq4u" | "sq6" | "sq8" | "fp16" | "bf16" | "fp32" | "flat" => Ok(()),
+        _ => Err(Error::invalid(format!(
+            "invalid refine type : {name}, optional types are [sq4u, sq6, sq8, fp16, bf16, fp32, flat]"
+        ))),
     }
 }
 
@@ -178,6 +349,15 @@ pub struct SearchParams {
     pub ef: Option<usize>,
     /// Effort of AUTOINDEX, 1 (fast) to 10 (thorough).
     pub level: Option<u8>,
+    /// Lists visited of an inverted index; 8 if not said. More under a filter, until as many rows
+    /// were looked at as without one.
+    pub nprobe: Option<usize>,
+    /// Lists in a row without a result that end a range search; 2 if not said.
+    pub max_empty_buckets: Option<usize>,
+    /// Candidates of SCANN scored exactly, at least `k`; 10 `k` if not said.
+    pub reorder_k: Option<usize>,
+    /// Candidates of HNSW_SQ scored exactly, in multiples of `k`. At least 1.
+    pub refine_k: Option<f32>,
     /// The range, if one was asked for.
     pub range: Option<RangeBounds>,
 }
@@ -257,7 +437,9 @@ impl SearchParams {
 
     /// Parses what a client sends as search parameters of an index of this type.
     ///
-    /// HNSW takes `ef`; AUTOINDEX takes `level` and `ef`; all take `radius` and `range_filter`. FLAT
+    /// HNSW and HNSW_SQ take `ef`, the latter `refine_k`; the inverted indexes `nprobe` and
+    /// `max_empty_result_buckets`, SCANN `reorder_k`; AUTOINDEX takes `level` and `ef`; all take
+    /// `radius` and `range_filter`. FLAT
     /// and AUTOINDEX also accept the effort parameters of other index types (`nprobe`,
     /// `search_list`, ...): they ask for at least so much effort of an index that is not there, and
     /// an exact or self-chosen search gives it.
@@ -276,8 +458,21 @@ impl SearchParams {
                 ("ef", IndexType::Flat) => {
                     search_integer(key, value, 1, INT_MAX)?;
                 }
-                ("ef", IndexType::Hnsw | IndexType::AutoIndex) => {
+                ("ef", IndexType::Hnsw | IndexType::HnswSq | IndexType::AutoIndex) => {
                     parsed.ef = Some(search_integer(key, value, 1, INT_MAX)? as usize);
+                }
+                ("refine_k", IndexType::HnswSq) => {
+                    parsed.refine_k = Some(refine_k(key, value)?);
+                }
+                ("nprobe", kind) if kind.is_ivf() => {
+                    parsed.nprobe = Some(search_integer(key, value, 1, 65_536)? as usize);
+                }
+                ("max_empty_result_buckets", kind) if kind.is_ivf() => {
+                    let number = search_integer(key, value, 1, 65_535)?;
+                    parsed.max_empty_buckets = Some(number as usize);
+                }
+                ("reorder_k", IndexType::Scann) => {
+                    parsed.reorder_k = Some(search_integer(key, value, 1, INT_MAX)? as usize);
                 }
                 ("level", IndexType::AutoIndex) => {
                     parsed.level = Some(search_integer(key, value, 1, 10)? as u8);
@@ -309,6 +504,16 @@ impl SearchParams {
             .ok_or_else(|| Error::invalid("range search needs a radius"))?;
         range.validate(metric)?;
         Ok(range)
+    }
+
+    /// Checks that a `reorder_k` leaves room for `k` results.
+    pub(crate) fn check_reorder(&self, k: usize) -> Result<()> {
+        match self.reorder_k {
+            Some(reorder_k) if reorder_k < k => Err(Error::invalid(format!(
+                "reorder_k({reorder_k}) should be larger than k({k})"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Candidates to keep for `k` results.
@@ -424,6 +629,17 @@ fn search_float(key: &str, value: &Value) -> Result<f32> {
     }
 }
 
+fn refine_k(key: &str, value: &Value) -> Result<f32> {
+    let factor = search_float(key, value)?;
+    if factor >= 1.0 && factor.is_finite() {
+        return Ok(factor);
+    }
+    Err(Error::invalid(format!(
+        "Out of range in json: param '{key}' ({factor}) should be in range [1, {:.6e}]",
+        f32::MAX
+    )))
+}
+
 #[cfg(test)]
 mod tests {
     use redkite_types::{Coded, ErrorCode};
@@ -504,6 +720,121 @@ mod tests {
             IndexParams::from_pairs(&[]).unwrap(),
             IndexParams::auto(MetricType::Cosine)
         );
+    }
+
+    #[test]
+    fn inverted_indexes_take_their_own_parameters_only() {
+        let parse = |name: &str, params: Value| IndexParams::parse(name, "L2", &map(params));
+        let pq = parse("IVF_PQ", json!({"nlist": "64", "m": 16, "nbits": 6})).unwrap();
+        assert_eq!((pq.nlist, pq.pq_m, pq.nbits), (64, 16, 6));
+        assert!(pq.check_dim(64).is_ok());
+        let message = pq.check_dim(100).unwrap_err().to_string();
+        assert!(message.contains("(m). Dimension: 100, m: 16"), "{message}");
+        let scann = parse("SCANN", json!({"with_raw_data": "True"})).unwrap();
+        assert_eq!((scann.nlist, scann.sub_dim, scann.parts(64)), (128, 2, 32));
+        let message = scann.check_dim(127).unwrap_err().to_string();
+        assert!(message.contains("Dimension:127, sub_dim:2"), "{message}");
+        for (index_type, params, text) in [
+            (
+                "IVF_FLAT",
+                json!({"nlist": 0}),
+                "param 'nlist' (0) should be in range [1, 65536]",
+            ),
+            (
+                "IVF_SQ8",
+                json!({"nlist": 65_537}),
+                "should be in range [1, 65536]",
+            ),
+            (
+                "IVF_FLAT",
+                json!({"nlist": 128.0}),
+                "wrong data type in json",
+            ),
+            (
+                "IVF_FLAT",
+                json!({"m": 4}),
+                "unknown parameter 'm' of index type IVF_FLAT",
+            ),
+            (
+                "IVF_PQ",
+                json!({"m": -1}),
+                "param 'm' (-1) should be in range [1, 65536]",
+            ),
+            (
+                "IVF_PQ",
+                json!({"nbits": 25}),
+                "param 'nbits' (25) should be in range [1, 24]",
+            ),
+            (
+                "IVF_PQ",
+                json!({"nbits": 17}),
+                "nbits (17) of more than 16 is not supported",
+            ),
+            ("SCANN", json!({"sub_dim": 0}), "param 'sub_dim' (0)"),
+            (
+                "HNSW_SQ",
+                json!({"sq_type": "FP32"}),
+                "invalid scalar quantizer type",
+            ),
+            (
+                "HNSW_SQ",
+                json!({"sq_type": "SQ6"}),
+                "sq_type SQ6 is not supported",
+            ),
+            ("HNSW_SQ", json!({"refine": 1}), "invalid refine value"),
+            (
+                "HNSW_SQ",
+                json!({"refine_type": "INT8"}),
+                "invalid refine type : INT8",
+            ),
+        ] {
+            let message = build_error(index_type, params);
+            assert!(message.contains(text), "{message}");
+        }
+        let sq = parse("HNSW_SQ", json!({"sq_type": "SQ8", "refine": true, "M": 8})).unwrap();
+        assert_eq!((sq.m, sq.index_type), (8, IndexType::HnswSq));
+        for (index_type, params, text) in [
+            (
+                IndexType::IvfFlat,
+                json!({"nprobe": -1}),
+                "param 'nprobe' (-1) should be in range [1, 65536]",
+            ),
+            (
+                IndexType::IvfPq,
+                json!({"nprobe": 65_537}),
+                "should be in range [1, 65536]",
+            ),
+            (
+                IndexType::IvfSq8,
+                json!({"ef": 10}),
+                "unknown parameter 'ef' of index type IVF_SQ8",
+            ),
+            (
+                IndexType::IvfFlat,
+                json!({"max_empty_result_buckets": 0}),
+                "[1, 65535]",
+            ),
+            (
+                IndexType::Scann,
+                json!({"reorder_k": 0}),
+                "param 'reorder_k' (0)",
+            ),
+            (
+                IndexType::Hnsw,
+                json!({"refine_k": 2}),
+                "unknown parameter 'refine_k'",
+            ),
+            (
+                IndexType::HnswSq,
+                json!({"refine_k": 0.5}),
+                "param 'refine_k' (0.5)",
+            ),
+        ] {
+            let message = search_error(index_type, params);
+            assert!(message.contains(text), "{message}");
+        }
+        let parsed = SearchParams::parse(IndexType::Scann, &map(json!({"reorder_k": 9}))).unwrap();
+        assert!(parsed.check_reorder(9).is_ok() && parsed.check_reorder(10).is_err());
     }
 
     #[test]

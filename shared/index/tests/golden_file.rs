@@ -31,10 +31,14 @@ fn bytes_of(index: &dyn VectorIndex) -> Vec<u8> {
 }
 
 fn check(index: &dyn VectorIndex) {
+    check_type(index, IndexType::Hnsw);
+}
+
+fn check_type(index: &dyn VectorIndex, index_type: IndexType) {
     assert_eq!((index.len(), index.dim()), (ROWS, DIM));
     assert_eq!(
         (index.metric(), index.index_type()),
-        (MetricType::L2, IndexType::Hnsw)
+        (MetricType::L2, index_type)
     );
     let values = rows();
     let raw = RawSlice::new(&values, DIM).unwrap();
@@ -48,11 +52,29 @@ fn check(index: &dyn VectorIndex) {
     }
 }
 
-/// Writes the file of the current version, for the day a new version is made:
+/// The types that version 2 added, and their files.
+const VERSION_2: [(IndexType, &[u8]); 5] = [
+    (
+        IndexType::HnswSq,
+        include_bytes!("golden/hnsw_sq_v2.rkindex"),
+    ),
+    (
+        IndexType::IvfFlat,
+        include_bytes!("golden/ivf_flat_v2.rkindex"),
+    ),
+    (
+        IndexType::IvfSq8,
+        include_bytes!("golden/ivf_sq8_v2.rkindex"),
+    ),
+    (IndexType::IvfPq, include_bytes!("golden/ivf_pq_v2.rkindex")),
+    (IndexType::Scann, include_bytes!("golden/scann_v2.rkindex")),
+];
+
+/// Writes the files of the current version, for the day a new version is made:
 /// `cargo nextest run -p redkite-index --run-ignored only`.
 #[test]
 #[ignore = "changes the golden file"]
-fn write_the_golden_file() {
+fn write_the_golden_files() {
     let stop = StopFlag::new();
     let options = BuildOptions {
         threads: 1,
@@ -60,9 +82,38 @@ fn write_the_golden_file() {
         progress: None,
         stop: &stop,
     };
-    let params = IndexParams::hnsw(MetricType::L2, 4, 20);
-    let index = build(&params, &rows(), DIM, &options).unwrap();
-    std::fs::write("tests/golden/hnsw_v1.rkindex", bytes_of(index.as_ref())).unwrap();
+    let write = |params: &IndexParams, version: u32| {
+        let index = build(params, &rows(), DIM, &options).unwrap();
+        let name = params.index_type.name().to_ascii_lowercase();
+        let path = format!("tests/golden/{name}_v{version}.rkindex");
+        std::fs::write(path, bytes_of(index.as_ref())).unwrap();
+    };
+    let hnsw = IndexParams::hnsw(MetricType::L2, 4, 20);
+    write(&hnsw, 1);
+    for (index_type, _) in VERSION_2 {
+        let mut params = IndexParams::ivf(index_type, MetricType::L2, 6);
+        if index_type == IndexType::HnswSq {
+            (params.m, params.ef_construction) = (4, 20);
+        }
+        if index_type == IndexType::IvfPq {
+            (params.pq_m, params.nbits) = (5, 6);
+        }
+        write(&params, 2);
+    }
+}
+
+#[test]
+fn version_2_is_read_and_written_back_unchanged() {
+    for (index_type, golden) in VERSION_2 {
+        assert_eq!(golden[8], 2);
+        let index = open(golden.to_vec().into()).unwrap();
+        check_type(index.as_ref(), index_type);
+        assert!(
+            bytes_of(index.as_ref()) == golden,
+            "the format of {} changed without a new version",
+            index_type.name()
+        );
+    }
 }
 
 #[test]
@@ -93,7 +144,7 @@ fn a_mapped_file_answers_after_it_was_unlinked() {
 #[test]
 fn a_newer_version_is_refused_by_name() {
     let mut newer = include_bytes!("golden/hnsw_v1.rkindex").to_vec();
-    newer[8] = 2;
+    newer[8] = 3;
     let message = open(newer.into()).err().unwrap().to_string();
-    assert!(message.contains("version 2"), "{message}");
+    assert!(message.contains("version 3"), "{message}");
 }

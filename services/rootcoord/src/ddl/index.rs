@@ -87,7 +87,7 @@ pub async fn create_params(
         index_type,
         metric_type,
         pairs: params,
-    } = canonical(pairs)?;
+    } = canonical(pairs, field.dim)?;
     Ok(CreateIndexParams {
         database: entry.database_id(),
         collection: entry.id(),
@@ -109,7 +109,7 @@ struct Canonical {
     pairs: Vec<(String, String)>,
 }
 
-fn canonical(mut pairs: Vec<(String, String)>) -> Result<Canonical> {
+fn canonical(mut pairs: Vec<(String, String)>, dim: usize) -> Result<Canonical> {
     let given = |pairs: &[(String, String)], key: &str| {
         pairs
             .iter()
@@ -128,10 +128,12 @@ fn canonical(mut pairs: Vec<(String, String)>) -> Result<Canonical> {
         pairs.retain(|(key, _)| key != "index_type");
         pairs.push(("index_type".to_owned(), "AUTOINDEX".to_owned()));
     }
-    let parsed = IndexParams::from_pairs(&pairs).map_err(|error| Error {
+    let refused = |error: redkite_index::Error| Error {
         is_input_error: true,
         ..Error::from_coded(&error)
-    })?;
+    };
+    let parsed = IndexParams::from_pairs(&pairs).map_err(refused)?;
+    parsed.check_dim(dim).map_err(refused)?;
     Ok(Canonical {
         index_type: parsed.index_type.name().to_owned(),
         metric_type: parsed.metric.name().to_owned(),
@@ -350,7 +352,7 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_filled_in_and_what_is_wrong_is_refused() {
-        let found = canonical(pairs(&[("metric_type", "L2")])).unwrap();
+        let found = canonical(pairs(&[("metric_type", "L2")]), 8).unwrap();
         assert_eq!(
             (&*found.index_type, &*found.metric_type),
             ("AUTOINDEX", "L2")
@@ -359,7 +361,7 @@ mod tests {
             ("index_type", "HNSW"),
             ("params", r#"{"M": 8, "efConstruction": 64}"#),
         ];
-        let found = canonical(pairs(&given)).unwrap();
+        let found = canonical(pairs(&given), 8).unwrap();
         assert_eq!(
             (&*found.index_type, &*found.metric_type),
             ("HNSW", "COSINE")
@@ -368,9 +370,11 @@ mod tests {
             vec![("index_type", "NOPE")],
             vec![("index_type", "HNSW"), ("M", "1")],
             vec![("index_type", "HNSW"), ("nlist", "10")],
+            vec![("index_type", "IVF_PQ"), ("m", "3")],
+            vec![("index_type", "SCANN"), ("sub_dim", "3")],
             vec![("index_type", "HNSW"), ("metric_type", "HAMMING")],
         ] {
-            let error = canonical(pairs(&wrong)).unwrap_err();
+            let error = canonical(pairs(&wrong), 8).unwrap_err();
             assert_eq!(
                 error.code,
                 ErrorCode::InvalidParameter,

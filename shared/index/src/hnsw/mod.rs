@@ -18,7 +18,7 @@ use redkite_types::{BitSet, MetricType};
 
 use self::graph::{Level, LevelView, link_stride, max_links};
 use self::scratch::{MAX_NODES, with_scratch};
-use self::search::Allowed;
+use crate::allowed::Allowed;
 use crate::buffer::{aligned_copy, view};
 use crate::codes::{Codes, Encoding, stride};
 use crate::error::{Error, Result};
@@ -89,22 +89,6 @@ impl HnswIndex {
 
     fn view(&self, level: usize) -> LevelView<'_> {
         self.levels[level].view()
-    }
-
-    fn allowed<'a>(&self, set: Option<&'a BitSet>) -> Allowed<'a> {
-        let rows = self.codes.rows;
-        let count = match set {
-            None => rows,
-            Some(set) if set.len() <= rows => set.count_ones(),
-            Some(set) => {
-                let whole = set.words().iter().take(rows / 64);
-                let last = set.words().get(rows / 64).copied().unwrap_or(0);
-                let tail = last & ((1u64 << (rows % 64)) - 1);
-                whole.map(|word| word.count_ones() as usize).sum::<usize>()
-                    + tail.count_ones() as usize
-            }
-        };
-        Allowed { set, count }
     }
 
     fn check(&self, query: &[f32], raw: &dyn RawVectors, stop: &StopFlag) -> Result<()> {
@@ -184,7 +168,7 @@ impl VectorIndex for HnswIndex {
     ) -> Result<()> {
         self.check(query, raw, stop)?;
         params.pool_size(k)?;
-        let allowed = self.allowed(allow);
+        let allowed = Allowed::of(allow, self.codes.rows);
         if k == 0 || allowed.count == 0 {
             return Ok(());
         }
@@ -203,7 +187,7 @@ impl VectorIndex for HnswIndex {
     ) -> Result<()> {
         let range = params.required_range(self.codes.metric)?;
         self.check(query, raw, stop)?;
-        let allowed = self.allowed(allow);
+        let allowed = Allowed::of(allow, self.codes.rows);
         if limit == 0 || allowed.count == 0 {
             return Ok(());
         }

@@ -1,18 +1,17 @@
 //! Finding candidates by the cheapest way that finds enough, and scoring them exactly.
 
-use redkite_types::BitSet;
-
 use super::HnswIndex;
 use super::scratch::{Scratch, Walk};
 use super::walk::{Filter, beam, filtered_beam, greedy};
+use crate::allowed::Allowed;
 use crate::buffer::view;
 use crate::codes::Prepared;
 use crate::error::Result;
 use crate::flat::{allowed_rows, scan_exact};
 use crate::index::Hit;
-use crate::kernel::prefetch;
 use crate::params::{RangeBounds, SearchParams};
 use crate::raw::{ExactScorer, RawVectors, flip};
+use crate::rerank::rerank;
 use redkite_types::StopFlag;
 
 /// A row read in order by a scan costs about this fraction of one met on a walk.
@@ -29,17 +28,6 @@ const WALKABLE_FRACTION: f64 = 0.1;
 
 /// Rows whose keys a scan computes at once.
 const SCAN_BLOCK: usize = 64;
-
-/// Cache lines of a raw row fetched ahead; the processor follows on by itself.
-const RAW_LINES_AHEAD: usize = 4;
-
-/// One search's view of what may be returned.
-#[derive(Clone, Copy)]
-pub(super) struct Allowed<'a> {
-    pub(super) set: Option<&'a BitSet>,
-    /// Rows that may be returned.
-    pub(super) count: usize,
-}
 
 /// How candidates are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +56,11 @@ fn choose(rows: usize, allowed: usize, pool_size: usize) -> Strategy {
     }
 }
 
-/// Candidates to score exactly for `k` results: enough to undo what rounding to 8 bits mixed up.
-fn rerank_count(k: usize) -> usize {
-    k + k / 2 + 5
+/// Candidates to score exactly for `k` results: enough to undo what rounding to 8 bits mixed up, or
+/// as many as were asked for.
+fn rerank_count(k: usize, params: &SearchParams) -> usize {
+    let refined = (f64::from(params.refine_k.unwrap_or(1.0)) * k as f64).ceil();
+    (k + k / 2 + 5).max(refined as usize)
 }
 
 impl HnswIndex {
@@ -91,10 +81,11 @@ impl HnswIndex {
         out: &mut Vec<Hit>,
     ) -> Result<()> {
         let k = k.min(allowed.count);
-        let pool_size = params.pool_size(k)?.min(allowed.count).max(rerank_count(k));
+        let reranked = rerank_count(k, params).min(allowed.count.max(k));
+        let pool_size = params.pool_size(k)?.min(allowed.count).max(reranked);
         self.codes.prepare(query, &mut scratch.prepared);
         self.candidates(allowed, pool_size, k, stop, scratch)?;
-        scratch.candidates.truncate(rerank_count(k));
+        scratch.candidates.truncate(reranked);
         let scorer = ExactScorer::new(self.codes.metric, query);
         self.rerank(&scorer, raw, k, scratch, out);
         Ok(())
@@ -229,17 +220,10 @@ impl HnswIndex {
         scratch: &mut Scratch,
         out: &mut Vec<Hit>,
     ) {
-        let ahead = self.codes.dim.min(RAW_LINES_AHEAD * 16);
-        for row in &scratch.candidates {
-            prefetch(&raw.row(*row)[..ahead]);
-        }
         let norms: &[f32] = view(&self.inverse_norms);
-        scratch.topk.reset(k);
-        for row in &scratch.candidates {
-            let norm = norms.get(*row as usize).copied().unwrap_or(1.0);
-            scratch.topk.push(scorer.key(raw.row(*row), norm), *row);
-        }
-        scratch.topk.drain_into(self.codes.metric, out);
+        let (candidates, topk) = (&scratch.candidates, &mut scratch.topk);
+        let metric = self.codes.metric;
+        rerank(scorer, metric, raw, norms, candidates, k, topk, out);
     }
 
     /// The best `limit` allowed rows within a range; everything was checked.

@@ -1,0 +1,184 @@
+//! The lists' centroids: which list a row belongs to, and in which order a query visits the lists.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use redkite_types::{MetricType, StopFlag};
+
+use super::kmeans;
+use crate::codes::{Codes, Prepared, normalised};
+use crate::error::Result;
+
+/// Rows that a centroid is learned from, at most: more hardly move it.
+const SAMPLE_PER_LIST: usize = 64;
+
+/// Below this number of rows a list, there would be lists of chance: fewer lists are made.
+const MIN_ROWS_PER_LIST: usize = 39;
+
+/// Rows assigned between two looks at the stop flag.
+const BLOCK_ROWS: usize = 256;
+
+/// Lists that an index of so many rows has when so many were asked for.
+pub(super) fn effective_nlist(nlist: usize, rows: usize) -> usize {
+    nlist.min(rows / MIN_ROWS_PER_LIST).max(1)
+}
+
+/// How a metric compares a query with centroids; cosine does it by distance, on normalised rows.
+pub(super) fn probe_metric(metric: MetricType) -> MetricType {
+    match metric {
+        MetricType::Ip => MetricType::Ip,
+        _ => MetricType::L2,
+    }
+}
+
+/// How to run: on so many threads, until stopped.
+#[derive(Clone, Copy)]
+pub(super) struct Run<'a> {
+    pub(super) threads: usize,
+    pub(super) stop: &'a StopFlag,
+    pub(super) progress: Option<&'a AtomicUsize>,
+}
+
+/// Learns the centroids of `[rows, dim]` vectors, `[nlist, dim]`, from an even sample.
+pub(super) fn learn(
+    metric: MetricType,
+    dim: usize,
+    nlist: usize,
+    rows: &[f32],
+    seed: u64,
+    run: Run<'_>,
+) -> Result<Vec<f32>> {
+    let count = rows.len() / dim;
+    let sampled = count.min(nlist * SAMPLE_PER_LIST);
+    let mut sample = vec![0f32; sampled * dim];
+    for (i, out) in sample.chunks_exact_mut(dim).enumerate() {
+        // Evenly over the rows, which may be in an order of their own.
+        let row = i * count / sampled;
+        normalised(metric, &rows[row * dim..][..dim], out);
+    }
+    let quiet = Run {
+        progress: None,
+        ..run
+    };
+    kmeans::train(dim, nlist, &sample, seed, |centroids, nearest| {
+        // The sample is normalised already.
+        assign(MetricType::L2, dim, centroids, &sample, nearest, quiet)
+    })
+}
+
+/// Writes to each row the list whose centroid is nearest.
+pub(super) fn assign(
+    metric: MetricType,
+    dim: usize,
+    centroids: &[f32],
+    rows: &[f32],
+    nearest: &mut [u32],
+    run: Run<'_>,
+) -> Result<()> {
+    let codes = Codes::encode(MetricType::L2, dim, centroids);
+    let part = nearest.len().div_ceil(run.threads.max(1)).max(1);
+    let parts = rows.chunks(part * dim).zip(nearest.chunks_mut(part));
+    if run.threads <= 1 {
+        return parts
+            .into_iter()
+            .try_for_each(|(rows, nearest)| assign_part(metric, &codes, rows, nearest, run));
+    }
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = parts
+            .map(|(rows, nearest)| {
+                let codes = &codes;
+                scope.spawn(move || assign_part(metric, codes, rows, nearest, run))
+            })
+            .collect();
+        workers
+            .into_iter()
+            .try_for_each(|worker| match worker.join() {
+                Ok(done) => done,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+    })
+}
+
+fn assign_part(
+    metric: MetricType,
+    codes: &Codes,
+    rows: &[f32],
+    nearest: &mut [u32],
+    run: Run<'_>,
+) -> Result<()> {
+    let lists: Vec<u32> = (0..codes.rows as u32).collect();
+    let (mut prepared, mut keys) = (Prepared::default(), Vec::new());
+    let mut values = vec![0f32; codes.dim];
+    let blocks = rows.chunks(BLOCK_ROWS * codes.dim);
+    for (block, nearest) in blocks.zip(nearest.chunks_mut(BLOCK_ROWS)) {
+        run.stop.check()?;
+        for (row, nearest) in block.chunks_exact(codes.dim).zip(nearest.iter_mut()) {
+            normalised(metric, row, &mut values);
+            codes.prepare(&values, &mut prepared);
+            keys.clear();
+            codes.keys(&mut prepared, &lists, &mut keys);
+            *nearest = first_smallest(&keys);
+        }
+        if let Some(progress) = run.progress {
+            progress.fetch_add(nearest.len(), Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
+
+fn first_smallest(keys: &[f32]) -> u32 {
+    let mut best = 0;
+    for (at, key) in keys.iter().enumerate() {
+        if *key < keys[best] {
+            best = at;
+        }
+    }
+    best as u32
+}
+
+/// The lists, nearest first, sorted only as far as they are visited.
+#[derive(Default)]
+pub(super) struct Order {
+    lists: Vec<(f32, u32)>,
+    sorted: usize,
+    numbers: Vec<u32>,
+    keys: Vec<f32>,
+    prepared: Prepared,
+}
+
+impl Order {
+    /// Ranks all lists for a query; the first `nprobe` are put in order.
+    pub(super) fn rank(&mut self, codes: &Codes, query: &[f32], nprobe: usize) {
+        codes.prepare(query, &mut self.prepared);
+        self.numbers.clear();
+        self.numbers.extend(0..codes.rows as u32);
+        self.keys.clear();
+        codes.keys(&mut self.prepared, &self.numbers, &mut self.keys);
+        self.lists.clear();
+        self.lists
+            .extend(self.keys.iter().copied().zip(self.numbers.iter().copied()));
+        self.sorted = 0;
+        self.sort_to(nprobe);
+    }
+
+    /// The list of a rank.
+    pub(super) fn get(&mut self, rank: usize) -> Option<u32> {
+        if rank >= self.sorted {
+            self.sort_to(self.lists.len());
+        }
+        self.lists.get(rank).map(|(_, list)| *list)
+    }
+
+    fn sort_to(&mut self, end: usize) {
+        let order = |a: &(f32, u32), b: &(f32, u32)| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1));
+        let rest = &mut self.lists[self.sorted..];
+        let wanted = end.saturating_sub(self.sorted).min(rest.len());
+        if wanted == 0 {
+            return;
+        }
+        if wanted < rest.len() {
+            rest.select_nth_unstable_by(wanted - 1, order);
+        }
+        rest[..wanted].sort_unstable_by(order);
+        self.sorted += wanted;
+    }
+}

@@ -1,0 +1,400 @@
+//! Inverted lists: rows grouped by their nearest centroid, searched list by list.
+//!
+//! | type | what a list holds of a row |
+//! | --- | --- |
+//! | IVF_FLAT | its number; rows are scored exactly |
+//! | IVF_SQ8 | one byte a dimension; the best are scored exactly |
+//! | IVF_PQ, SCANN | product-quantised codes; the best are scored exactly |
+//!
+//! # Source
+//! Jégou, Douze, Schmid 2011, §IV, for the lists.
+
+mod coarse;
+mod kmeans;
+mod pq;
+mod search;
+#[cfg(test)]
+mod tests;
+
+use std::io::Write;
+
+use bytes::Bytes;
+use redkite_types::{BitSet, MetricType, StopFlag};
+
+use self::coarse::{Run, effective_nlist, probe_metric};
+pub(crate) use self::pq::MAX_NBITS;
+use self::pq::{Lists, Pq, Shape};
+use self::search::with_scratch;
+use crate::allowed::Allowed;
+use crate::buffer::{aligned_copy, view};
+use crate::codes::{Codes, Encoding, F32_DIM_MAX, normalised, stride};
+use crate::error::{Error, Result};
+use crate::file::{Header, Section, Stored};
+use crate::flat::{inverse_norms, norm_section};
+use crate::index::{BuildOptions, Hit, VectorIndex, check_matrix, check_raw};
+use crate::params::{IndexParams, IndexType, SearchParams};
+use crate::raw::{RawVectors, check_query};
+use crate::sq8::Quantizer;
+
+/// What the lists hold of the rows, in the order of the lists.
+enum Payload {
+    Flat,
+    Sq8(Codes),
+    Pq {
+        /// `[nlist, dim]` f32.
+        centroids: Bytes,
+        pq: Pq,
+    },
+}
+
+/// Inverted lists over one segment's vectors.
+pub struct IvfIndex {
+    index_type: IndexType,
+    metric: MetricType,
+    dim: usize,
+    rows: usize,
+    /// `[rows]` f32 for cosine, else empty.
+    inverse_norms: Bytes,
+    /// The centroids, as a query is compared with them.
+    coarse: Codes,
+    /// `[nlist + 1]` u32, where each list begins.
+    offsets: Bytes,
+    /// `[rows]` u32, list by list, in order within each.
+    list_rows: Bytes,
+    payload: Payload,
+}
+
+impl IvfIndex {
+    /// Groups row-major `[rows, dim]` vectors.
+    ///
+    /// At most one list for every 39 rows is made, whatever `nlist` says.
+    ///
+    /// # Errors
+    /// As [`crate::build`].
+    pub fn build(
+        params: &IndexParams,
+        rows: &[f32],
+        dim: usize,
+        options: &BuildOptions<'_>,
+    ) -> Result<Self> {
+        params.validate()?;
+        params.check_dim(dim)?;
+        let count = check_matrix(rows, dim, u32::MAX as usize)?;
+        options.stop.check()?;
+        let metric = params.metric;
+        let run = Run {
+            threads: options.threads.max(1),
+            stop: options.stop,
+            progress: options.progress,
+        };
+        let nlist = effective_nlist(params.nlist, count);
+        let centroids = coarse::learn(metric, dim, nlist, rows, options.seed, run)?;
+        let mut list_of = vec![0u32; count];
+        coarse::assign(metric, dim, &centroids, rows, &mut list_of, run)?;
+        let (offsets, list_rows) = group(&list_of, centroids.len() / dim);
+
+        let payload = match params.index_type {
+            IndexType::IvfSq8 => {
+                let mut codes = Codes::encode_rows(metric, dim, count, |at, out| {
+                    let row = list_rows[at] as usize;
+                    normalised(metric, &rows[row * dim..][..dim], out);
+                });
+                codes.finish();
+                Payload::Sq8(codes)
+            }
+            IndexType::IvfPq | IndexType::Scann => {
+                let lists = Lists {
+                    centroids: &centroids,
+                    list_of: &list_of,
+                    rows: &list_rows,
+                };
+                let shape = Shape {
+                    dim,
+                    m: params.parts(dim),
+                    nbits: params.nbits,
+                };
+                let pq = Pq::build(metric, shape, rows, &lists, options.seed, run)?;
+                Payload::Pq {
+                    centroids: aligned_copy(&centroids),
+                    pq,
+                }
+            }
+            _ => Payload::Flat,
+        };
+        let mut coarse = Codes::encode(probe_metric(metric), dim, &centroids);
+        coarse.finish();
+        Ok(Self {
+            index_type: params.index_type,
+            metric,
+            dim,
+            rows: count,
+            inverse_norms: inverse_norms(metric, rows, dim),
+            coarse,
+            offsets: aligned_copy(&offsets),
+            list_rows: aligned_copy(&list_rows),
+            payload,
+        })
+    }
+
+    pub(crate) fn from_stored(mut stored: Stored) -> Result<Self> {
+        let header = stored.header.clone();
+        let Header {
+            index_type,
+            metric,
+            dim,
+            rows,
+            nlist,
+            ..
+        } = header;
+        if !(1..=65_536).contains(&nlist) {
+            return Err(Error::corrupt("number of lists"));
+        }
+        let inverse_norms = norm_section(&mut stored)?;
+        let coarse = stored_codes(&mut stored, probe_metric(metric), dim, nlist, CENTROIDS)?;
+        let offsets = stored.take(Section::ListOffsets, 0, (nlist + 1) * 4)?;
+        let list_rows = stored.take(Section::ListRows, 0, rows * 4)?;
+        check_lists(view(&offsets), view(&list_rows), rows)?;
+        let payload = match index_type {
+            IndexType::IvfSq8 => Payload::Sq8(stored_codes(&mut stored, metric, dim, rows, ROWS)?),
+            IndexType::IvfPq | IndexType::Scann => Payload::Pq {
+                centroids: stored.take(Section::Centroids, 0, nlist * dim * 4)?,
+                pq: stored_pq(&header, &mut stored)?,
+            },
+            _ => Payload::Flat,
+        };
+        Ok(Self {
+            index_type,
+            metric,
+            dim,
+            rows,
+            inverse_norms,
+            coarse,
+            offsets,
+            list_rows,
+            payload,
+        })
+    }
+
+    fn offsets(&self) -> &[u32] {
+        view(&self.offsets)
+    }
+
+    fn nlist(&self) -> usize {
+        self.coarse.rows
+    }
+
+    fn check(&self, query: &[f32], raw: &dyn RawVectors, stop: &StopFlag) -> Result<()> {
+        check_query(query, self.dim)?;
+        check_raw(raw, self.rows, self.dim)?;
+        Ok(stop.check()?)
+    }
+}
+
+/// Counting sort of the rows by list: where each list begins, and the rows in that order.
+fn group(list_of: &[u32], nlist: usize) -> (Vec<u32>, Vec<u32>) {
+    let mut offsets = vec![0u32; nlist + 1];
+    for list in list_of {
+        offsets[*list as usize + 1] += 1;
+    }
+    for list in 0..nlist {
+        offsets[list + 1] += offsets[list];
+    }
+    let mut next = offsets.clone();
+    let mut rows = vec![0u32; list_of.len()];
+    for (row, list) in list_of.iter().enumerate() {
+        let at = &mut next[*list as usize];
+        rows[*at as usize] = row as u32;
+        *at += 1;
+    }
+    (offsets, rows)
+}
+
+/// Checks that the lists hold each row once, so that no search can leave the arrays.
+fn check_lists(offsets: &[u32], list_rows: &[u32], rows: usize) -> Result<()> {
+    let is_whole = offsets.first() == Some(&0)
+        && offsets.last().map(|end| *end as usize) == Some(rows)
+        && offsets.is_sorted();
+    let mut seen = BitSet::new(rows);
+    for row in list_rows {
+        if *row as usize >= rows {
+            return Err(Error::corrupt("a list points nowhere"));
+        }
+        seen.set(*row as usize);
+    }
+    if is_whole && seen.count_ones() == rows {
+        Ok(())
+    } else {
+        Err(Error::corrupt("a row is in no list"))
+    }
+}
+
+/// Which sections hold a code matrix.
+const ROWS: usize = 0;
+const CENTROIDS: usize = 1;
+
+/// The sections of a code matrix; the quantiser is its means and then its scale.
+fn code_sections(codes: &Codes, number: usize) -> Vec<(Section, usize, Bytes)> {
+    let mut sections = Vec::new();
+    if let Encoding::Sq8(quantizer) = &codes.encoding {
+        let mut numbers = quantizer.mean.clone();
+        numbers.push(quantizer.scale);
+        sections.push((Section::Quantizer, number, aligned_copy(&numbers)));
+    }
+    sections.push((Section::Codes, number, codes.data.clone()));
+    sections.push((Section::Add, number, codes.add.clone()));
+    sections
+}
+
+fn stored_codes(
+    stored: &mut Stored,
+    metric: MetricType,
+    dim: usize,
+    rows: usize,
+    number: usize,
+) -> Result<Codes> {
+    let encoding = if dim <= F32_DIM_MAX {
+        Encoding::F32
+    } else {
+        let numbers = stored.take(Section::Quantizer, number, (dim + 1) * 4)?;
+        let numbers: &[f32] = view(&numbers);
+        let scale = numbers[dim];
+        if !(scale > 0.0 && scale.is_finite()) {
+            return Err(Error::corrupt("scale"));
+        }
+        Encoding::Sq8(Quantizer {
+            mean: numbers[..dim].to_vec(),
+            scale,
+        })
+    };
+    let data = stored.take(Section::Codes, number, rows * stride(&encoding, dim))?;
+    let has_add = dim > F32_DIM_MAX && metric != MetricType::Ip;
+    let add = stored.take(Section::Add, number, if has_add { rows * 4 } else { 0 })?;
+    Ok(Codes::from_parts(metric, dim, rows, encoding, data, add))
+}
+
+fn stored_pq(header: &Header, stored: &mut Stored) -> Result<Pq> {
+    let Header {
+        dim,
+        rows,
+        m,
+        nbits,
+        metric,
+        ..
+    } = *header;
+    if m == 0 || dim % m != 0 || !(1..=MAX_NBITS).contains(&nbits) {
+        return Err(Error::corrupt("shape of the codes"));
+    }
+    let shape = Shape { dim, m, nbits };
+    let adds = if metric == MetricType::Ip {
+        0
+    } else {
+        rows * 4
+    };
+    Ok(Pq {
+        shape,
+        books: stored.take(Section::Books, 0, shape.book_len() * 4)?,
+        codes: stored.take(Section::ProductCodes, 0, rows * shape.row_bytes())?,
+        add: stored.take(Section::Add, 0, adds)?,
+    })
+}
+
+impl VectorIndex for IvfIndex {
+    fn search(
+        &self,
+        query: &[f32],
+        raw: &dyn RawVectors,
+        params: &SearchParams,
+        allow: Option<&BitSet>,
+        k: usize,
+        stop: &StopFlag,
+        out: &mut Vec<Hit>,
+    ) -> Result<()> {
+        self.check(query, raw, stop)?;
+        params.check_reorder(k)?;
+        let allowed = Allowed::of(allow, self.rows);
+        if k == 0 || allowed.count == 0 {
+            return Ok(());
+        }
+        with_scratch(|scratch| self.nearest(query, raw, params, allowed, k, stop, scratch, out))
+    }
+
+    fn range_search(
+        &self,
+        query: &[f32],
+        raw: &dyn RawVectors,
+        params: &SearchParams,
+        allow: Option<&BitSet>,
+        limit: usize,
+        stop: &StopFlag,
+        out: &mut Vec<Hit>,
+    ) -> Result<()> {
+        let range = params.required_range(self.metric)?;
+        self.check(query, raw, stop)?;
+        let allowed = Allowed::of(allow, self.rows);
+        if limit == 0 || allowed.count == 0 {
+            return Ok(());
+        }
+        with_scratch(|scratch| {
+            self.within(
+                query, raw, params, range, allowed, limit, stop, scratch, out,
+            )
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.rows
+    }
+
+    fn dim(&self) -> usize {
+        self.dim
+    }
+
+    fn metric(&self) -> MetricType {
+        self.metric
+    }
+
+    fn index_type(&self) -> IndexType {
+        self.index_type
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let payload = match &self.payload {
+            Payload::Flat => 0,
+            Payload::Sq8(codes) => codes.memory_bytes(),
+            Payload::Pq { centroids, pq } => centroids.len() + pq.memory_bytes(),
+        };
+        let lists = self.offsets.len() + self.list_rows.len();
+        self.coarse.memory_bytes() + self.inverse_norms.len() + lists + payload
+    }
+
+    fn write(&self, out: &mut dyn Write) -> Result<()> {
+        let mut header = Header::new(self.index_type, self.metric, self.dim, self.rows);
+        header.nlist = self.nlist();
+        let mut sections = vec![
+            (Section::InverseNorms, 0, self.inverse_norms.clone()),
+            (Section::ListOffsets, 0, self.offsets.clone()),
+            (Section::ListRows, 0, self.list_rows.clone()),
+        ];
+        sections.extend(code_sections(&self.coarse, CENTROIDS));
+        match &self.payload {
+            Payload::Flat => {}
+            Payload::Sq8(codes) => {
+                header.is_sq8 = matches!(codes.encoding, Encoding::Sq8(_));
+                sections.extend(code_sections(codes, ROWS));
+            }
+            Payload::Pq { centroids, pq } => {
+                header.m = pq.shape.m;
+                header.nbits = pq.shape.nbits;
+                sections.push((Section::Centroids, 0, centroids.clone()));
+                sections.push((Section::Books, 0, pq.books.clone()));
+                sections.push((Section::ProductCodes, 0, pq.codes.clone()));
+                sections.push((Section::Add, 0, pq.add.clone()));
+            }
+        }
+        let borrowed: Vec<_> = sections
+            .iter()
+            .map(|(kind, number, bytes)| (*kind, *number, &bytes[..]))
+            .collect();
+        crate::file::write(&header, &borrowed, out)
+    }
+}

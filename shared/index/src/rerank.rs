@@ -1,0 +1,44 @@
+//! Scoring candidates exactly.
+
+use crate::index::Hit;
+use crate::kernel::prefetch;
+use crate::raw::{ExactScorer, RawVectors};
+use crate::topk::TopK;
+use redkite_types::MetricType;
+
+/// Cache lines of a raw row fetched ahead; the processor follows on by itself.
+const RAW_LINES_AHEAD: usize = 4;
+
+/// Asks for the start of a raw row.
+#[inline]
+pub(crate) fn prefetch_raw(raw: &dyn RawVectors, row: u32) {
+    let values = raw.row(row);
+    prefetch(&values[..values.len().min(RAW_LINES_AHEAD * 16)]);
+}
+
+/// Scores the candidates exactly and appends the best `k`, best first; `norms` is empty unless the
+/// metric divides by them.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "each is borrowed from a different owner on the hot path"
+)]
+pub(crate) fn rerank(
+    scorer: &ExactScorer<'_>,
+    metric: MetricType,
+    raw: &dyn RawVectors,
+    norms: &[f32],
+    candidates: &[u32],
+    k: usize,
+    topk: &mut TopK,
+    out: &mut Vec<Hit>,
+) {
+    for row in candidates {
+        prefetch_raw(raw, *row);
+    }
+    topk.reset(k);
+    for row in candidates {
+        let norm = norms.get(*row as usize).copied().unwrap_or(1.0);
+        topk.push(scorer.key(raw.row(*row), norm), *row);
+    }
+    topk.drain_into(metric, out);
+}
