@@ -10,6 +10,7 @@
 //! - [`options`]: what an operator may set
 //! - [`grpc`]: `MilvusService`: `ddl` changes what exists, `info` tells about it, `dml` changes rows,
 //!   `dql` finds them
+//! - [`http`]: HTTP surfaces; VikingDB's API
 //! - [`internal`]: the side that the other services call
 //! - [`lookup`]: databases, collections and partitions by name, with Milvus's errors
 //! - [`owners`]: calls to the owners of a collection's channels
@@ -22,6 +23,7 @@
 
 pub mod context;
 pub mod grpc;
+pub mod http;
 pub mod internal;
 pub mod lookup;
 pub mod metrics;
@@ -39,6 +41,7 @@ pub mod write;
 
 pub use context::{Identity, ProxyContext, RequestContext};
 pub use grpc::Front;
+pub use http::vikingdb::VikingDbOptions;
 pub use internal::InternalService;
 pub use options::ProxyOptions;
 pub use serve::{internal_server, milvus_server};

@@ -19,3 +19,20 @@ pub(crate) fn answered(rpc: &'static str, code: i32, took: Duration) {
 pub(crate) fn unserved(rpc: &'static str) {
     counter!("redkite_proxy_unserved_total", "rpc" => rpc).increment(1);
 }
+
+/// One answered HTTP request; `code` is the surface's own, zero for success.
+pub(crate) fn answered_http(
+    surface: &'static str,
+    operation: &'static str,
+    code: i32,
+    took: Duration,
+) {
+    let labels = [
+        ("surface", surface.to_owned()),
+        ("operation", operation.to_owned()),
+        ("code", code.to_string()),
+    ];
+    counter!("redkite_proxy_http_requests_total", &labels).increment(1);
+    histogram!("redkite_proxy_http_request_seconds", "surface" => surface, "operation" => operation)
+        .record(took.as_secs_f64());
+}

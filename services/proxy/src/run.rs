@@ -7,10 +7,17 @@ use redkite_config::Validate;
 use redkite_node::{Error, Exposure, NodeContext, Process, Result, listen, options::split_address};
 use redkite_proto::redkite::proxy::proxy_server::ProxyServer;
 use redkite_rpc::limit_messages;
+use redkite_runtime::SystemClock;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use crate::{Identity, InternalService, ProxyContext, ProxyOptions, milvus_server};
+use tracing::info;
+
+use crate::{
+    Identity, InternalService, ProxyContext, ProxyOptions, VikingDbOptions,
+    http::{self, vikingdb::VikingDb},
+    milvus_server,
+};
 
 /// The sections of the configuration that are a proxy's own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -18,11 +25,14 @@ use crate::{Identity, InternalService, ProxyContext, ProxyOptions, milvus_server
 pub struct Config {
     /// The proxy.
     pub proxy: ProxyOptions,
+    /// VikingDB's API.
+    pub vikingdb: VikingDbOptions,
 }
 
 impl Validate for Config {
     fn validate(&self) -> redkite_config::Result<()> {
-        self.proxy.validate()
+        self.proxy.validate()?;
+        self.vikingdb.validate()
     }
 }
 
@@ -32,7 +42,7 @@ impl Validate for Config {
 /// When the metastore refuses.
 pub async fn start(
     context: &NodeContext,
-    options: ProxyOptions,
+    config: Config,
     clients: TcpListener,
     exposure: Exposure,
 ) -> Result<()> {
@@ -43,7 +53,7 @@ pub async fn start(
     let proxy = ProxyContext::new(
         context.catalog.clone(),
         context.peers.clone(),
-        options,
+        config.proxy,
         context.control_tasks(Role::Proxy),
         Identity {
             node: context.identity.node,
@@ -69,6 +79,24 @@ pub async fn start(
     context.announce(Role::Proxy, &address).await?;
     let server = context.process.server().add_service(milvus_server(&proxy));
     context.process.serve("clients", server, clients);
+    serve_vikingdb(context, &proxy, config.vikingdb).await
+}
+
+/// VikingDB's API on a listener of its own, where it is switched on.
+async fn serve_vikingdb(
+    context: &NodeContext,
+    proxy: &Arc<ProxyContext>,
+    options: VikingDbOptions,
+) -> Result<()> {
+    let Some(address) = options.listen.clone() else {
+        return Ok(());
+    };
+    let listener = listen::bind(&address, "vikingdb.listen").await?;
+    info!(%address, "VikingDB's API is served");
+    let surface = VikingDb::new(proxy.clone(), options, SystemClock::shared());
+    let stop = context.process.draining();
+    let serving = http::serve("vikingdb", surface, listener, proxy.tasks.clone(), stop);
+    context.process.serve_other("vikingdb", serving);
     Ok(())
 }
 
@@ -86,5 +114,5 @@ pub async fn run(process: Process, config: Config, clients: TcpListener) -> Resu
     let internal = listen::bind(&format!("{host}:0"), "--listen").await?;
     let exposure = Exposure::network(internal, &process.options.common)?;
     let context = NodeContext::join(process).await?;
-    start(&context, config.proxy, clients, exposure).await
+    start(&context, config, clients, exposure).await
 }

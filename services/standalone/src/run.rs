@@ -33,6 +33,8 @@ pub struct Config {
     pub datanode: redkite_datanode::run::DataNodeOptions,
     /// The proxy.
     pub proxy: redkite_proxy::ProxyOptions,
+    /// VikingDB's API.
+    pub vikingdb: redkite_proxy::VikingDbOptions,
 }
 
 impl Validate for Config {
@@ -46,7 +48,8 @@ impl Validate for Config {
         }
         self.datacoord.validate()?;
         self.querynode.validate()?;
-        self.proxy.validate()
+        self.proxy.validate()?;
+        self.vikingdb.validate()
     }
 }
 
@@ -70,7 +73,11 @@ pub async fn run(process: Process, config: Config, clients: TcpListener) -> Resu
         redkite_datacoord::run::start(&context, config.datacoord, Exposure::Local),
     )?;
     let keeper = redkite_querycoord::run::start(&context, Exposure::Local).await?;
-    redkite_proxy::run::start(&context, config.proxy, clients, Exposure::Local).await?;
+    let proxy = redkite_proxy::run::Config {
+        proxy: config.proxy,
+        vikingdb: config.vikingdb,
+    };
+    redkite_proxy::run::start(&context, proxy, clients, Exposure::Local).await?;
     print(&greeting(listen));
 
     let revision = context.catalog.view().revision();

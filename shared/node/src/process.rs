@@ -9,7 +9,9 @@ use std::time::Duration;
 use clap::{CommandFactory as _, FromArgMatches as _};
 use redkite_config::{LoadOptions, Validate};
 use redkite_rpc::{Connector, ServerBuilder, admin};
-use redkite_runtime::{CancellationToken, Health, OnFailure, Shutdown, TaskGroup, shutdown_signal};
+use redkite_runtime::{
+    CancellationToken, Health, OnFailure, Shutdown, TaskGroup, TaskOutput, shutdown_signal,
+};
 use redkite_telemetry::chain;
 use redkite_types::Coded;
 use serde::Serialize;
@@ -120,6 +122,15 @@ impl Process {
     /// Serves until the process stops.
     pub fn serve(&self, name: &'static str, server: ServerBuilder, listener: TcpListener) {
         let serving = server.serve(listener, self.servers.token());
+        self.servers.spawn(name, OnFailure::Shutdown, serving);
+    }
+
+    /// Runs a server of another kind, which must end soon after [`Process::draining`] is cancelled.
+    pub fn serve_other<T: TaskOutput>(
+        &self,
+        name: &'static str,
+        serving: impl Future<Output = T> + Send + 'static,
+    ) {
         self.servers.spawn(name, OnFailure::Shutdown, serving);
     }
 

@@ -37,5 +37,5 @@ pub use error::{BoxError, Error, Result};
 pub use health::{Health, HealthState};
 pub use random::Random;
 pub use shutdown::{Shutdown, shutdown_signal};
-pub use tasks::{OnFailure, StillRunning, TaskGroup};
+pub use tasks::{OnFailure, StillRunning, TaskGroup, TaskOutput};
 pub use tokio_util::sync::CancellationToken;
