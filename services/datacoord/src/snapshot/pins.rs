@@ -24,7 +24,7 @@ pub fn is_pinned(snapshot: &SnapshotInfo, now_ms: u64) -> bool {
 /// What becomes of a snapshot's record.
 enum Change {
     Nothing,
-    Put(SnapshotInfo),
+    Put(Box<SnapshotInfo>),
     Delete,
 }
 
@@ -50,7 +50,7 @@ pub async fn add(
             info.pins.push(pin);
         }
         pinned = Some(info.clone());
-        Ok(Change::Put(info))
+        Ok(Change::Put(Box::new(info)))
     })
     .await?;
     pinned.ok_or_else(|| not_found(collection, name))
@@ -73,7 +73,7 @@ pub async fn remove(
         };
         info.pins
             .retain(|pin| pin.id != pin_id && holds(pin, now_ms));
-        Ok(Change::Put(info))
+        Ok(Change::Put(Box::new(info)))
     })
     .await
 }

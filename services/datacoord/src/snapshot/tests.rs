@@ -208,7 +208,7 @@ impl World {
         found.map(|pair| SnapshotInfo::decode(pair.value).unwrap())
     }
 
-    async fn end(self) {
+    fn end(self) {
         let _ = self.next_id;
         self.tasks.cancel();
     }
@@ -244,7 +244,7 @@ async fn a_snapshot_names_what_is_flushed_and_keeps_its_files_until_it_is_droppe
     for path in [data(20), data(21), layout::delta("10v0", 30), manifest] {
         assert!(!world.is_there(&path).await, "{path}");
     }
-    world.end().await;
+    world.end();
 }
 
 #[tokio::test]
@@ -263,7 +263,7 @@ async fn a_snapshot_whose_manifest_cannot_be_read_protects_its_whole_folder() {
     assert_eq!(plan.doubts.len(), 1, "{:?}", plan.doubts);
     world.collect().await;
     assert!(world.is_there(&data(20)).await && world.is_there(&stray).await);
-    world.end().await;
+    world.end();
 }
 
 #[tokio::test]
@@ -283,7 +283,7 @@ async fn a_name_is_taken_once_and_of_many_at_a_time_one_wins() {
     world.collect().await;
     let left = world.store.list(layout::SNAPSHOTS).await.unwrap();
     assert_eq!(left.len(), 1);
-    world.end().await;
+    world.end();
 }
 
 #[tokio::test]
@@ -310,7 +310,7 @@ async fn a_pinned_snapshot_is_not_dropped_until_the_pin_is_gone_or_over() {
     world.clock.advance(Duration::from_secs(61));
     snapshots.drop_snapshot(C, "s1").await.unwrap();
     assert!(world.record("s1").await.is_none());
-    world.end().await;
+    world.end();
 }
 
 #[tokio::test]
@@ -329,7 +329,7 @@ async fn a_pin_outlives_the_collection_and_the_rest_does_not() {
     assert!(world.record("kept").await.is_none());
     world.collect().await;
     assert_eq!(world.store.list("").await.unwrap(), []);
-    world.end().await;
+    world.end();
 }
 
 #[tokio::test]
@@ -338,7 +338,7 @@ async fn nothing_is_taken_of_a_collection_that_is_going() {
     world.drop_collection().await;
     let error = world.create("s1").await.unwrap_err();
     assert_eq!(error.code, ErrorCode::CollectionNotFound);
-    world.end().await;
+    world.end();
 }
 
 #[tokio::test]
@@ -368,7 +368,7 @@ async fn files_that_another_collection_borrows_are_kept() {
     world.delete(place).await;
     world.collect().await;
     assert!(!world.is_there(&data(20)).await);
-    world.end().await;
+    world.end();
 }
 
 #[tokio::test]
@@ -382,5 +382,5 @@ async fn checkpoints_count_where_they_are_later_than_what_the_owner_says() {
     };
     world.put(keys::checkpoint("10v0"), checkpoint).await;
     assert_eq!(world.create("s1").await.unwrap().ts, 700);
-    world.end().await;
+    world.end();
 }
