@@ -1,6 +1,6 @@
 # make run     build (release) and start a server on 127.0.0.1:19530
 # make test    all tests: Rust, then end to end with the Milvus client (both also on a real S3 server)
-# make bench   measure; prints the tables of docs/benchmarks.md (bench-storage: how rows become durable; bench-ddl: definitions)
+# make bench   measure; prints the tables of docs/benchmarks.md (bench-storage: how rows become durable; bench-ddl: definitions; bench-snapshot: snapshots)
 # make fmt     format
 # make lint    clippy, warnings are errors
 
@@ -13,7 +13,7 @@ PYTEST_ARGS ?=
 
 # One after the other, also under `make -j`: the tests of the whole need the machine for themselves.
 .NOTPARALLEL:
-.PHONY: run test test-rust test-e2e bench bench-storage bench-ddl fmt lint build release
+.PHONY: run test test-rust test-e2e bench bench-storage bench-ddl bench-snapshot fmt lint build release
 
 run: release
 	./target/release/redkite standalone --data-dir $(DATA) --port $(PORT)
@@ -55,6 +55,9 @@ bench-storage: release $(VENV)/ready
 bench-ddl: $(VENV)/ready
 	$(CARGO) build --release --workspace --bins
 	$(VENV)/bin/python tests/bench/bench_ddl.py
+
+bench-snapshot: release $(VENV)/ready
+	$(VENV)/bin/python tests/bench/bench_snapshot.py
 
 fmt:
 	$(CARGO) fmt --all

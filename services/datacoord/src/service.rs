@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use redkite_metastore::SharedKv;
 use redkite_proto::redkite::datacoord::{
-    CommitFlushRequest, CommitFlushResponse, CompactRequest, CompactResponse,
-    CreateSnapshotRequest, CreateSnapshotResponse, DescribeIndexesRequest, DescribeIndexesResponse,
-    DropDataRequest, DropDataResponse, DropSnapshotRequest, DropSnapshotResponse,
-    ListCompactionsRequest, ListCompactionsResponse, PinSnapshotRequest, PinSnapshotResponse,
+    AttachSnapshotRequest, AttachSnapshotResponse, CommitFlushRequest, CommitFlushResponse,
+    CompactRequest, CompactResponse, CreateSnapshotRequest, CreateSnapshotResponse,
+    DescribeIndexesRequest, DescribeIndexesResponse, DropDataRequest, DropDataResponse,
+    DropSnapshotRequest, DropSnapshotResponse, ListCompactionsRequest, ListCompactionsResponse,
+    PinSnapshotRequest, PinSnapshotResponse, ReadSnapshotRequest, ReadSnapshotResponse,
     SyncRequest, SyncResponse, UnpinSnapshotRequest, UnpinSnapshotResponse,
     data_coord_server::DataCoord,
 };
@@ -172,5 +173,28 @@ impl DataCoord for DataCoordService {
         let pin = request.into_inner().pin_id;
         self.snapshots.unpin(pin).await.map_err(RpcError::from)?;
         Ok(Response::new(UnpinSnapshotResponse {}))
+    }
+
+    async fn read_snapshot(
+        &self,
+        request: Request<ReadSnapshotRequest>,
+    ) -> Result<Response<ReadSnapshotResponse>, Status> {
+        let request = request.into_inner();
+        let collection = CollectionId(request.collection_id);
+        let read = self.snapshots.definition(collection, &request.name).await;
+        let (snapshot, definition) = read.map_err(RpcError::from)?;
+        Ok(Response::new(ReadSnapshotResponse {
+            snapshot: Some(snapshot),
+            definition: Some(definition),
+        }))
+    }
+
+    async fn attach_snapshot(
+        &self,
+        request: Request<AttachSnapshotRequest>,
+    ) -> Result<Response<AttachSnapshotResponse>, Status> {
+        let attached = self.snapshots.attach(request.get_ref()).await;
+        attached.map_err(RpcError::from)?;
+        Ok(Response::new(AttachSnapshotResponse {}))
     }
 }

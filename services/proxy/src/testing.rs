@@ -399,6 +399,13 @@ impl root_coord_server::RootCoord for Fake {
     async fn alloc_id(&self, _: Request<AllocRequest>) -> Result<Response<AllocResponse>, Status> {
         no()
     }
+
+    async fn restore_snapshot(
+        &self,
+        _: Request<RestoreSnapshotRequest>,
+    ) -> Result<Response<RestoreSnapshotResponse>, Status> {
+        no()
+    }
 }
 
 #[tonic::async_trait]
@@ -481,6 +488,20 @@ impl data_coord_server::DataCoord for Fake {
         &self,
         _: Request<UnpinSnapshotRequest>,
     ) -> Result<Response<UnpinSnapshotResponse>, Status> {
+        no()
+    }
+
+    async fn read_snapshot(
+        &self,
+        _: Request<ReadSnapshotRequest>,
+    ) -> Result<Response<ReadSnapshotResponse>, Status> {
+        no()
+    }
+
+    async fn attach_snapshot(
+        &self,
+        _: Request<AttachSnapshotRequest>,
+    ) -> Result<Response<AttachSnapshotResponse>, Status> {
         no()
     }
 }

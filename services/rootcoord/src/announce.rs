@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures::future::try_join_all;
 use redkite_node::Peers;
-use redkite_proto::redkite::{datacoord, proxy, querycoord};
+use redkite_proto::redkite::{datacoord, meta::SnapshotManifest, proxy, querycoord};
 use redkite_rpc::status::from_status;
-use redkite_types::{CollectionId, PartitionId, Result, Revision};
+use redkite_types::{CollectionId, Error, PartitionId, Result, Revision};
 use tonic::Request;
 
 use crate::ddl::Announce;
@@ -45,6 +45,57 @@ impl Announce for PeerAnnounce {
             partition_id: partition.map_or(0, |partition| partition.0),
         };
         let answer = self.0.data_coord()?.drop_data(Request::new(request)).await;
+        answer.map_err(|status| from_status(&status).error)?;
+        Ok(())
+    }
+
+    async fn pin_snapshot(
+        &self,
+        collection: CollectionId,
+        name: &str,
+        seconds: i64,
+        pin: i64,
+    ) -> Result<i64> {
+        let request = datacoord::PinSnapshotRequest {
+            collection_id: collection.0,
+            name: name.to_owned(),
+            ttl_seconds: seconds,
+            pin_id: pin,
+        };
+        let coord = self.0.data_coord()?;
+        let answer = coord.pin_snapshot(Request::new(request)).await;
+        let answer = answer.map_err(|status| from_status(&status).error)?;
+        let snapshot = answer.into_inner().snapshot;
+        Ok(snapshot.map_or(0, |snapshot| snapshot.id))
+    }
+
+    async fn unpin_snapshot(&self, pin: i64) -> Result<()> {
+        let request = datacoord::UnpinSnapshotRequest { pin_id: pin };
+        let coord = self.0.data_coord()?;
+        let answer = coord.unpin_snapshot(Request::new(request)).await;
+        answer.map_err(|status| from_status(&status).error)?;
+        Ok(())
+    }
+
+    async fn snapshot_definition(
+        &self,
+        collection: CollectionId,
+        name: &str,
+    ) -> Result<SnapshotManifest> {
+        let request = datacoord::ReadSnapshotRequest {
+            collection_id: collection.0,
+            name: name.to_owned(),
+        };
+        let coord = self.0.data_coord()?;
+        let answer = coord.read_snapshot(Request::new(request)).await;
+        let answer = answer.map_err(|status| from_status(&status).error)?;
+        let definition = answer.into_inner().definition;
+        definition.ok_or_else(|| Error::internal("a snapshot without a definition"))
+    }
+
+    async fn attach_snapshot(&self, request: datacoord::AttachSnapshotRequest) -> Result<()> {
+        let coord = self.0.data_coord()?;
+        let answer = coord.attach_snapshot(Request::new(request)).await;
         answer.map_err(|status| from_status(&status).error)?;
         Ok(())
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use redkite_metastore::MetaNode;
 use redkite_node::{DiskSpace, DiskUse};
 use redkite_proto::redkite::rootcoord::{
-    AllocRequest, AllocResponse, DdlRequest, DdlResponse, ddl_request::Command,
-    root_coord_server::RootCoord,
+    AllocRequest, AllocResponse, DdlRequest, DdlResponse, RestoreSnapshotRequest,
+    RestoreSnapshotResponse, ddl_request::Command, root_coord_server::RootCoord,
 };
 use redkite_rpc::RpcError;
 use redkite_types::{Error, ErrorCode};
@@ -79,6 +79,21 @@ impl RootCoord for RootCoordService {
         }
         let revision = self.gate.submit(request).await.map_err(RpcError::from)?;
         Ok(Response::new(DdlResponse {
+            revision: revision.0,
+        }))
+    }
+
+    async fn restore_snapshot(
+        &self,
+        request: Request<RestoreSnapshotRequest>,
+    ) -> Result<Response<RestoreSnapshotResponse>, Status> {
+        self.disk
+            .claim(DiskUse::User, DEFINITION_BYTES)
+            .map_err(RpcError::from)?;
+        let begun = self.gate.restore(request.into_inner()).await;
+        let (job_id, revision) = begun.map_err(RpcError::from)?;
+        Ok(Response::new(RestoreSnapshotResponse {
+            job_id,
             revision: revision.0,
         }))
     }

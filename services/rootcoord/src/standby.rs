@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use redkite_proto::redkite::rootcoord::{
-    AllocRequest, AllocResponse, DdlRequest, DdlResponse, root_coord_server::RootCoord,
+    AllocRequest, AllocResponse, DdlRequest, DdlResponse, RestoreSnapshotRequest,
+    RestoreSnapshotResponse, root_coord_server::RootCoord,
 };
 use redkite_rpc::RpcError;
 use redkite_types::{Error, ErrorCode};
@@ -41,6 +42,13 @@ impl Standby {
 impl RootCoord for Standby {
     async fn submit(&self, request: Request<DdlRequest>) -> Result<Response<DdlResponse>, Status> {
         self.active()?.submit(request).await
+    }
+
+    async fn restore_snapshot(
+        &self,
+        request: Request<RestoreSnapshotRequest>,
+    ) -> Result<Response<RestoreSnapshotResponse>, Status> {
+        self.active()?.restore_snapshot(request).await
     }
 
     async fn alloc_timestamp(

@@ -42,6 +42,7 @@ const SEGMENT: &str = "datacoord-meta/s/";
 const DELTA: &str = "datacoord-meta/delta/";
 const COMPACTION: &str = "datacoord-meta/compaction/";
 const SNAPSHOT: &str = "datacoord-meta/snapshot/";
+const RESTORE_JOB: &str = "datacoord-meta/restore/";
 const CHECKPOINT: &str = "datacoord-meta/channel-cp/";
 const LOAD: &str = "querycoord-collection-loadinfo/";
 const PARTITION_LOAD: &str = "querycoord-partition-loadinfo/";
@@ -162,6 +163,11 @@ pub fn snapshots(collection: CollectionId) -> String {
     format!("{SNAPSHOT}{collection}/")
 }
 
+/// The restore of a snapshot.
+pub fn restore_job(job: i64) -> String {
+    format!("{RESTORE_JOB}{job}")
+}
+
 /// How far a channel's log is in segments and deltas.
 pub fn checkpoint(channel: &str) -> String {
     format!("{CHECKPOINT}{channel}")
@@ -268,6 +274,8 @@ pub enum Key<'a> {
     Compaction(CollectionId, i64),
     /// [`snapshot`].
     Snapshot(CollectionId, &'a str),
+    /// [`restore_job`].
+    RestoreJob(i64),
     /// [`checkpoint`].
     Checkpoint(&'a str),
     /// [`load`].
@@ -316,6 +324,7 @@ impl<'a> Key<'a> {
                 collection_of_channel(channel)
             }
             Self::Database(_)
+            | Self::RestoreJob(_)
             | Self::Alias(..)
             | Self::Session(_)
             | Self::User(_)
@@ -377,6 +386,9 @@ impl<'a> Key<'a> {
         if let Some(rest) = key.strip_prefix(SNAPSHOT) {
             let (collection, name) = rest.split_once('/')?;
             return Some(Self::Snapshot(CollectionId(collection.parse().ok()?), name));
+        }
+        if let Some(job) = key.strip_prefix(RESTORE_JOB) {
+            return Some(Self::RestoreJob(job.parse().ok()?));
         }
         if let Some(channel) = key.strip_prefix(CHECKPOINT) {
             return Some(Self::Checkpoint(channel));
@@ -450,6 +462,7 @@ pub(crate) mod tests {
             (delta(c, 5), Key::Delta(c, 5)),
             (compaction(c, 6), Key::Compaction(c, 6)),
             (snapshot(c, "nightly"), Key::Snapshot(c, "nightly")),
+            (restore_job(12), Key::RestoreJob(12)),
             (checkpoint("7v0"), Key::Checkpoint("7v0")),
             (load(c), Key::Load(c)),
             (partition_load(c, p), Key::PartitionLoad(c, p)),

@@ -61,6 +61,7 @@ fn message_of(key: &str) -> Option<&'static str> {
         Key::Delta(..) => "DeltaInfo",
         Key::Compaction(..) => "CompactionInfo",
         Key::Snapshot(..) => "SnapshotInfo",
+        Key::RestoreJob(_) => "RestoreJobInfo",
         Key::Checkpoint(_) => "ChannelCheckpoint",
         Key::Load(_) => "LoadInfo",
         Key::PartitionLoad(..) => "PartitionLoadInfo",

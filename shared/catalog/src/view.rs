@@ -8,8 +8,8 @@ use redkite_metastore::{KeyValue, WatchEvent};
 use redkite_proto::redkite::meta::{
     AliasInfo, ChannelCheckpoint, ChannelOwner, CollectionInfo, CompactionInfo, CredentialInfo,
     DatabaseInfo, DeltaInfo, FieldInfo, GrantInfo, IndexInfo, LoadInfo, ObjectState, PartitionInfo,
-    PrivilegeGroupInfo, RoleInfo, SegmentIndexInfo, SegmentInfo, Session, SnapshotInfo,
-    UserRoleInfo,
+    PrivilegeGroupInfo, RestoreJobInfo, RoleInfo, SegmentIndexInfo, SegmentInfo, Session,
+    SnapshotInfo, UserRoleInfo,
 };
 use redkite_types::{CollectionId, DatabaseId, PartitionId, Revision, limits};
 
@@ -33,6 +33,7 @@ pub struct CatalogView {
     names: HashMap<(DatabaseId, String), CollectionId>,
     aliases: OrdMap<(DatabaseId, String), Arc<AliasInfo>>,
     sessions: OrdMap<String, Arc<Session>>,
+    restore_jobs: OrdMap<i64, Arc<RestoreJobInfo>>,
     access: Access,
 }
 
@@ -166,6 +167,16 @@ impl CatalogView {
             .filter(move |session| session.role == role)
     }
 
+    /// A restore of a snapshot.
+    pub fn restore_job(&self, job: i64) -> Option<&Arc<RestoreJobInfo>> {
+        self.restore_jobs.get(&job)
+    }
+
+    /// All restores of snapshots that are remembered, in order of their beginning.
+    pub fn restore_jobs(&self) -> impl Iterator<Item = &Arc<RestoreJobInfo>> {
+        self.restore_jobs.values()
+    }
+
     /// Users, roles and what they may do.
     pub fn access(&self) -> &Access {
         &self.access
@@ -207,6 +218,10 @@ impl CatalogView {
             Key::PrivilegeGroup(name) => {
                 let info = decode::<PrivilegeGroupInfo>(pair)?;
                 self.access.groups.insert(name.to_owned(), Arc::new(info));
+            }
+            Key::RestoreJob(job) => {
+                let info = decode::<RestoreJobInfo>(pair)?;
+                self.restore_jobs.insert(job, Arc::new(info));
             }
             Key::Other => {}
             key => return self.put_in_collection(key, pair, dirty),
@@ -294,6 +309,7 @@ impl CatalogView {
                 entry.loaded_partitions.insert(partition);
             }
             Key::Database(_)
+            | Key::RestoreJob(_)
             | Key::Alias(..)
             | Key::Session(_)
             | Key::User(_)
@@ -335,6 +351,9 @@ impl CatalogView {
             }
             Key::PrivilegeGroup(name) => {
                 self.access.groups.remove(name);
+            }
+            Key::RestoreJob(job) => {
+                self.restore_jobs.remove(&job);
             }
             Key::Other => {}
             key => self.delete_in_collection(key, dirty),
@@ -401,6 +420,7 @@ impl CatalogView {
                 entry.loaded_partitions.remove(&partition);
             }
             Key::Database(_)
+            | Key::RestoreJob(_)
             | Key::Alias(..)
             | Key::Session(_)
             | Key::User(_)

@@ -214,6 +214,7 @@ service! {
     rootcoord, root_coord_server, root_coord_client, RootCoord, RootCoordClient,
     RootCoordStandin, register_local_root_coord, root_coord;
     submit: DdlRequest => DdlResponse,
+    restore_snapshot: RestoreSnapshotRequest => RestoreSnapshotResponse,
     alloc_timestamp: AllocRequest => AllocResponse,
     alloc_id: AllocRequest => AllocResponse,
 }
@@ -231,6 +232,8 @@ service! {
     drop_snapshot: DropSnapshotRequest => DropSnapshotResponse,
     pin_snapshot: PinSnapshotRequest => PinSnapshotResponse,
     unpin_snapshot: UnpinSnapshotRequest => UnpinSnapshotResponse,
+    read_snapshot: ReadSnapshotRequest => ReadSnapshotResponse,
+    attach_snapshot: AttachSnapshotRequest => AttachSnapshotResponse,
 }
 
 service! {

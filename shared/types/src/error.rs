@@ -91,6 +91,8 @@ codes! {
     AliasAlreadyExists = 1602, "alias already exist";
     FieldNotFound = 1700, "field not found";
     FieldInvalidName = 1701, "field name invalid";
+    /// A job that nobody knows, or that is forgotten.
+    JobNotFound = 2101, "job not found";
     InconsistentRequery = 2200, "inconsistent requery", retriable;
     QueryPlanFailed = 2201, "query plan failed";
     /// A snapshot keeps its segments from being compacted for a while.

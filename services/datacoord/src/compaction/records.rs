@@ -7,6 +7,7 @@ use redkite_proto::redkite::meta::{
     CollectionInfo, CompactionInfo, FileInfo, ObjectState, PartitionInfo, SegmentInfo,
     SnapshotInfo, compaction_info::State,
 };
+use redkite_storage::layout;
 use redkite_types::{
     CollectionId, Error, ErrorCode, PartitionId, Result, Revision, SegmentId, Timestamp,
 };
@@ -164,6 +165,7 @@ pub async fn commit(
             state: State::Completed.into(),
             targets: made.iter().map(|segment| segment.id).collect(),
             finished_ts: now.0,
+            borrowed_files: borrowed_files(entry, plan, sources),
             ..plan.clone()
         }));
         match gate.commit(kv, &files, txn).await? {
@@ -179,6 +181,29 @@ pub async fn commit(
             plan.plan_id
         ),
     )))
+}
+
+/// Files of the sources and of their indexes that lie outside the sources' own places, because they
+/// came with a snapshot.
+fn borrowed_files(
+    entry: &CollectionEntry,
+    plan: &CompactionInfo,
+    sources: &[SegmentInfo],
+) -> Vec<String> {
+    let mut borrowed = Vec::new();
+    for source in sources {
+        let (collection, partition, id) = place(plan, source.id);
+        let own = layout::segment_prefix(collection, partition, id);
+        let builds = entry.segments.get(&id);
+        let builds = builds.into_iter().flat_map(|found| found.indexes.values());
+        let files = source
+            .files
+            .iter()
+            .chain(builds.flat_map(|build| &build.files));
+        let foreign = files.filter(|file| !file.path.starts_with(&own));
+        borrowed.extend(foreign.map(|file| file.path.clone()));
+    }
+    borrowed
 }
 
 /// Removes plans that ended long ago, and delete files that nothing needs any more.

@@ -175,7 +175,8 @@ impl References {
                 .map(|file| self.add_files(&[file])),
             Key::Compaction(collection, plan) => self.add_compaction(pair, collection, plan),
             Key::Snapshot(collection, name) => self.add_snapshot(pair, collection, name),
-            Key::Checkpoint(_) => Ok(()),
+            // A job that is under way has pinned its snapshot.
+            Key::Checkpoint(_) | Key::RestoreJob(_) => Ok(()),
             Key::Database(_)
             | Key::Field(..)
             | Key::Alias(..)
@@ -311,10 +312,13 @@ impl References {
             compaction_info::State::Executing => {
                 (info.targets, format!("compaction {plan} is under way"))
             }
-            compaction_info::State::Completed if info.finished_ts >= self.compacted_since.0 => (
-                info.sources,
-                format!("compaction {plan} has just replaced it"),
-            ),
+            compaction_info::State::Completed if info.finished_ts >= self.compacted_since.0 => {
+                self.files.extend(info.borrowed_files);
+                (
+                    info.sources,
+                    format!("compaction {plan} has just replaced it"),
+                )
+            }
             compaction_info::State::Completed | compaction_info::State::Failed => return Ok(()),
         };
         for segment in segments {

@@ -167,12 +167,13 @@ impl Snapshots {
                 .iter()
                 .map(|one| one.name.clone())
                 .collect(),
-            file_owners: manifest::file_owners(manifest).into_iter().collect(),
+            file_owners: manifest.file_owners.clone(),
             deltas: manifest.deltas.len() as i32,
             builds: manifest.builds.len() as i32,
             rows: segments.iter().map(|segment| segment.rows).sum(),
             bytes: manifest::files(manifest).map(|file| file.size).sum(),
             internal: request.internal,
+            indexes: manifest.indexes.len() as i32,
         }
     }
 }

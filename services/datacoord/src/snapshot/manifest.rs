@@ -57,7 +57,7 @@ pub fn take(
         .iter()
         .map(|channel| position(entry, info, channel, flushed.get(channel)))
         .collect();
-    SnapshotManifest {
+    let mut manifest = SnapshotManifest {
         format_version: FORMAT_VERSION,
         snapshot_id,
         ts: positions
@@ -80,7 +80,10 @@ pub fn take(
             .collect(),
         builds,
         positions,
-    }
+        file_owners: Vec::new(),
+    };
+    manifest.file_owners = file_owners(&manifest).into_iter().collect();
+    manifest
 }
 
 /// Nothing was written before the collection was there.
@@ -113,7 +116,7 @@ pub fn files(manifest: &SnapshotManifest) -> impl Iterator<Item = &FileInfo> {
 }
 
 /// The collections in whose folders the files of a manifest lie.
-pub fn file_owners(manifest: &SnapshotManifest) -> BTreeSet<i64> {
+fn file_owners(manifest: &SnapshotManifest) -> BTreeSet<i64> {
     files(manifest)
         .filter_map(|file| layout::parse(&file.path).and_then(collection_of))
         .map(|collection| collection.0)

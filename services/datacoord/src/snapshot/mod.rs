@@ -8,10 +8,12 @@
 //!
 //! - [`manifest`]: what a snapshot consists of, and its object
 //! - `create`: takes a snapshot
+//! - `attach`: gives a collection that is being restored its data, by reference
 //! - [`pins`]: who keeps a snapshot from being dropped, and the drop itself (pure, and the records)
 //! - [`around`]: what is needed of the other services
 
 pub mod around;
+mod attach;
 mod create;
 pub mod manifest;
 pub mod pins;
@@ -21,7 +23,7 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use redkite_catalog::{Catalog, CatalogView, keys};
-use redkite_metastore::SharedKv;
+use redkite_metastore::{Op, SharedKv, Txn};
 use redkite_proto::redkite::meta::{SnapshotInfo, SnapshotPin};
 use redkite_runtime::{CancellationToken, SharedClock};
 use redkite_storage::ObjectStore;
@@ -36,6 +38,8 @@ use crate::gate::CommitGate;
 
 /// How long the view may take to show what the store has.
 const SEEN_WITHIN: Duration = Duration::from_secs(10);
+/// How long a restore is remembered after its end.
+const REMEMBER_JOBS_MS: u64 = 3 * 60 * 60 * 1_000;
 /// How often snapshots are looked for whose collection is gone and whose last pin has expired.
 const TIDY_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -140,7 +144,8 @@ impl Snapshots {
         }
     }
 
-    /// Drops snapshots without a collection and without a pin.
+    /// Drops snapshots without a collection and without a pin, and forgets restores that ended long
+    /// ago.
     ///
     /// # Errors
     /// Code 2 when the metastore did not answer; it is done again.
@@ -153,6 +158,14 @@ impl Snapshots {
             if orphan && !pins::is_pinned(snapshot, now) {
                 pins::drop_all(self.kv.as_ref(), collection, now).await?;
             }
+        }
+        let old = view.restore_jobs().filter(|job| {
+            job.finished_ms != 0 && job.finished_ms.saturating_add(REMEMBER_JOBS_MS) < now
+        });
+        for job in old {
+            let txn = Txn::new().then(Op::delete(keys::restore_job(job.job_id)));
+            let removed = self.kv.txn(txn).await;
+            removed.map_err(|error| Error::from_coded(&error))?;
         }
         Ok(())
     }

@@ -169,6 +169,7 @@ milvus_service! {
         DropSnapshot drop_snapshot(DropSnapshotRequest) -> common::Status = snapshot::drop_snapshot;
         PinSnapshotData pin_snapshot_data(PinSnapshotDataRequest) -> PinSnapshotDataResponse = snapshot::pin_snapshot_data;
         UnpinSnapshotData unpin_snapshot_data(UnpinSnapshotDataRequest) -> common::Status = snapshot::unpin_snapshot_data;
+        RestoreSnapshot restore_snapshot(RestoreSnapshotRequest) -> RestoreSnapshotResponse = snapshot::restore::restore_snapshot;
     }
     reads {
         GetCollectionStatistics get_collection_statistics(GetCollectionStatisticsRequest) -> GetCollectionStatisticsResponse = info::stats::get_collection_statistics;
@@ -213,6 +214,8 @@ milvus_service! {
         ListPrivilegeGroups list_privilege_groups(ListPrivilegeGroupsRequest) -> ListPrivilegeGroupsResponse = access::list_privilege_groups;
         ListSnapshots list_snapshots(ListSnapshotsRequest) -> ListSnapshotsResponse = snapshot::list_snapshots;
         DescribeSnapshot describe_snapshot(DescribeSnapshotRequest) -> DescribeSnapshotResponse = snapshot::describe_snapshot;
+        GetRestoreSnapshotState get_restore_snapshot_state(GetRestoreSnapshotStateRequest) -> GetRestoreSnapshotStateResponse = snapshot::restore::get_restore_snapshot_state;
+        ListRestoreSnapshotJobs list_restore_snapshot_jobs(ListRestoreSnapshotJobsRequest) -> ListRestoreSnapshotJobsResponse = snapshot::restore::list_restore_snapshot_jobs;
     }
     unserved {
         AlterIndex alter_index(AlterIndexRequest) -> common::Status;
@@ -271,12 +274,9 @@ milvus_service! {
         GetReplicateConfiguration get_replicate_configuration(GetReplicateConfigurationRequest) -> GetReplicateConfigurationResponse;
         GetReplicateInfo get_replicate_info(GetReplicateInfoRequest) -> GetReplicateInfoResponse;
         ComputePhraseMatchSlop compute_phrase_match_slop(ComputePhraseMatchSlopRequest) -> ComputePhraseMatchSlopResponse;
-        RestoreSnapshot restore_snapshot(RestoreSnapshotRequest) -> RestoreSnapshotResponse;
         RestoreExternalSnapshot restore_external_snapshot(RestoreExternalSnapshotRequest) -> RestoreExternalSnapshotResponse;
         ExportSnapshot export_snapshot(ExportSnapshotRequest) -> ExportSnapshotResponse;
         GetExportSnapshotState get_export_snapshot_state(GetExportSnapshotStateRequest) -> GetExportSnapshotStateResponse;
-        GetRestoreSnapshotState get_restore_snapshot_state(GetRestoreSnapshotStateRequest) -> GetRestoreSnapshotStateResponse;
-        ListRestoreSnapshotJobs list_restore_snapshot_jobs(ListRestoreSnapshotJobsRequest) -> ListRestoreSnapshotJobsResponse;
         AlterCollectionSchema alter_collection_schema(AlterCollectionSchemaRequest) -> AlterCollectionSchemaResponse;
         BatchUpdateManifest batch_update_manifest(BatchUpdateManifestRequest) -> common::Status;
         RefreshExternalCollection refresh_external_collection(RefreshExternalCollectionRequest) -> RefreshExternalCollectionResponse;

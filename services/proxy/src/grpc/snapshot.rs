@@ -3,6 +3,8 @@
 //! # Source
 //! Codes and texts are facts of Milvus 3.0's wire contract.
 
+pub(crate) mod restore;
+
 use std::{sync::Arc, time::Duration};
 
 use redkite_catalog::CollectionEntry;
@@ -168,6 +170,10 @@ pub(crate) async fn unpin_snapshot_data(
             "pin_id {} must be positive",
             message.pin_id
         )));
+    }
+    if context.view().restore_job(message.pin_id).is_some() {
+        // A job's own pin ends with the job; to users it is none of theirs.
+        return Ok(status::success());
     }
     let request = datacoord::UnpinSnapshotRequest {
         pin_id: message.pin_id,

@@ -81,6 +81,11 @@ impl TimestampOracle {
         })
     }
 
+    /// The clock's time in Unix milliseconds, for what people read.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.unix_millis()
+    }
+
     /// The clock's time, unless it lies behind what was given out already.
     fn start(&self, state: &State) -> Timestamp {
         state.next.max(Timestamp::new(self.clock.unix_millis(), 0))

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use redkite_catalog::{CollectionEntry, keys};
+use redkite_catalog::{CatalogView, CollectionEntry, keys};
 use redkite_metastore::{Op, Txn};
 use redkite_proto::{
     convert::{kv, schema as convert},
     milvus::milvus::CreateCollectionRequest,
-    redkite::meta::{CollectionInfo, FieldInfo, ObjectState, PartitionInfo},
+    redkite::meta::{CollectionInfo, DatabaseInfo, FieldInfo, ObjectState, PartitionInfo},
 };
 use redkite_saga::{Check, LockKey, Outputs, Saga, Step, StepCx, StepKey};
 use redkite_types::{
@@ -204,33 +204,63 @@ impl Saga for CreateCollection {
             if is_same(found, params) {
                 return Ok(Check::Already(()));
             }
-            return Err(Error::input(
-                ErrorCode::Unexpected,
-                format!(
-                    "create duplicate collection with different parameters, collection: {}",
-                    params.name
-                ),
-            ));
+            return Err(duplicate(&params.name));
         }
-        if view.alias(params.database, &params.name).is_some() {
-            return Err(Error::input(
-                ErrorCode::AliasCollectionNameConflict,
-                format!(
-                    "collection name [{}] conflicts with an existing alias, please choose a unique \
-                     name: alias and collection name conflict[database={}][alias={}]",
-                    params.name, database.name, params.name
-                ),
-            ));
-        }
-        let limit = self.0.options.max_collection_num;
-        if view.all_collections().count() >= limit {
-            return Err(Error::new(
-                ErrorCode::CollectionLimit,
-                format!("exceeded the limit number of collections[limit={limit}]"),
-            ));
-        }
+        check_room(&self.0, &view, database, &params.name)?;
         Ok(Check::Proceed)
     }
+}
+
+/// Checks that a collection of a name can be made anew.
+///
+/// # Errors
+/// Code 65535 when there is one, 1601 when it is an alias, 102 when there are too many.
+pub(super) fn check_new_name(
+    context: &DdlContext,
+    view: &CatalogView,
+    database: DatabaseId,
+    name: &str,
+) -> Result<()> {
+    let found = view
+        .database_by_id(database)
+        .ok_or_else(|| Error::database_not_found(&database.to_string()))?;
+    if view.collection_by_name(database, name).is_some() {
+        return Err(duplicate(name));
+    }
+    check_room(context, view, found, name)
+}
+
+fn duplicate(name: &str) -> Error {
+    Error::input(
+        ErrorCode::Unexpected,
+        format!("create duplicate collection with different parameters, collection: {name}"),
+    )
+}
+
+fn check_room(
+    context: &DdlContext,
+    view: &CatalogView,
+    database: &DatabaseInfo,
+    name: &str,
+) -> Result<()> {
+    if view.alias(DatabaseId(database.id), name).is_some() {
+        return Err(Error::input(
+            ErrorCode::AliasCollectionNameConflict,
+            format!(
+                "collection name [{name}] conflicts with an existing alias, please choose a unique \
+                 name: alias and collection name conflict[database={}][alias={name}]",
+                database.name
+            ),
+        ));
+    }
+    let limit = context.options.max_collection_num;
+    if view.all_collections().count() >= limit {
+        return Err(Error::new(
+            ErrorCode::CollectionLimit,
+            format!("exceeded the limit number of collections[limit={limit}]"),
+        ));
+    }
+    Ok(())
 }
 
 fn is_same(found: &CollectionEntry, params: &CreateCollectionParams) -> bool {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use redkite_catalog::{Catalog, CatalogView};
 use redkite_metastore::SharedKv;
+use redkite_proto::redkite::{datacoord::AttachSnapshotRequest, meta::SnapshotManifest};
 use redkite_types::{CollectionId, Error, PartitionId, Result, Revision, Timestamp};
 
 use crate::{
@@ -39,6 +40,40 @@ pub trait Announce: Send + Sync + 'static {
         collection: CollectionId,
         partition: Option<PartitionId>,
     ) -> Result<()>;
+
+    /// Pins a snapshot for so many seconds under an id; answers the snapshot's id.
+    ///
+    /// # Errors
+    /// Code 2600 when there is none; else retry.
+    async fn pin_snapshot(
+        &self,
+        collection: CollectionId,
+        name: &str,
+        seconds: i64,
+        pin: i64,
+    ) -> Result<i64>;
+
+    /// Takes a pin away; an absent one is no error.
+    ///
+    /// # Errors
+    /// When the coordinator cannot be reached or a store fails; retry.
+    async fn unpin_snapshot(&self, pin: i64) -> Result<()>;
+
+    /// What a snapshot says of its collection.
+    ///
+    /// # Errors
+    /// Code 2600 when there is none, 1000 and 1009 when its manifest is missing or damaged; else retry.
+    async fn snapshot_definition(
+        &self,
+        collection: CollectionId,
+        name: &str,
+    ) -> Result<SnapshotManifest>;
+
+    /// Gives a collection that is being created the data of a snapshot.
+    ///
+    /// # Errors
+    /// Retriable ones may be tried again; the others name what is wrong with the snapshot.
+    async fn attach_snapshot(&self, request: AttachSnapshotRequest) -> Result<()>;
 
     /// Waits until every live proxy shows a revision.
     ///

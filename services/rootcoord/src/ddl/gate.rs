@@ -2,14 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redkite_proto::redkite::rootcoord::{DdlRequest, ddl_request::Command};
+use redkite_proto::redkite::rootcoord::{DdlRequest, RestoreSnapshotRequest, ddl_request::Command};
 use redkite_saga::{Registry, Saga, SagaExecutor};
-use redkite_types::{Error, Result, Revision};
+use redkite_types::{Error, ErrorCode, Result, Revision};
 
 use super::{
     alias, alter_collection, collection, context::DdlContext, database, drop_collection, index,
-    load, partition, rbac,
+    load, partition, rbac, restore,
 };
+
+/// How long the answer to a restore waits for its end, which is near as a rule.
+const RESTORED_WITHIN: Duration = Duration::from_secs(1);
+/// How long it takes at most until a job that is under way is on record.
+const JOB_WITHIN: Duration = Duration::from_secs(30);
 
 /// The one entrance of all DDL.
 pub struct DdlGate {
@@ -38,6 +43,7 @@ pub fn registry(context: &Arc<DdlContext>) -> redkite_saga::Result<Registry> {
     registry.register(index::DropIndex(context.clone()))?;
     registry.register(load::Load(context.clone()))?;
     registry.register(load::Release(context.clone()))?;
+    registry.register(restore::RestoreSnapshot(context.clone()))?;
     rbac::register(&mut registry, context)?;
     Ok(registry)
 }
@@ -109,6 +115,68 @@ impl DdlGate {
                     .await
             }
             command => self.submit_within_collection(command, &fallback, &id).await,
+        }
+    }
+
+    /// Begins to restore a snapshot; answers the job and a revision that shows it. What goes wrong
+    /// once the job is on record is the job's to tell.
+    ///
+    /// # Errors
+    /// Milvus's code and text of what is wrong; code 2 when it may or may not happen, ask again with
+    /// the same request id.
+    pub async fn restore(&self, request: RestoreSnapshotRequest) -> Result<(i64, Revision)> {
+        let id = request.request_id;
+        let command = request.command.unwrap_or_default();
+        let view = self.context.fresh_view().await?;
+        let mut jobs = view.restore_jobs();
+        if let Some(job) = jobs.find(|job| job.request_id == id && !id.is_empty()) {
+            return Ok((job.job_id, view.revision()));
+        }
+        let database = match command.db_name.as_str() {
+            "" => request.database,
+            given => given.to_owned(),
+        };
+        let now = self.context.tso.now_ms();
+        let params = restore::params(&self.context, &database, &command, &id, now).await?;
+        let job = params.job();
+        let handle = self
+            .executor
+            .submit::<restore::RestoreSnapshot>(params, &id)
+            .map_err(into_user_error)?;
+        let ended = handle.wait();
+        tokio::pin!(ended);
+        let error = match tokio::time::timeout(RESTORED_WITHIN, &mut ended).await {
+            Ok(Ok(done)) => return Ok((job, done.revision)),
+            Ok(Err(error)) => Some(into_user_error(error)),
+            Err(_) => None,
+        };
+        let view = self.context.fresh_view().await?;
+        if view.restore_job(job).is_some() {
+            return Ok((job, view.revision()));
+        }
+        if let Some(error) = error {
+            return Err(error);
+        }
+        // It waits for a lock, or for the data coordinator.
+        let mut revisions = self.context.catalog.subscribe();
+        let is_there = || self.context.catalog.view().restore_job(job).is_some();
+        let began = async { revisions.wait_for(|_| is_there()).await.is_ok() };
+        tokio::select! {
+            done = ended => match done {
+                Ok(done) => Ok((job, done.revision)),
+                Err(error) => {
+                    let view = self.context.fresh_view().await?;
+                    match view.restore_job(job) {
+                        Some(_) => Ok((job, view.revision())),
+                        None => Err(into_user_error(error)),
+                    }
+                }
+            },
+            true = began => Ok((job, self.context.catalog.view().revision())),
+            () = tokio::time::sleep(JOB_WITHIN) => Err(Error::new(
+                ErrorCode::ServiceUnavailable,
+                format!("restore job {job} has not begun yet, ask again"),
+            )),
         }
     }
 

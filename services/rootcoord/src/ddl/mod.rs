@@ -8,7 +8,7 @@
 //! - [`resolve`]: names to databases and collections
 //! - [`steps`]: steps that several sagas share
 //! - [`database`], [`collection`], [`drop_collection`], [`alter_collection`], [`partition`],
-//!   [`alias`], [`index`], [`load`], [`rbac`]: the sagas
+//!   [`alias`], [`index`], [`load`], [`rbac`], [`restore`]: the sagas
 
 pub mod alias;
 pub mod alter_collection;
@@ -22,6 +22,7 @@ pub mod load;
 pub mod partition;
 pub mod rbac;
 pub mod resolve;
+pub mod restore;
 pub mod steps;
 
 pub use context::{Announce, DdlContext};

@@ -11,7 +11,8 @@ use redkite_proto::{
     convert::schema as convert,
     milvus::{common::KeyValuePair, milvus::*},
     redkite::{
-        meta::SegmentInfo,
+        datacoord::AttachSnapshotRequest,
+        meta::{SegmentInfo, SnapshotInfo, SnapshotManifest, SnapshotPin},
         rootcoord::{DdlRequest, PutUser, ddl_request::Command},
     },
 };
@@ -27,7 +28,7 @@ use redkite_types::{
 
 use super::{
     Announce, DdlContext, DdlGate, alias, alter_collection, collection, database, drop_collection,
-    gate, index, load, partition, rbac,
+    gate, index, load, partition, rbac, restore,
 };
 use crate::{
     alloc::{IdAllocator, TimestampOracle},
@@ -61,9 +62,94 @@ impl Announce for Obedient {
         Ok(())
     }
 
+    async fn pin_snapshot(
+        &self,
+        collection: CollectionId,
+        name: &str,
+        _: i64,
+        pin: i64,
+    ) -> Result<i64> {
+        let mut snapshot = self.snapshot(collection, name).await;
+        if snapshot.pins.iter().all(|one| one.id != pin) {
+            let id = pin;
+            snapshot.pins.push(SnapshotPin { id, expires_ms: 0 });
+        }
+        put(&self.kv, keys::snapshot(collection, name), &snapshot).await;
+        Ok(snapshot.id)
+    }
+
+    async fn unpin_snapshot(&self, pin: i64) -> Result<()> {
+        let view = Catalog::load(self.kv.as_ref()).await.unwrap().view();
+        for snapshot in view.all_snapshots() {
+            let mut snapshot = SnapshotInfo::clone(snapshot);
+            snapshot.pins.retain(|one| one.id != pin);
+            let key = keys::snapshot(CollectionId(snapshot.collection_id), &snapshot.name);
+            put(&self.kv, key, &snapshot).await;
+        }
+        Ok(())
+    }
+
+    async fn snapshot_definition(
+        &self,
+        collection: CollectionId,
+        _: &str,
+    ) -> Result<SnapshotManifest> {
+        let view = Catalog::load(self.kv.as_ref()).await.unwrap().view();
+        let entry = view.collection_by_id(collection).unwrap();
+        Ok(SnapshotManifest {
+            collection: Some(entry.info().unwrap().as_ref().clone()),
+            fields: entry
+                .field_records()
+                .map(|one| one.as_ref().clone())
+                .collect(),
+            partitions: entry
+                .visible_partitions()
+                .map(|one| one.as_ref().clone())
+                .collect(),
+            indexes: entry
+                .visible_indexes()
+                .map(|one| one.as_ref().clone())
+                .collect(),
+            file_owners: vec![collection.0],
+            ..SnapshotManifest::default()
+        })
+    }
+
+    async fn attach_snapshot(&self, request: AttachSnapshotRequest) -> Result<()> {
+        let info = SegmentInfo {
+            id: request.first_id,
+            collection_id: request.target_collection_id,
+            partition_id: request.first_partition_id,
+            ..SegmentInfo::default()
+        };
+        let key = keys::segment(
+            CollectionId(info.collection_id),
+            PartitionId(info.partition_id),
+            SegmentId(info.id),
+        );
+        put(&self.kv, key, &info).await;
+        Ok(())
+    }
+
     async fn proxies(&self, _: Revision) -> Result<()> {
         Ok(())
     }
+}
+
+impl Obedient {
+    async fn snapshot(&self, collection: CollectionId, name: &str) -> SnapshotInfo {
+        let found = self
+            .kv
+            .get(&keys::snapshot(collection, name))
+            .await
+            .unwrap();
+        SnapshotInfo::decode(found.unwrap().value).unwrap()
+    }
+}
+
+async fn put(kv: &SharedKv, key: String, record: &impl Message) {
+    let txn = Txn::new().then(Op::put(key, record.encode_to_vec()));
+    kv.txn(txn).await.unwrap();
 }
 
 /// A deployment without other processes.
@@ -266,12 +352,21 @@ async fn observe(kv: SharedKv) -> String {
             .unwrap();
         }
     }
+    for snapshot in view.all_snapshots() {
+        let (name, pins) = (&snapshot.name, snapshot.pins.len());
+        writeln!(text, "snapshot {name} with {pins} pins").unwrap();
+    }
+    for job in view.restore_jobs() {
+        assert!(job.finished_ms != 0, "a job that never ends: {job:?}");
+    }
     writeln!(text, "{:#?}", view.access()).unwrap();
     // Whatever the view does not show must not be there either: count the raw keys.
     let keys = dump(kv.as_ref()).await;
     let counted = keys
         .lines()
         .filter(|line| !line.contains(keys::TSO_WINDOW) && !line.contains(keys::ID_WINDOW))
+        // A job that failed is remembered, with the reason.
+        .filter(|line| !line.contains("datacoord-meta/restore/"))
         .count();
     writeln!(text, "{counted} keys").unwrap();
     text
@@ -311,6 +406,38 @@ async fn create_collection_is_all_or_nothing() {
             .await
             .unwrap()
     })
+    .await;
+}
+
+#[tokio::test]
+async fn restore_snapshot_is_all_or_nothing_and_leaves_no_pin() {
+    suites(
+        vec![create_partition("p1"), create_index()],
+        restore::RestoreSnapshot,
+        |context| async move {
+            let view = context.fresh_view().await.unwrap();
+            let entry = view.collection(DatabaseId::DEFAULT, "books").unwrap();
+            let partitions = entry.visible_partitions();
+            let snapshot = SnapshotInfo {
+                id: 7,
+                collection_id: entry.id().0,
+                name: "s1".into(),
+                partition_names: partitions.map(|one| one.name.clone()).collect(),
+                segment_ids: vec![1],
+                indexes: 1,
+                ..SnapshotInfo::default()
+            };
+            put(&context.kv, keys::snapshot(entry.id(), "s1"), &snapshot).await;
+            let request = RestoreSnapshotRequest {
+                name: "s1".into(),
+                collection_name: "books".into(),
+                target_collection_name: "copy".into(),
+                ..RestoreSnapshotRequest::default()
+            };
+            let params = restore::params(&context, "", &request, "r1", 1);
+            params.await.unwrap()
+        },
+    )
     .await;
 }
 

@@ -7,11 +7,12 @@ use std::time::Duration;
 use redkite_config::{ByteSize, HumanDuration};
 use redkite_proto::redkite::datacoord::data_coord_server::{DataCoord, DataCoordServer};
 use redkite_proto::redkite::datacoord::{
-    CommitFlushRequest, CommitFlushResponse, CompactRequest, CompactResponse,
-    CreateSnapshotRequest, CreateSnapshotResponse, DescribeIndexesRequest, DescribeIndexesResponse,
-    DropDataRequest, DropDataResponse, DropSnapshotRequest, DropSnapshotResponse, IndexProgress,
-    ListCompactionsRequest, ListCompactionsResponse, PinSnapshotRequest, PinSnapshotResponse,
-    SyncRequest, SyncResponse, UnpinSnapshotRequest, UnpinSnapshotResponse,
+    AttachSnapshotRequest, AttachSnapshotResponse, CommitFlushRequest, CommitFlushResponse,
+    CompactRequest, CompactResponse, CreateSnapshotRequest, CreateSnapshotResponse,
+    DescribeIndexesRequest, DescribeIndexesResponse, DropDataRequest, DropDataResponse,
+    DropSnapshotRequest, DropSnapshotResponse, IndexProgress, ListCompactionsRequest,
+    ListCompactionsResponse, PinSnapshotRequest, PinSnapshotResponse, ReadSnapshotRequest,
+    ReadSnapshotResponse, SyncRequest, SyncResponse, UnpinSnapshotRequest, UnpinSnapshotResponse,
 };
 use redkite_rpc::{RpcError, RpcOptions, ServerBuilder, limit_messages};
 use redkite_runtime::{Deadline, Health, OnFailure, TaskGroup};
@@ -127,6 +128,20 @@ impl DataCoord for Coord {
         &self,
         _: Request<UnpinSnapshotRequest>,
     ) -> Result<Response<UnpinSnapshotResponse>, Status> {
+        Err(Status::unimplemented("not by the fake"))
+    }
+
+    async fn read_snapshot(
+        &self,
+        _: Request<ReadSnapshotRequest>,
+    ) -> Result<Response<ReadSnapshotResponse>, Status> {
+        Err(Status::unimplemented("not by the fake"))
+    }
+
+    async fn attach_snapshot(
+        &self,
+        _: Request<AttachSnapshotRequest>,
+    ) -> Result<Response<AttachSnapshotResponse>, Status> {
         Err(Status::unimplemented("not by the fake"))
     }
 }

@@ -1,0 +1,128 @@
+//! Snapshots restored into new collections, as jobs.
+
+use std::{sync::Arc, time::Duration};
+
+use redkite_proto::{
+    milvus::milvus::{
+        GetRestoreSnapshotStateRequest, GetRestoreSnapshotStateResponse,
+        ListRestoreSnapshotJobsRequest, ListRestoreSnapshotJobsResponse, RestoreSnapshotInfo,
+        RestoreSnapshotRequest, RestoreSnapshotResponse,
+    },
+    redkite::{meta::RestoreJobInfo, rootcoord},
+    status,
+};
+use redkite_runtime::Backoff;
+use redkite_types::{Error, ErrorCode, Result};
+use tracing::warn;
+
+use super::await_revision;
+use crate::{
+    context::{ProxyContext, RequestContext},
+    lookup,
+};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+pub(crate) async fn restore_snapshot(
+    context: &Arc<ProxyContext>,
+    meta: RequestContext,
+    message: RestoreSnapshotRequest,
+) -> Result<RestoreSnapshotResponse> {
+    let request = rootcoord::RestoreSnapshotRequest {
+        request_id: context.unique_id(),
+        database: meta.database.clone(),
+        command: Some(message),
+    };
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let begun = loop {
+        let error = match begin(context, &meta, request.clone()).await {
+            Ok(begun) => break begun,
+            Err(error) => error,
+        };
+        let away = matches!(
+            error.code,
+            ErrorCode::ServiceNotReady | ErrorCode::ServiceUnavailable
+        );
+        let pause = backoff.next_delay();
+        if !away || !error.retriable || meta.deadline.left() < pause {
+            return Err(error);
+        }
+        warn!(error = %error.message, request_id = %meta.request_id, "restore asked for again");
+        tokio::time::sleep(pause).await;
+    };
+    await_revision(context, begun.revision).await;
+    Ok(RestoreSnapshotResponse {
+        status: Some(status::success()),
+        job_id: begun.job_id,
+    })
+}
+
+async fn begin(
+    context: &ProxyContext,
+    meta: &RequestContext,
+    request: rootcoord::RestoreSnapshotRequest,
+) -> Result<rootcoord::RestoreSnapshotResponse> {
+    let root = context.peers.root_coord()?;
+    let begun = redkite_rpc::call(meta.deadline, request, |request| {
+        root.restore_snapshot(request)
+    });
+    Ok(begun.await?)
+}
+
+pub(crate) fn get_restore_snapshot_state(
+    context: &ProxyContext,
+    _: RequestContext,
+    message: GetRestoreSnapshotStateRequest,
+) -> Result<GetRestoreSnapshotStateResponse> {
+    let view = context.view();
+    let job = view.restore_job(message.job_id).ok_or_else(|| {
+        Error::input(
+            ErrorCode::JobNotFound,
+            format!("restore job not found: jobID={}", message.job_id),
+        )
+    })?;
+    Ok(GetRestoreSnapshotStateResponse {
+        status: Some(status::success()),
+        info: Some(shown(job)),
+    })
+}
+
+pub(crate) fn list_restore_snapshot_jobs(
+    context: &ProxyContext,
+    meta: RequestContext,
+    message: ListRestoreSnapshotJobsRequest,
+) -> Result<ListRestoreSnapshotJobsResponse> {
+    let view = context.view();
+    let database = lookup::database(&view, &meta.database)?;
+    let target = match message.collection_name.as_str() {
+        "" => None,
+        name => Some(lookup::collection(&view, &meta.database, name)?.id()),
+    };
+    let wanted = view.restore_jobs().filter(|job| match target {
+        Some(collection) => job.collection_id == collection.0,
+        None => job.database == database.name,
+    });
+    Ok(ListRestoreSnapshotJobsResponse {
+        status: Some(status::success()),
+        jobs: wanted.map(|job| shown(job)).collect(),
+    })
+}
+
+fn shown(job: &RestoreJobInfo) -> RestoreSnapshotInfo {
+    RestoreSnapshotInfo {
+        job_id: job.job_id,
+        snapshot_name: job.snapshot_name.clone(),
+        db_name: job.database.clone(),
+        collection_name: job.collection.clone(),
+        // The numbers are the same.
+        state: job.state,
+        progress: job.progress,
+        reason: job.reason.clone(),
+        start_time: job.started_ms,
+        time_cost: match job.finished_ms {
+            0 => 0,
+            finished => finished.saturating_sub(job.started_ms).max(1),
+        },
+    }
+}

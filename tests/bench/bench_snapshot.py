@@ -1,0 +1,131 @@
+"""Measures snapshots: taking, restoring and dropping one, the space it takes, and search on the copy.
+
+    make bench-snapshot
+    .venv/bin/python tests/bench/bench_snapshot.py --shape 20000x64     # a quick look
+"""
+
+import argparse
+import os
+import pathlib
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+os.environ.setdefault("REDKITE_BIN_DIR", str(ROOT / "target" / "release"))
+
+import numpy as np  # noqa: E402
+from measuring import Table, mib, percentiles, timed  # noqa: E402
+
+from harness.data import create_simple  # noqa: E402
+from harness.process import BIN_DIR, Server  # noqa: E402
+from harness.waiting import eventually  # noqa: E402
+
+SOURCE = "source"
+ROUNDS = 11
+SEARCHES = 2_000
+
+
+def stored(server):
+    root = server.data_dir / "objects"
+    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+
+
+def fill(client, rows, dim):
+    create_simple(client, SOURCE, index="HNSW", dim=dim)
+    draw = np.random.default_rng(0)
+    batch = max(1, (3 << 20) // (4 * dim))
+    for start in range(0, rows, batch):
+        count = min(batch, rows - start)
+        vectors = draw.normal(size=(count, dim)).astype(np.float32)
+        client.insert(
+            SOURCE,
+            [
+                {"id": start + i, "vector": vectors[i], "number": i, "label": f"row {start + i}"}
+                for i in range(count)
+            ],
+        )
+    client.flush(SOURCE)
+
+    def is_indexed():
+        return client.describe_index(SOURCE, "vector")["pending_index_rows"] == 0
+
+    eventually(is_indexed, "every row is indexed", seconds=3_600, interval=1)
+
+
+def restore(client, target):
+    """Seconds until the job was done, and until the first search was answered."""
+    start = time.perf_counter()
+    job = client.restore_snapshot("s", SOURCE, target)
+
+    def is_done():
+        state = client.get_restore_snapshot_state(job).state
+        assert state != "RestoreSnapshotFailed"
+        return state == "RestoreSnapshotCompleted"
+
+    eventually(is_done, "the restore is done", seconds=600, interval=0.002)
+    return time.perf_counter() - start
+
+
+def searches(client, name, dim):
+    queries = np.random.default_rng(1).normal(size=(SEARCHES, dim)).astype(np.float32)
+    params = {"params": {"ef": 64}}
+    for query in queries[:200]:
+        client.search(name, [query], limit=10, search_params=params)
+    start = time.perf_counter()
+    for query in queries:
+        client.search(name, [query], limit=10, search_params=params)
+    return SEARCHES / (time.perf_counter() - start)
+
+
+def measure(rows, dim, table):
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(pathlib.Path(folder), binary=BIN_DIR / "redkite").start()
+        try:
+            client = server.client()
+            fill(client, rows, dim)
+            shape, before = f"{rows:,} × {dim}", stored(server)
+            taken, dropped = [], []
+            for _ in range(ROUNDS):
+                taken.append(timed(client.create_snapshot, "s", SOURCE))
+                dropped.append(timed(client.drop_snapshot, "s", SOURCE))
+            table.add(shape, "create", percentiles(taken))
+            table.add(shape, "drop", percentiles(dropped))
+            clean = stored(server)
+            client.create_snapshot("s", SOURCE)
+            with_one = stored(server)
+            restored = []
+            for number in range(ROUNDS):
+                restored.append(restore(client, f"copy{number}"))
+            table.add(shape, "restore to complete", percentiles(restored))
+            with_copies = (stored(server) - with_one) / ROUNDS
+            query = np.zeros(dim, dtype=np.float32)
+            start = time.perf_counter()
+            restore(client, "copy")
+            client.load_collection("copy")
+            client.search("copy", [query], limit=10)
+            table.add(shape, "restore to first search", f"{time.perf_counter() - start:.2f} s")
+            share = f"{100 * (with_one - clean) / before:.3f} %"
+            table.add(shape, "bytes of a snapshot", f"{mib(with_one - clean)}, {share}")
+            share = f"{100 * with_copies / before:.3f} %"
+            table.add(shape, "bytes of a restored copy", f"{mib(with_copies)}, {share}")
+            source, copy = searches(client, SOURCE, dim), searches(client, "copy", dim)
+            speeds = f"{source:,.0f} and {copy:,.0f} a second, {copy / source:.2f}"
+            table.add(shape, "search, source and copy", speeds)
+            client.close()
+        finally:
+            server.stop()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", action="append", help="rows x dimensions, such as 100000x384")
+    shapes = parser.parse_args().shape or ["100000x384", "1000000x128"]
+    table = Table("Snapshots", "data", "what", "measured")
+    for shape in shapes:
+        rows, dim = shape.split("x")
+        measure(int(rows), int(dim), table)
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
