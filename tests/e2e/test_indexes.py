@@ -212,6 +212,10 @@ BUILT = {
     "IVF_SQ8": ({"nlist": 32}, {"nprobe": 16}),
     "IVF_PQ": ({"nlist": 32, "m": 8, "nbits": 8}, {"nprobe": 16}),
     "SCANN": ({"nlist": 32, "with_raw_data": True}, {"nprobe": 16, "reorder_k": 100}),
+    "IVF_RABITQ": (
+        {"nlist": 32, "refine": True, "refine_type": "SQ8"},
+        {"nprobe": 16, "rbq_bits_query": 6, "refine_k": 20},
+    ),
 }
 
 

@@ -73,6 +73,10 @@ pub(crate) enum Section {
     Books = 12,
     /// `[rows, bytes]` product-quantised codes.
     ProductCodes = 13,
+    /// `[rows, dim / 8]` signs of rotated rows.
+    Signs = 14,
+    /// `[rows, 2]` f32, what a row adds and what its sum of signs is multiplied by.
+    SignFactors = 15,
 }
 
 /// The fixed part of a file.
@@ -119,6 +123,7 @@ impl Header {
             IndexType::IvfSq8 => 6,
             IndexType::IvfPq => 7,
             IndexType::Scann => 8,
+            IndexType::IvfRabitq => 9,
         };
         let metric = match self.metric {
             MetricType::L2 => 1,
@@ -153,6 +158,7 @@ impl Header {
             6 => IndexType::IvfSq8,
             7 => IndexType::IvfPq,
             8 => IndexType::Scann,
+            9 => IndexType::IvfRabitq,
             other => return Err(Error::corrupt(format!("index type {other}"))),
         };
         let metric = match bytes[21] {

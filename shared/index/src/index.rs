@@ -132,9 +132,11 @@ pub fn build(
         IndexType::Hnsw | IndexType::HnswSq | IndexType::AutoIndex => {
             Box::new(HnswIndex::build(params, rows, dim, options)?)
         }
-        IndexType::IvfFlat | IndexType::IvfSq8 | IndexType::IvfPq | IndexType::Scann => {
-            Box::new(IvfIndex::build(params, rows, dim, options)?)
-        }
+        IndexType::IvfFlat
+        | IndexType::IvfSq8
+        | IndexType::IvfPq
+        | IndexType::Scann
+        | IndexType::IvfRabitq => Box::new(IvfIndex::build(params, rows, dim, options)?),
     })
 }
 
@@ -162,9 +164,11 @@ fn opened(stored: Stored) -> Result<Box<dyn VectorIndex>> {
         IndexType::Hnsw | IndexType::HnswSq | IndexType::AutoIndex => {
             Box::new(HnswIndex::from_stored(stored)?)
         }
-        IndexType::IvfFlat | IndexType::IvfSq8 | IndexType::IvfPq | IndexType::Scann => {
-            Box::new(IvfIndex::from_stored(stored)?)
-        }
+        IndexType::IvfFlat
+        | IndexType::IvfSq8
+        | IndexType::IvfPq
+        | IndexType::Scann
+        | IndexType::IvfRabitq => Box::new(IvfIndex::from_stored(stored)?),
     })
 }
 

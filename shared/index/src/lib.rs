@@ -13,7 +13,7 @@
 //! | `topk` | the best k of a stream of hits |
 //! | `flat` | exact search, and the brute force used for growing data |
 //! | `hnsw` | the graph: build, search, filters, range search |
-//! | `ivf` | inverted lists: IVF_FLAT, IVF_SQ8, IVF_PQ, SCANN |
+//! | `ivf` | inverted lists: IVF_FLAT, IVF_SQ8, IVF_PQ, SCANN, IVF_RABITQ |
 //! | `allowed`, `rerank` | what a filter leaves; exact scores of candidates |
 //! | `params` | Milvus's names, ranges and error texts of index and search parameters |
 //! | `buffer`, `random` | aligned bytes; the seeded generator of the levels |

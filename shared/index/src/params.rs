@@ -33,6 +33,8 @@ pub enum IndexType {
     IvfPq,
     /// [`IndexType::IvfPq`] with 4 bits for every `sub_dim` dimensions.
     Scann,
+    /// Inverted lists of one bit a dimension, the best candidates scored exactly.
+    IvfRabitq,
 }
 
 impl IndexType {
@@ -50,6 +52,7 @@ impl IndexType {
             "IVF_SQ8" => Ok(Self::IvfSq8),
             "IVF_PQ" => Ok(Self::IvfPq),
             "SCANN" => Ok(Self::Scann),
+            "IVF_RABITQ" => Ok(Self::IvfRabitq),
             _ => Err(Error::InvalidIndexType {
                 index_type: name.to_owned(),
             }),
@@ -67,6 +70,7 @@ impl IndexType {
             Self::IvfSq8 => "IVF_SQ8",
             Self::IvfPq => "IVF_PQ",
             Self::Scann => "SCANN",
+            Self::IvfRabitq => "IVF_RABITQ",
         }
     }
 
@@ -74,7 +78,12 @@ impl IndexType {
     pub const fn format_version(self) -> u32 {
         match self {
             Self::Flat | Self::Hnsw | Self::AutoIndex => 1,
-            Self::HnswSq | Self::IvfFlat | Self::IvfSq8 | Self::IvfPq | Self::Scann => 2,
+            Self::HnswSq
+            | Self::IvfFlat
+            | Self::IvfSq8
+            | Self::IvfPq
+            | Self::Scann
+            | Self::IvfRabitq => 2,
         }
     }
 
@@ -85,7 +94,7 @@ impl IndexType {
     const fn is_ivf(self) -> bool {
         matches!(
             self,
-            Self::IvfFlat | Self::IvfSq8 | Self::IvfPq | Self::Scann
+            Self::IvfFlat | Self::IvfSq8 | Self::IvfPq | Self::Scann | Self::IvfRabitq
         )
     }
 }
@@ -183,9 +192,11 @@ impl IndexParams {
                 index_type,
                 ..Self::hnsw(metric, 30, 360)
             },
-            IndexType::IvfFlat | IndexType::IvfSq8 | IndexType::IvfPq | IndexType::Scann => {
-                Self::ivf(index_type, metric, DEFAULT_NLIST)
-            }
+            IndexType::IvfFlat
+            | IndexType::IvfSq8
+            | IndexType::IvfPq
+            | IndexType::Scann
+            | IndexType::IvfRabitq => Self::ivf(index_type, metric, DEFAULT_NLIST),
         };
         for (key, value) in params {
             match (index_type, key.as_str()) {
@@ -242,8 +253,8 @@ impl IndexParams {
                 put(&mut self.ef_construction, 1, INT_MAX)
             }
             (IndexType::HnswSq, "sq_type") => sq_type(value),
-            (IndexType::HnswSq, "refine") => boolean(key, value),
-            (IndexType::HnswSq, "refine_type") => refine_type(value),
+            (IndexType::HnswSq | IndexType::IvfRabitq, "refine") => boolean(key, value),
+            (IndexType::HnswSq | IndexType::IvfRabitq, "refine_type") => refine_type(value),
             (kind, "nlist") if kind.is_ivf() => put(&mut self.nlist, 1, 65_536),
             (IndexType::IvfPq, "m") => put(&mut self.pq_m, 1, 65_536),
             (IndexType::IvfPq, "nbits") => {
@@ -356,8 +367,11 @@ pub struct SearchParams {
     pub max_empty_buckets: Option<usize>,
     /// Candidates of SCANN scored exactly, at least `k`; 10 `k` if not said.
     pub reorder_k: Option<usize>,
-    /// Candidates of HNSW_SQ scored exactly, in multiples of `k`. At least 1.
+    /// Candidates of HNSW_SQ and IVF_RABITQ scored exactly, in multiples of `k`. At least 1; 10 for
+    /// IVF_RABITQ if not said.
     pub refine_k: Option<f32>,
+    /// Bits to which IVF_RABITQ rounds a query's values; 0, which is also the default, for none.
+    pub query_bits: Option<usize>,
     /// The range, if one was asked for.
     pub range: Option<RangeBounds>,
 }
@@ -438,7 +452,7 @@ impl SearchParams {
     /// Parses what a client sends as search parameters of an index of this type.
     ///
     /// HNSW and HNSW_SQ take `ef`, the latter `refine_k`; the inverted indexes `nprobe` and
-    /// `max_empty_result_buckets`, SCANN `reorder_k`; AUTOINDEX takes `level` and `ef`; all take
+    /// `max_empty_result_buckets`, SCANN `reorder_k`, IVF_RABITQ `refine_k` and `rbq_bits_query`; AUTOINDEX takes `level` and `ef`; all take
     /// `radius` and `range_filter`. FLAT
     /// and AUTOINDEX also accept the effort parameters of other index types (`nprobe`,
     /// `search_list`, ...): they ask for at least so much effort of an index that is not there, and
@@ -461,8 +475,11 @@ impl SearchParams {
                 ("ef", IndexType::Hnsw | IndexType::HnswSq | IndexType::AutoIndex) => {
                     parsed.ef = Some(search_integer(key, value, 1, INT_MAX)? as usize);
                 }
-                ("refine_k", IndexType::HnswSq) => {
+                ("refine_k", IndexType::HnswSq | IndexType::IvfRabitq) => {
                     parsed.refine_k = Some(refine_k(key, value)?);
+                }
+                ("rbq_bits_query", IndexType::IvfRabitq) => {
+                    parsed.query_bits = Some(search_integer(key, value, 0, 8)? as usize);
                 }
                 ("nprobe", kind) if kind.is_ivf() => {
                     parsed.nprobe = Some(search_integer(key, value, 1, 65_536)? as usize);
@@ -823,6 +840,16 @@ mod tests {
                 IndexType::Hnsw,
                 json!({"refine_k": 2}),
                 "unknown parameter 'refine_k'",
+            ),
+            (
+                IndexType::IvfRabitq,
+                json!({"rbq_bits_query": 9}),
+                "param 'rbq_bits_query' (9) should be in range [0, 8]",
+            ),
+            (
+                IndexType::IvfRabitq,
+                json!({"rbq_bits_query": 6.0}),
+                "param 'rbq_bits_query' (6.0) should be integer",
             ),
             (
                 IndexType::HnswSq,

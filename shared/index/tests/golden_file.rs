@@ -53,7 +53,7 @@ fn check_type(index: &dyn VectorIndex, index_type: IndexType) {
 }
 
 /// The types that version 2 added, and their files.
-const VERSION_2: [(IndexType, &[u8]); 5] = [
+const VERSION_2: [(IndexType, &[u8]); 6] = [
     (
         IndexType::HnswSq,
         include_bytes!("golden/hnsw_sq_v2.rkindex"),
@@ -67,6 +67,10 @@ const VERSION_2: [(IndexType, &[u8]); 5] = [
         include_bytes!("golden/ivf_sq8_v2.rkindex"),
     ),
     (IndexType::IvfPq, include_bytes!("golden/ivf_pq_v2.rkindex")),
+    (
+        IndexType::IvfRabitq,
+        include_bytes!("golden/ivf_rabitq_v2.rkindex"),
+    ),
     (IndexType::Scann, include_bytes!("golden/scann_v2.rkindex")),
 ];
 

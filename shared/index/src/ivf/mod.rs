@@ -5,6 +5,7 @@
 //! | IVF_FLAT | its number; rows are scored exactly |
 //! | IVF_SQ8 | one byte a dimension; the best are scored exactly |
 //! | IVF_PQ, SCANN | product-quantised codes; the best are scored exactly |
+//! | IVF_RABITQ | one bit a dimension; the best are scored exactly |
 //!
 //! # Source
 //! Jégou, Douze, Schmid 2011, §IV, for the lists.
@@ -12,6 +13,7 @@
 mod coarse;
 mod kmeans;
 mod pq;
+mod rabitq;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,7 @@ use redkite_types::{BitSet, MetricType, StopFlag};
 use self::coarse::{Run, effective_nlist, probe_metric};
 pub(crate) use self::pq::MAX_NBITS;
 use self::pq::{Lists, Pq, Shape};
+use self::rabitq::{Rabitq, Rotation};
 use self::search::with_scratch;
 use crate::allowed::Allowed;
 use crate::buffer::{aligned_copy, view};
@@ -44,6 +47,11 @@ enum Payload {
         /// `[nlist, dim]` f32.
         centroids: Bytes,
         pq: Pq,
+    },
+    Rabitq {
+        /// `[nlist, dim]` f32.
+        centroids: Bytes,
+        signs: Rabitq,
     },
 }
 
@@ -119,6 +127,17 @@ impl IvfIndex {
                     pq,
                 }
             }
+            IndexType::IvfRabitq => {
+                let lists = Lists {
+                    centroids: &centroids,
+                    list_of: &list_of,
+                    rows: &list_rows,
+                };
+                Payload::Rabitq {
+                    signs: Rabitq::build(metric, dim, rows, &lists, run)?,
+                    centroids: aligned_copy(&centroids),
+                }
+            }
             _ => Payload::Flat,
         };
         let mut coarse = Codes::encode(probe_metric(metric), dim, &centroids);
@@ -159,6 +178,14 @@ impl IvfIndex {
             IndexType::IvfPq | IndexType::Scann => Payload::Pq {
                 centroids: stored.take(Section::Centroids, 0, nlist * dim * 4)?,
                 pq: stored_pq(&header, &mut stored)?,
+            },
+            IndexType::IvfRabitq => Payload::Rabitq {
+                centroids: stored.take(Section::Centroids, 0, nlist * dim * 4)?,
+                signs: Rabitq {
+                    rotation: Rotation::new(dim),
+                    codes: stored.take(Section::Signs, 0, rows * rabitq::row_bytes(dim))?,
+                    factors: stored.take(Section::SignFactors, 0, rows * 8)?,
+                },
             },
             _ => Payload::Flat,
         };
@@ -362,6 +389,7 @@ impl VectorIndex for IvfIndex {
             Payload::Flat => 0,
             Payload::Sq8(codes) => codes.memory_bytes(),
             Payload::Pq { centroids, pq } => centroids.len() + pq.memory_bytes(),
+            Payload::Rabitq { centroids, signs } => centroids.len() + signs.memory_bytes(),
         };
         let lists = self.offsets.len() + self.list_rows.len();
         self.coarse.memory_bytes() + self.inverse_norms.len() + lists + payload
@@ -389,6 +417,11 @@ impl VectorIndex for IvfIndex {
                 sections.push((Section::Books, 0, pq.books.clone()));
                 sections.push((Section::ProductCodes, 0, pq.codes.clone()));
                 sections.push((Section::Add, 0, pq.add.clone()));
+            }
+            Payload::Rabitq { centroids, signs } => {
+                sections.push((Section::Centroids, 0, centroids.clone()));
+                sections.push((Section::Signs, 0, signs.codes.clone()));
+                sections.push((Section::SignFactors, 0, signs.factors.clone()));
             }
         }
         let borrowed: Vec<_> = sections

@@ -188,21 +188,7 @@ impl Pq {
                 .map(|(code, row)| row[usize::from(u16::from_le_bytes(*code))])
                 .sum();
         }
-        let (rows, _) = table.as_chunks::<256>();
-        let mut sums = [0f32; 4];
-        let (quads, rest) = codes.as_chunks::<4>();
-        let (row_quads, row_rest) = rows.as_chunks::<4>();
-        for (quad, rows) in quads.iter().zip(row_quads) {
-            for lane in 0..4 {
-                sums[lane] += rows[lane][usize::from(quad[lane])];
-            }
-        }
-        let tail: f32 = rest
-            .iter()
-            .zip(row_rest)
-            .map(|(code, row)| row[usize::from(*code)])
-            .sum();
-        sums[0] + sums[1] + sums[2] + sums[3] + tail
+        sum_bytes(table, codes)
     }
 
     pub(super) fn adds(&self) -> &[f32] {
@@ -212,6 +198,26 @@ impl Pq {
     pub(super) fn memory_bytes(&self) -> usize {
         self.books.len() + self.codes.len() + self.add.len()
     }
+}
+
+/// Sums what a `[bytes, 256]` table says of each byte.
+#[inline]
+pub(super) fn sum_bytes(table: &[f32], codes: &[u8]) -> f32 {
+    let (rows, _) = table.as_chunks::<256>();
+    let mut sums = [0f32; 4];
+    let (quads, rest) = codes.as_chunks::<4>();
+    let (row_quads, row_rest) = rows.as_chunks::<4>();
+    for (quad, rows) in quads.iter().zip(row_quads) {
+        for lane in 0..4 {
+            sums[lane] += rows[lane][usize::from(quad[lane])];
+        }
+    }
+    let tail: f32 = rest
+        .iter()
+        .zip(row_rest)
+        .map(|(code, row)| row[usize::from(*code)])
+        .sum();
+    sums[0] + sums[1] + sums[2] + sums[3] + tail
 }
 
 /// `[m, part, 2^nbits]`; places without a word repeat the last one.

@@ -45,6 +45,16 @@ pub(super) struct Scratch {
     candidates: Vec<u32>,
 }
 
+impl Scratch {
+    /// Offers the gathered rows, each with the key that `key(table, place)` gives.
+    #[inline]
+    fn offer(&mut self, key: impl Fn(&[f32], usize) -> f32) {
+        for (row, place) in self.rows.iter().zip(&self.places) {
+            self.best.push(key(&self.table, *place as usize), *row);
+        }
+    }
+}
+
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
@@ -90,6 +100,10 @@ impl IvfIndex {
             Payload::Sq8(_) => k + k / 2 + 5,
             // Codes of a few bits a dimension mix up many more.
             Payload::Pq { .. } => params.reorder_k.unwrap_or(k * 10).max(k),
+            Payload::Rabitq { .. } => {
+                let factor = f64::from(params.refine_k.unwrap_or(10.0));
+                ((factor * k as f64).ceil() as usize).max(k)
+            }
         }
     }
 
@@ -124,7 +138,7 @@ impl IvfIndex {
             topk.drain_into(self.metric, out);
             return Ok(());
         }
-        self.begin(query, &effort, scratch);
+        self.begin(query, params, &effort, scratch);
         scratch.best.reset(pool);
         let (mut rank, mut seen) = (0, 0);
         while rank < effort.nprobe || seen < effort.rows {
@@ -158,7 +172,7 @@ impl IvfIndex {
     }
 
     /// Ranks the lists and makes the query ready for the payload.
-    fn begin(&self, query: &[f32], effort: &Effort, scratch: &mut Scratch) {
+    fn begin(&self, query: &[f32], params: &SearchParams, effort: &Effort, scratch: &mut Scratch) {
         scratch.query.resize(self.dim, 0.0);
         normalised(self.metric, query, &mut scratch.query);
         let query = &scratch.query;
@@ -167,6 +181,10 @@ impl IvfIndex {
             Payload::Flat => {}
             Payload::Sq8(codes) => codes.prepare(query, &mut scratch.prepared),
             Payload::Pq { pq, .. } => pq.table(query, &mut scratch.parts, &mut scratch.table),
+            Payload::Rabitq { signs, .. } => {
+                let bits = params.query_bits.unwrap_or(0);
+                signs.table(query, bits, &mut scratch.parts, &mut scratch.table);
+            }
         }
     }
 
@@ -206,31 +224,30 @@ impl IvfIndex {
             Payload::Flat => self.compare_exact(scorer, raw, scratch),
             Payload::Sq8(codes) => compare_codes(codes, scratch),
             Payload::Pq { centroids, pq } => {
-                let centroids: &[f32] = view(centroids);
-                let centroid = &centroids[list as usize * self.dim..][..self.dim];
-                let Scratch {
-                    query,
-                    table,
-                    rows,
-                    places,
-                    best,
-                    ..
-                } = scratch;
+                let base = self.base_key(centroids, list, &scratch.query);
+                let add = pq.adds();
                 if self.metric == MetricType::Ip {
-                    let base = (kernels().ip_f32)(query, centroid);
-                    for (row, place) in rows.iter().zip(&*places) {
-                        best.push(-(base + pq.product(table, *place as usize)), *row);
-                    }
+                    scratch.offer(|table, place| base - pq.product(table, place));
                 } else {
-                    let base = (kernels().l2_f32)(query, centroid);
-                    let add = pq.adds();
-                    for (row, place) in rows.iter().zip(&*places) {
-                        let place = *place as usize;
-                        let key = base + add[place] - 2.0 * pq.product(table, place);
-                        best.push(key, *row);
-                    }
+                    scratch
+                        .offer(|table, place| base + add[place] - 2.0 * pq.product(table, place));
                 }
             }
+            Payload::Rabitq { centroids, signs } => {
+                let base = self.base_key(centroids, list, &scratch.query);
+                let dim = self.dim;
+                scratch.offer(|table, place| base + signs.key(table, dim, place));
+            }
+        }
+    }
+
+    /// The key of a row that is its list's centroid.
+    fn base_key(&self, centroids: &bytes::Bytes, list: u32, query: &[f32]) -> f32 {
+        let centroids: &[f32] = view(centroids);
+        let centroid = &centroids[list as usize * self.dim..][..self.dim];
+        match self.metric {
+            MetricType::Ip => -(kernels().ip_f32)(query, centroid),
+            _ => (kernels().l2_f32)(query, centroid),
         }
     }
 
@@ -268,7 +285,7 @@ impl IvfIndex {
         let effort = self.effort(params, allowed, 0);
         let patience = params.max_empty_buckets.unwrap_or(DEFAULT_EMPTY_BUCKETS);
         let scorer = ExactScorer::new(self.metric, query);
-        self.begin(query, &effort, scratch);
+        self.begin(query, params, &effort, scratch);
         let norms = self.norms();
         scratch.best.reset(limit.min(allowed.count));
         let (mut rank, mut seen, mut empty) = (0, 0, 0);
