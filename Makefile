@@ -1,19 +1,20 @@
 # make run     build (release) and start a server on 127.0.0.1:19530
 # make test    all tests: Rust, then end to end with the Milvus client (both also on a real S3 server)
-# make bench   measure; prints the tables of docs/benchmarks.md (bench-storage: how rows become durable; bench-ddl: definitions; bench-snapshot: snapshots)
+# make bench   measure; prints the tables of docs/benchmarks.md (bench-storage: how rows become durable; bench-ddl: definitions; bench-snapshot: snapshots; bench-engine: against other vector libraries)
 # make fmt     format
 # make lint    clippy, warnings are errors
 
 CARGO ?= cargo
 PYTHON ?= python3
 VENV := .venv
+BENCH_VENV := .venv-bench
 PORT ?= 19530
 DATA ?= ./data
 PYTEST_ARGS ?=
 
 # One after the other, also under `make -j`: the tests of the whole need the machine for themselves.
 .NOTPARALLEL:
-.PHONY: run test test-rust test-e2e bench bench-storage bench-ddl bench-snapshot fmt lint build release
+.PHONY: run test test-rust test-e2e bench bench-storage bench-ddl bench-snapshot bench-engine fmt lint build release
 
 run: release
 	./target/release/redkite standalone --data-dir $(DATA) --port $(PORT)
@@ -58,6 +59,16 @@ bench-ddl: $(VENV)/ready
 
 bench-snapshot: release $(VENV)/ready
 	$(VENV)/bin/python tests/bench/bench_snapshot.py
+
+# The other libraries live in an environment of their own.
+bench-engine: $(BENCH_VENV)/ready
+	$(CARGO) build --release -p redkite-index --examples
+	$(BENCH_VENV)/bin/python tests/bench/bench_engine.py
+
+$(BENCH_VENV)/ready: tests/bench/requirements-engine.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/bench/requirements-engine.txt
+	touch $@
 
 fmt:
 	$(CARGO) fmt --all
