@@ -9,6 +9,7 @@
 //! - [`compaction`]: merges segments and applies deletes, from policy to commit
 //! - [`describe`]: how far indexes are built (pure)
 //! - [`drop`]: removes the records of a dropped collection or partition
+//! - [`export`]: rows of a collection, as of one time, as files for other programs
 //! - [`gate`]: no record names a file that is not there, or that is just being deleted
 //! - [`gc`]: deletes files that no record names
 //! - [`fsck`]: checks records and files
@@ -22,6 +23,7 @@ pub mod builder;
 pub mod compaction;
 pub mod describe;
 pub mod drop;
+pub mod export;
 pub mod flush;
 pub mod fsck;
 pub mod gate;

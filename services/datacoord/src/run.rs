@@ -15,6 +15,7 @@ use crate::{
     Builder, CommitGate, Compactor, DataCoordService,
     admin::{self, Shown},
     compaction::{CompactionOptions, PeersAround},
+    export::{self, ExportOptions, Exporter},
     fsck::{LogCheck, logs_of},
     gc::{Collector, GcOptions},
     snapshot::{self, Snapshots},
@@ -28,12 +29,15 @@ pub struct DataCoordOptions {
     pub compaction: CompactionOptions,
     /// Garbage collection.
     pub gc: GcOptions,
+    /// Exports.
+    pub export: ExportOptions,
 }
 
 impl Validate for DataCoordOptions {
     fn validate(&self) -> redkite_config::Result<()> {
         self.compaction.validate()?;
-        self.gc.validate()
+        self.gc.validate()?;
+        self.export.validate()
     }
 }
 
@@ -95,6 +99,14 @@ pub async fn start(
         Arc::new(snapshot::PeersAround(context.peers.clone())),
         SystemClock::shared(),
     );
+    let exporter = Exporter::new(
+        context.kv.clone(),
+        context.catalog.clone(),
+        Arc::new(export::PeersAround(context.peers.clone())),
+        tasks.clone(),
+        options.export,
+        SystemClock::shared(),
+    );
     let shown = Shown {
         kv: context.kv.clone(),
         store: context.store().await?,
@@ -103,6 +115,8 @@ pub async fn start(
         tasks: tasks.clone(),
     };
     context.process.admin.add(admin::routes(shown));
+    let exports = export::admin::routes(exporter.clone());
+    context.process.admin.add(exports);
     let service = Arc::new(DataCoordService::new(
         context.kv.clone(),
         gate,
@@ -110,6 +124,7 @@ pub async fn start(
         compactor.clone(),
         collector.clone(),
         snapshots.clone(),
+        exporter.clone(),
     ));
     let address = context.expose(
         Role::DataCoord,
@@ -126,6 +141,7 @@ pub async fn start(
     context.announce(Role::DataCoord, &address).await?;
     tasks.spawn("index builds", OnFailure::Shutdown, builder.run());
     tasks.spawn("compactions", OnFailure::Shutdown, compactor.run());
+    tasks.spawn("exports", OnFailure::Shutdown, exporter.run());
     tasks.spawn("garbage collection", OnFailure::Shutdown, collector.run());
     let stop = tasks.token();
     tasks.spawn("snapshots", OnFailure::Shutdown, snapshots.run(stop));

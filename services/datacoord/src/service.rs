@@ -5,11 +5,12 @@ use std::{sync::Arc, time::Duration};
 use redkite_metastore::SharedKv;
 use redkite_proto::redkite::datacoord::{
     AttachSnapshotRequest, AttachSnapshotResponse, CommitFlushRequest, CommitFlushResponse,
-    CompactRequest, CompactResponse, CreateSnapshotRequest, CreateSnapshotResponse,
-    DescribeIndexesRequest, DescribeIndexesResponse, DropDataRequest, DropDataResponse,
-    DropSnapshotRequest, DropSnapshotResponse, ListCompactionsRequest, ListCompactionsResponse,
-    PinSnapshotRequest, PinSnapshotResponse, ReadSnapshotRequest, ReadSnapshotResponse,
-    SyncRequest, SyncResponse, UnpinSnapshotRequest, UnpinSnapshotResponse,
+    CompactRequest, CompactResponse, CreateExportRequest, CreateExportResponse,
+    CreateSnapshotRequest, CreateSnapshotResponse, DescribeIndexesRequest, DescribeIndexesResponse,
+    DropDataRequest, DropDataResponse, DropExportRequest, DropExportResponse, DropSnapshotRequest,
+    DropSnapshotResponse, ListCompactionsRequest, ListCompactionsResponse, ListExportsRequest,
+    ListExportsResponse, PinSnapshotRequest, PinSnapshotResponse, ReadSnapshotRequest,
+    ReadSnapshotResponse, SyncRequest, SyncResponse, UnpinSnapshotRequest, UnpinSnapshotResponse,
     data_coord_server::DataCoord,
 };
 use redkite_rpc::RpcError;
@@ -18,8 +19,8 @@ use redkite_types::{CollectionId, PartitionId, Revision, Timestamp};
 use tonic::{Request, Response, Status};
 
 use crate::{
-    Compactor, Snapshots, builder::Builder, describe::describe, drop::drop_data, flush,
-    gate::CommitGate, gc::Collector,
+    Compactor, Snapshots, builder::Builder, describe::describe, drop::drop_data, export::Exporter,
+    flush, gate::CommitGate, gc::Collector,
 };
 
 /// How long `Sync` waits for the metadata to be seen.
@@ -33,6 +34,7 @@ pub struct DataCoordService {
     compactor: Arc<Compactor>,
     collector: Arc<Collector>,
     snapshots: Arc<Snapshots>,
+    exporter: Arc<Exporter>,
 }
 
 impl DataCoordService {
@@ -44,6 +46,7 @@ impl DataCoordService {
         compactor: Arc<Compactor>,
         collector: Arc<Collector>,
         snapshots: Arc<Snapshots>,
+        exporter: Arc<Exporter>,
     ) -> Self {
         Self {
             kv,
@@ -52,6 +55,7 @@ impl DataCoordService {
             compactor,
             collector,
             snapshots,
+            exporter,
         }
     }
 }
@@ -196,5 +200,34 @@ impl DataCoord for DataCoordService {
         let attached = self.snapshots.attach(request.get_ref()).await;
         attached.map_err(RpcError::from)?;
         Ok(Response::new(AttachSnapshotResponse {}))
+    }
+
+    async fn create_export(
+        &self,
+        request: Request<CreateExportRequest>,
+    ) -> Result<Response<CreateExportResponse>, Status> {
+        let task = request.into_inner().task.unwrap_or_default();
+        self.exporter.create(task).await.map_err(RpcError::from)?;
+        Ok(Response::new(CreateExportResponse {}))
+    }
+
+    async fn list_exports(
+        &self,
+        request: Request<ListExportsRequest>,
+    ) -> Result<Response<ListExportsResponse>, Status> {
+        let tasks = self.exporter.list(&request.get_ref().task_id).await;
+        Ok(Response::new(ListExportsResponse {
+            tasks: tasks.map_err(RpcError::from)?,
+        }))
+    }
+
+    async fn drop_export(
+        &self,
+        request: Request<DropExportRequest>,
+    ) -> Result<Response<DropExportResponse>, Status> {
+        let found = self.exporter.drop_task(&request.get_ref().task_id).await;
+        Ok(Response::new(DropExportResponse {
+            found: found.map_err(RpcError::from)?,
+        }))
     }
 }

@@ -1,17 +1,19 @@
 //! The data node: work that needs processors and no state.
 //!
-//! It builds indexes over segment files, and compacts segments. It owns nothing and remembers
+//! It builds indexes over segment files, compacts segments and exports rows. It owns nothing and remembers
 //! nothing: a node that is
 //! killed is replaced by an empty one, and what it was doing is given out again. It never decides
 //! what is built or compacted, and writes no metadata.
 //!
 //! - [`build`]: builds one index over one segment
 //! - [`compact`]: writes the rows of some segments that still count as new ones
+//! - [`export`]: writes rows as files for other programs
 //! - [`service`]: the gRPC side
 //! - [`run`]: puts it together and starts it
 
 pub mod build;
 pub mod compact;
+pub mod export;
 pub mod run;
 pub mod service;
 #[cfg(test)]
@@ -19,4 +21,5 @@ mod tests;
 
 pub use build::IndexBuilder;
 pub use compact::Compactor;
+pub use export::{ExportOptions, Exporter};
 pub use service::DataNodeService;

@@ -10,12 +10,21 @@ use redkite_rpc::limit_messages;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use crate::{Compactor, DataNodeService, IndexBuilder};
+use crate::{Compactor, DataNodeService, ExportOptions, Exporter, IndexBuilder};
 
-/// Section `datanode` of the configuration; nothing can be set yet.
+/// Section `datanode` of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct DataNodeOptions {}
+pub struct DataNodeOptions {
+    /// Exports.
+    pub export: ExportOptions,
+}
+
+impl Validate for DataNodeOptions {
+    fn validate(&self) -> redkite_config::Result<()> {
+        self.export.validate()
+    }
+}
 
 /// The sections of the configuration that are a data node's own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,7 +36,7 @@ pub struct Config {
 
 impl Validate for Config {
     fn validate(&self) -> redkite_config::Result<()> {
-        Ok(())
+        self.datanode.validate()
     }
 }
 
@@ -35,7 +44,11 @@ impl Validate for Config {
 ///
 /// # Errors
 /// When the object store cannot be opened, or the metastore refuses.
-pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
+pub async fn start(
+    context: &NodeContext,
+    options: DataNodeOptions,
+    exposure: Exposure,
+) -> Result<()> {
     let builder = IndexBuilder::new(
         context.store().await?,
         context.cpu()?,
@@ -48,7 +61,14 @@ pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
         context.disk.clone(),
         context.memory.clone(),
     );
-    let service = Arc::new(DataNodeService::new(builder, compactor));
+    let exporter = Exporter::new(
+        context.store().await?,
+        context.cpu()?,
+        context.disk.clone(),
+        context.memory.clone(),
+        options.export,
+    );
+    let service = Arc::new(DataNodeService::new(builder, compactor, exporter));
     let address = context.expose(
         Role::DataNode,
         exposure,
@@ -68,8 +88,8 @@ pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<()> {
 ///
 /// # Errors
 /// As [`start`].
-pub async fn run(process: Process, _config: Config, listener: TcpListener) -> Result<()> {
+pub async fn run(process: Process, config: Config, listener: TcpListener) -> Result<()> {
     let exposure = Exposure::network(listener, &process.options.common)?;
     let context = NodeContext::join(process).await?;
-    start(&context, exposure).await
+    start(&context, config.datanode, exposure).await
 }

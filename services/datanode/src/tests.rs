@@ -26,7 +26,7 @@ use redkite_types::{
 };
 use tonic::Request;
 
-use crate::{Compactor, DataNodeService, IndexBuilder};
+use crate::{Compactor, DataNodeService, ExportOptions, Exporter, IndexBuilder};
 
 const ROWS: usize = 500;
 const DIM: usize = 8;
@@ -144,7 +144,8 @@ impl Fixture {
         let disk = Arc::new(DiskSpace::unlimited());
         let service = DataNodeService::new(
             IndexBuilder::new(store.clone(), cpu.clone(), disk.clone(), memory.clone()),
-            Compactor::new(store.clone(), cpu, disk, memory),
+            Compactor::new(store.clone(), cpu.clone(), disk.clone(), memory.clone()),
+            Exporter::new(store.clone(), cpu, disk, memory, ExportOptions::default()),
         );
         Self {
             store,

@@ -75,6 +75,7 @@ impl Fixture {
         let follow = catalog.clone().follow(kv.clone(), tasks.token());
         tasks.spawn("catalog", OnFailure::Log, follow);
         let fake = Arc::new(Fake {
+            exports: Mutex::default(),
             kv,
             ..Fake::default()
         });
@@ -319,6 +320,8 @@ pub(crate) struct Fake {
     pub(crate) compactions: Mutex<Vec<CompactRequest>>,
     /// What they are answered.
     pub(crate) compaction_id: AtomicI64,
+    /// Exports that were asked for.
+    pub(crate) exports: Mutex<Vec<meta::ExportInfo>>,
     /// Plans of every compaction.
     pub(crate) plans: Mutex<Vec<meta::CompactionInfo>>,
     clock: AtomicU64,
@@ -503,6 +506,33 @@ impl data_coord_server::DataCoord for Fake {
         _: Request<AttachSnapshotRequest>,
     ) -> Result<Response<AttachSnapshotResponse>, Status> {
         no()
+    }
+
+    async fn create_export(
+        &self,
+        request: Request<CreateExportRequest>,
+    ) -> Result<Response<CreateExportResponse>, Status> {
+        self.exports.lock().extend(request.into_inner().task);
+        Ok(Response::new(CreateExportResponse {}))
+    }
+
+    async fn list_exports(
+        &self,
+        request: Request<ListExportsRequest>,
+    ) -> Result<Response<ListExportsResponse>, Status> {
+        let id = request.into_inner().task_id;
+        let mut tasks = self.exports.lock().clone();
+        tasks.retain(|task| id.is_empty() || task.task_id == id);
+        Ok(Response::new(ListExportsResponse { tasks }))
+    }
+
+    async fn drop_export(
+        &self,
+        request: Request<DropExportRequest>,
+    ) -> Result<Response<DropExportResponse>, Status> {
+        let id = request.into_inner().task_id;
+        self.exports.lock().retain(|task| task.task_id != id);
+        Ok(Response::new(DropExportResponse { found: true }))
     }
 }
 

@@ -10,6 +10,7 @@ use redkite_node::process::CONFIG_HELP;
 use redkite_node::{Launch, NodeOptions, Program};
 
 use crate::admin::{self, RaftCommand, SagaCommand};
+use crate::export::{self, ExportArgs};
 use crate::fsck::{self, FsckArgs};
 use crate::gc::{self, GcArgs};
 use crate::meta::{self, MetaCommand};
@@ -45,6 +46,8 @@ enum Command {
     /// Show the raft group of a running deployment
     #[command(subcommand)]
     Raft(RaftCommand),
+    /// Write rows of a collection as Parquet or JSON files
+    Export(ExportArgs),
     /// Delete files that nothing refers to, or list them
     Gc(GcArgs),
     /// Check metadata, logs and files of a stopped data directory or a running deployment
@@ -127,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::Meta(command) => ask(meta::meta(command)),
         Command::Saga(command) => ask(admin::saga(command)),
         Command::Raft(command) => ask(admin::raft(command)),
+        Command::Export(args) => ask(export::export(args)),
         Command::Gc(args) => ask(gc::gc(args)),
         Command::Fsck(args) => check(args),
     }

@@ -6,12 +6,14 @@
 //! - [`admin`]: commands that ask a running process
 //! - [`meta`]: shows the metadata
 //! - [`gc`], [`fsck`]: commands that collect garbage and check what is stored
+//! - [`export`]: has rows written as files
 //! - [`cli`]: flags and subcommands
 //! - [`run`]: starts the services
 //! - [`greeting`]: tells a new user how to connect
 
 pub mod admin;
 pub mod cli;
+pub mod export;
 pub mod fsck;
 pub mod gc;
 pub mod greeting;

@@ -47,6 +47,7 @@ impl Validate for Config {
             ));
         }
         self.datacoord.validate()?;
+        self.datanode.validate()?;
         self.querynode.validate()?;
         self.proxy.validate()?;
         self.vikingdb.validate()
@@ -68,7 +69,7 @@ pub async fn run(process: Process, config: Config, clients: TcpListener) -> Resu
     redkite_rootcoord::run::start(host, &context, config.rootcoord).await?;
     // The nodes come before the coordinators, whose first plan would be made without them.
     tokio::try_join!(
-        redkite_datanode::run::start(&context, Exposure::Local),
+        redkite_datanode::run::start(&context, config.datanode, Exposure::Local),
         redkite_querynode::run::start(&context, config.querynode, Exposure::Local),
         redkite_datacoord::run::start(&context, config.datacoord, Exposure::Local),
     )?;

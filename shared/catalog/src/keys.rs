@@ -43,6 +43,8 @@ const DELTA: &str = "datacoord-meta/delta/";
 const COMPACTION: &str = "datacoord-meta/compaction/";
 const SNAPSHOT: &str = "datacoord-meta/snapshot/";
 const RESTORE_JOB: &str = "datacoord-meta/restore/";
+/// All exports.
+pub const EXPORTS: &str = "datacoord-meta/export/";
 const CHECKPOINT: &str = "datacoord-meta/channel-cp/";
 const LOAD: &str = "querycoord-collection-loadinfo/";
 const PARTITION_LOAD: &str = "querycoord-partition-loadinfo/";
@@ -168,6 +170,16 @@ pub fn restore_job(job: i64) -> String {
     format!("{RESTORE_JOB}{job}")
 }
 
+/// An export of a collection's rows.
+pub fn export(collection: CollectionId, task: &str) -> String {
+    format!("{EXPORTS}{collection}/{task}")
+}
+
+/// All exports of a collection.
+pub fn exports(collection: CollectionId) -> String {
+    format!("{EXPORTS}{collection}/")
+}
+
 /// How far a channel's log is in segments and deltas.
 pub fn checkpoint(channel: &str) -> String {
     format!("{CHECKPOINT}{channel}")
@@ -276,6 +288,8 @@ pub enum Key<'a> {
     Snapshot(CollectionId, &'a str),
     /// [`restore_job`].
     RestoreJob(i64),
+    /// [`export`].
+    Export(CollectionId, &'a str),
     /// [`checkpoint`].
     Checkpoint(&'a str),
     /// [`load`].
@@ -318,6 +332,7 @@ impl<'a> Key<'a> {
             | Self::Delta(id, _)
             | Self::Compaction(id, _)
             | Self::Snapshot(id, _)
+            | Self::Export(id, _)
             | Self::Load(id)
             | Self::PartitionLoad(id, _) => Some(id),
             Self::Checkpoint(channel) | Self::ChannelOwner(channel) => {
@@ -389,6 +404,10 @@ impl<'a> Key<'a> {
         }
         if let Some(job) = key.strip_prefix(RESTORE_JOB) {
             return Some(Self::RestoreJob(job.parse().ok()?));
+        }
+        if let Some(rest) = key.strip_prefix(EXPORTS) {
+            let (collection, task) = rest.split_once('/')?;
+            return Some(Self::Export(CollectionId(collection.parse().ok()?), task));
         }
         if let Some(channel) = key.strip_prefix(CHECKPOINT) {
             return Some(Self::Checkpoint(channel));
@@ -463,6 +482,7 @@ pub(crate) mod tests {
             (compaction(c, 6), Key::Compaction(c, 6)),
             (snapshot(c, "nightly"), Key::Snapshot(c, "nightly")),
             (restore_job(12), Key::RestoreJob(12)),
+            (export(c, "a-b"), Key::Export(c, "a-b")),
             (checkpoint("7v0"), Key::Checkpoint("7v0")),
             (load(c), Key::Load(c)),
             (partition_load(c, p), Key::PartitionLoad(c, p)),

@@ -62,6 +62,7 @@ fn message_of(key: &str) -> Option<&'static str> {
         Key::Compaction(..) => "CompactionInfo",
         Key::Snapshot(..) => "SnapshotInfo",
         Key::RestoreJob(_) => "RestoreJobInfo",
+        Key::Export(..) => "ExportInfo",
         Key::Checkpoint(_) => "ChannelCheckpoint",
         Key::Load(_) => "LoadInfo",
         Key::PartitionLoad(..) => "PartitionLoadInfo",

@@ -223,7 +223,8 @@ impl CatalogView {
                 let info = decode::<RestoreJobInfo>(pair)?;
                 self.restore_jobs.insert(job, Arc::new(info));
             }
-            Key::Other => {}
+            // Large, and asked for where they are kept.
+            Key::Export(..) | Key::Other => {}
             key => return self.put_in_collection(key, pair, dirty),
         }
         Ok(())
@@ -317,6 +318,7 @@ impl CatalogView {
             | Key::UserRole(_)
             | Key::Grant(_)
             | Key::PrivilegeGroup(_)
+            | Key::Export(..)
             | Key::Other => {}
         }
         Ok(())
@@ -355,7 +357,7 @@ impl CatalogView {
             Key::RestoreJob(job) => {
                 self.restore_jobs.remove(&job);
             }
-            Key::Other => {}
+            Key::Export(..) | Key::Other => {}
             key => self.delete_in_collection(key, dirty),
         }
     }
@@ -428,6 +430,7 @@ impl CatalogView {
             | Key::UserRole(_)
             | Key::Grant(_)
             | Key::PrivilegeGroup(_)
+            | Key::Export(..)
             | Key::Other => {}
         }
         if entry.is_empty() {

@@ -234,6 +234,9 @@ service! {
     unpin_snapshot: UnpinSnapshotRequest => UnpinSnapshotResponse,
     read_snapshot: ReadSnapshotRequest => ReadSnapshotResponse,
     attach_snapshot: AttachSnapshotRequest => AttachSnapshotResponse,
+    create_export: CreateExportRequest => CreateExportResponse,
+    list_exports: ListExportsRequest => ListExportsResponse,
+    drop_export: DropExportRequest => DropExportResponse,
 }
 
 service! {
@@ -260,6 +263,9 @@ service! {
     DataNodeStandin, register_local_data_node, data_node;
     build_index: BuildIndexRequest => BuildIndexResponse,
     compact: CompactRequest => CompactResponse,
+    export_part: ExportPartRequest => ExportPartResponse,
+    finish_export: FinishExportRequest => FinishExportResponse,
+    remove_export: RemoveExportRequest => RemoveExportResponse,
 }
 
 service! {

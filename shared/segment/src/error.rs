@@ -78,6 +78,13 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A row could not be written as an export has it.
+    #[error("cannot write rows of an export")]
+    Export {
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The object store failed.
     #[error(transparent)]
     Storage(#[from] redkite_storage::Error),
@@ -102,7 +109,7 @@ impl Error {
 impl Coded for Error {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::BadRows { .. } | Self::Encode { .. } => ErrorCode::Internal,
+            Self::BadRows { .. } | Self::Encode { .. } | Self::Export { .. } => ErrorCode::Internal,
             Self::NoField { .. } => ErrorCode::FieldNotFound,
             Self::Full { .. } | Self::Cancelled => ErrorCode::ServiceUnavailable,
             Self::Filter { source, .. } => source.code(),
@@ -117,6 +124,7 @@ impl Coded for Error {
             Self::Full { .. } | Self::Cancelled => true,
             Self::BadRows { .. }
             | Self::Encode { .. }
+            | Self::Export { .. }
             | Self::NoField { .. }
             | Self::Corrupt { .. }
             | Self::UnsupportedVersion { .. } => false,

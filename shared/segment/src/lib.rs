@@ -16,6 +16,7 @@
 //! - [`mod@fetch`]: output columns for the winners
 //! - [`compact`]: the rows of several segments that still count
 //! - [`mod@file`], [`delta`], [`bloom`]: Parquet files, their manifest and their checksums
+//! - [`export`]: rows as files for other programs
 //! - [`manifest`]: manifests as the metadata's records, and back
 //! - [`error`]: what can go wrong
 
@@ -25,6 +26,7 @@ pub mod compact;
 pub mod delete;
 pub mod delta;
 pub mod error;
+pub mod export;
 pub mod fetch;
 pub mod file;
 pub mod group;

@@ -58,6 +58,25 @@ impl SegmentRetriever {
         Ok(merge_keyed(lists, self.limit))
     }
 
+    /// Numbers of the rows that pass the filter, in the order in which they lie; the limit is not
+    /// looked at.
+    ///
+    /// # Errors
+    /// As [`SegmentRetriever::retrieve`].
+    pub fn rows(&self, segment: &Segment, stop: &StopFlag) -> Result<Vec<u32>> {
+        let reader = Reader::new(segment, self.view, &self.filter);
+        let mut rows = Vec::new();
+        for (start, chunk) in segment.spans() {
+            stop.check().map_err(|_| Error::Cancelled)?;
+            match reader.allowed(start, chunk)? {
+                Allowed::None => {}
+                Allowed::All => rows.extend((start..start + chunk.len()).map(|row| row as u32)),
+                Allowed::Some(bits) => rows.extend(bits.iter().map(|row| (start + row) as u32)),
+            }
+        }
+        Ok(rows)
+    }
+
     /// The number of rows that pass the filter; the limit is not looked at.
     ///
     /// # Errors

@@ -44,6 +44,18 @@ impl Drop for TempFile {
     }
 }
 
+/// An object on its way, in a temporary file that goes with it.
+pub(crate) struct LocalDraft {
+    temp: TempFile,
+    file: File,
+}
+
+impl LocalDraft {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+}
+
 impl LocalDir {
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
         let root = std::path::absolute(root)?;
@@ -127,15 +139,31 @@ impl LocalDir {
         Ok(())
     }
 
-    fn write_temp(&self, bytes: &[u8]) -> io::Result<TempFile> {
+    /// Begins an object that is written piece by piece.
+    pub(crate) fn begin(&self) -> io::Result<LocalDraft> {
         let number = self.next_temp.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{number}", std::process::id());
         let temp = TempFile(self.root.join(TEMP_DIR).join(name));
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .open(&temp.0)?;
+        Ok(LocalDraft { temp, file })
+    }
+
+    /// Puts it under its key, in the place of what was there.
+    pub(crate) fn finish(&self, draft: LocalDraft, key: &str) -> io::Result<()> {
+        draft.file.sync_data()?;
+        let target = self.path(key);
+        let parent = parent_of(&target)?;
+        self.create_dir_durably(parent)?;
+        fs::rename(&draft.temp.0, &target)?;
+        sync_dir(parent)
+    }
+
+    fn write_temp(&self, bytes: &[u8]) -> io::Result<TempFile> {
+        let LocalDraft { temp, mut file } = self.begin()?;
         file.write_all(bytes)?;
         file.sync_data()?;
         Ok(temp)

@@ -192,6 +192,10 @@ pub fn snapshot_manifest(collection: CollectionId, snapshot: i64) -> String {
     format!("snapshots/{collection}/metadata/{snapshot}.bin")
 }
 
+/// Where exports are that go to no store of their own. They are the users': nothing here deletes
+/// them, unless it is told to drop an export that is not complete.
+pub const EXPORTS: &str = "exports/";
+
 /// Prefix of all logs that are objects. They belong to `redkite-wal` alone, which deletes what it
 /// does not need any more.
 pub const WAL_PREFIX: &str = "wal/";

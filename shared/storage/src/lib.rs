@@ -36,5 +36,6 @@ pub use checksum::{crc32c, crc32c_append, verify};
 pub use error::{Error, Result};
 pub use options::{CacheOptions, S3Options, StoreOptions, StoreUri};
 pub use store::{
-    LocalFile, ObjectMeta, ObjectStore, PART_BYTES, PutOutcome, cached, open, open_with,
+    LocalFile, ObjectMeta, ObjectStore, ObjectWriter, PART_BYTES, PutOutcome, cached, open,
+    open_with,
 };

@@ -8,7 +8,7 @@ use redkite_types::Coded;
 
 use crate::{
     error::Result,
-    store::{LocalFile, ObjectMeta, ObjectStore, PutOutcome},
+    store::{LocalFile, ObjectMeta, ObjectStore, ObjectWriter, PutOutcome},
 };
 
 /// A request that is sent again.
@@ -66,6 +66,10 @@ impl ObjectStore for Measured {
     async fn put(&self, key: &str, bytes: Bytes) -> Result<()> {
         let size = bytes.len();
         measure("put", |()| size, self.0.put(key, bytes)).await
+    }
+
+    async fn writer(&self, key: &str) -> Result<Box<dyn ObjectWriter>> {
+        measure("writer", |_| 0, self.0.writer(key)).await
     }
 
     async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<PutOutcome> {

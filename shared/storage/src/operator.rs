@@ -7,15 +7,15 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use opendal::{ErrorKind, Operator, options::ReadOptions, services};
 
 use crate::{
-    durable::LocalDir,
+    durable::{LocalDir, LocalDraft},
     error::{Error, Result},
     layout::{check_key, check_prefix},
-    store::{ObjectMeta, ObjectStore, PutOutcome},
+    store::{ObjectMeta, ObjectStore, ObjectWriter, PutOutcome},
 };
 
 /// An opendal operator; local writes go around it, see [`crate::durable`].
@@ -69,6 +69,23 @@ impl ObjectStore for OperatorStore {
                 Err(error) => Err(convert("put", key, error)),
             },
         }
+    }
+
+    async fn writer(&self, key: &str) -> Result<Box<dyn ObjectWriter>> {
+        check_key(key)?;
+        let Some(local) = &self.local else {
+            return Ok(Box::new(MemoryWriter {
+                operator: self.operator.clone(),
+                key: key.to_owned(),
+                bytes: BytesMut::new(),
+            }));
+        };
+        let draft = on_disk(local, "writer", key, |dir, _| dir.begin()).await?;
+        Ok(Box::new(LocalWriter {
+            dir: local.clone(),
+            key: key.to_owned(),
+            draft: Some(draft),
+        }))
     }
 
     async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<PutOutcome> {
@@ -154,6 +171,62 @@ impl ObjectStore for OperatorStore {
     fn local_path(&self, key: &str) -> Option<PathBuf> {
         check_key(key).ok()?;
         Some(self.local.as_ref()?.path(key))
+    }
+}
+
+/// An object of memory on its way.
+struct MemoryWriter {
+    operator: Operator,
+    key: String,
+    bytes: BytesMut,
+}
+
+#[async_trait::async_trait]
+impl ObjectWriter for MemoryWriter {
+    async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        self.bytes.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    async fn finish(self: Box<Self>) -> Result<()> {
+        let written = self.operator.write(&self.key, self.bytes.freeze()).await;
+        written.map_err(|error| convert("writer", &self.key, error))?;
+        Ok(())
+    }
+}
+
+/// A file on its way.
+struct LocalWriter {
+    dir: Arc<LocalDir>,
+    key: String,
+    /// Absent once a write has failed.
+    draft: Option<LocalDraft>,
+}
+
+impl LocalWriter {
+    fn take(&mut self) -> Result<LocalDraft> {
+        self.draft.take().ok_or_else(|| Error::Io {
+            operation: "writer",
+            key: self.key.clone(),
+            transient: false,
+            source: "an earlier write of the object has failed".into(),
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectWriter for LocalWriter {
+    async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        let mut draft = self.take()?;
+        let append = move |_: &LocalDir, _: &str| draft.write(&bytes).map(|()| draft);
+        self.draft = Some(on_disk(&self.dir, "writer", &self.key, append).await?);
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<()> {
+        let draft = self.take()?;
+        let finish = move |dir: &LocalDir, key: &str| dir.finish(draft, key);
+        on_disk(&self.dir, "writer", &self.key, finish).await
     }
 }
 

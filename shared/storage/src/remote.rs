@@ -4,7 +4,7 @@
 //! Large objects move in parts of [`PART_BYTES`]: a read asks for each part by itself, so that a
 //! lost connection costs one part; a write is a multipart upload.
 
-use std::{fmt, io, ops::Range, path::PathBuf, time::Duration};
+use std::{fmt, future::Future, io, ops::Range, path::PathBuf, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -16,7 +16,7 @@ use crate::{
     layout::{check_key, check_prefix},
     operator::{ends_early, object_meta},
     retry::{Failure, OnTimeout, Retry},
-    store::{ObjectMeta, ObjectStore, PART_BYTES, PutOutcome},
+    store::{ObjectMeta, ObjectStore, ObjectWriter, PART_BYTES, PutOutcome},
 };
 
 /// Parts of one object that are moved at the same time.
@@ -270,6 +270,17 @@ impl ObjectStore for RemoteStore {
             .await
     }
 
+    async fn writer(&self, key: &str) -> Result<Box<dyn ObjectWriter>> {
+        check_key(key)?;
+        let began = self.operator.writer_with(key).chunk(PART_BYTES).await;
+        let writer = began.map_err(|error| convert_write("writer", key, error))?;
+        Ok(Box::new(RemoteWriter {
+            key: key.to_owned(),
+            writer,
+            limit: self.retry.timeout + time_for(PART_BYTES as u64),
+        }))
+    }
+
     async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<PutOutcome> {
         check_key(key)?;
         // Always one request, however large: servers do not agree on conditions for multipart
@@ -364,6 +375,57 @@ impl ObjectStore for RemoteStore {
 
     fn local_path(&self, _key: &str) -> Option<PathBuf> {
         None
+    }
+}
+
+/// A multipart upload on its way. A part that fails fails the whole: whoever writes begins again.
+struct RemoteWriter {
+    key: String,
+    writer: opendal::Writer,
+    /// How long one call may take.
+    limit: Duration,
+}
+
+impl RemoteWriter {
+    /// Waits for a call, not for ever; a failure clears up.
+    async fn settle<T>(
+        key: &str,
+        limit: Duration,
+        call: impl Future<Output = opendal::Result<T>>,
+    ) -> Result<()> {
+        let outcome = match tokio::time::timeout(limit, call).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => error,
+            Err(_) => opendal::Error::new(ErrorKind::Unexpected, "the upload takes too long")
+                .set_temporary(),
+        };
+        Err(convert_write("writer", key, outcome))
+    }
+
+    async fn abort(&mut self) {
+        // Parts that stay because this fails too are the bucket's lifecycle rule's.
+        let _ = tokio::time::timeout(ABORT_LIMIT, self.writer.abort()).await;
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectWriter for RemoteWriter {
+    async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        let parts = 1 + bytes.len() / PART_BYTES;
+        let limit = self.limit * u32::try_from(parts).unwrap_or(u32::MAX);
+        let outcome = Self::settle(&self.key, limit, self.writer.write(bytes)).await;
+        if outcome.is_err() {
+            self.abort().await;
+        }
+        outcome
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<()> {
+        let outcome = Self::settle(&self.key, self.limit * 2, self.writer.close()).await;
+        if outcome.is_err() {
+            self.abort().await;
+        }
+        outcome
     }
 }
 

@@ -64,6 +64,23 @@ pub enum PutOutcome {
     AlreadyExists,
 }
 
+/// An object on its way. Dropping it leaves what was under its key; a remote store may keep its
+/// parts until the bucket's lifecycle rule removes them.
+#[async_trait::async_trait]
+pub trait ObjectWriter: Send {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::put`]. The object must be begun again.
+    async fn write(&mut self, bytes: Bytes) -> Result<()>;
+
+    /// Puts the object under its key, as a whole and durably, in the place of what was there.
+    ///
+    /// # Errors
+    /// As [`ObjectWriter::write`]. It may have been put there all the same.
+    async fn finish(self: Box<Self>) -> Result<()>;
+}
+
 /// Immutable objects under keys.
 ///
 /// # Correctness
@@ -87,6 +104,19 @@ pub trait ObjectStore: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`ObjectStore::put`]. After `Io` nobody knows whether it was written.
     async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<PutOutcome>;
+
+    /// Begins an object that is written piece by piece, so that it need not fit into memory.
+    ///
+    /// # Errors
+    /// As [`ObjectStore::put`]; `Io`, not transient, of a store that has no such way.
+    async fn writer(&self, key: &str) -> Result<Box<dyn ObjectWriter>> {
+        Err(Error::Io {
+            operation: "writer",
+            key: key.to_owned(),
+            transient: false,
+            source: "this store takes whole objects only".into(),
+        })
+    }
 
     /// Reads a whole object.
     ///

@@ -34,6 +34,10 @@ const CASES: &[Case] = &[
     ("a large object is read whole and in parts", |store| {
         a_large_object_is_read(store).boxed()
     }),
+    (
+        "what is written in pieces is seen when it is whole",
+        |store| what_is_written_in_pieces_is_seen_when_it_is_whole(store).boxed(),
+    ),
     ("of many writers exactly one creates", |store| {
         of_many_writers_exactly_one_creates(store).boxed()
     }),
@@ -196,6 +200,31 @@ async fn a_large_object_is_read(store: Arc<dyn ObjectStore>) {
     let again = store.put_if_absent("large/two", bytes("x")).await.unwrap();
     assert_eq!(again, PutOutcome::AlreadyExists);
     assert!(store.get("large/two").await.unwrap() == body);
+}
+
+async fn what_is_written_in_pieces_is_seen_when_it_is_whole(store: Arc<dyn ObjectStore>) {
+    let pieces: Vec<Bytes> = (0..5_u8)
+        .map(|number| Bytes::from(vec![number; PART_BYTES / 2 + 7]))
+        .collect();
+    let mut writer = store.writer("d/whole").await.unwrap();
+    for piece in &pieces {
+        writer.write(piece.clone()).await.unwrap();
+        assert!(store.list("d/").await.unwrap().is_empty());
+    }
+    writer.finish().await.unwrap();
+    assert_eq!(store.get("d/whole").await.unwrap(), pieces.concat());
+    // Given up: what was there stays.
+    let mut writer = store.writer("d/whole").await.unwrap();
+    writer.write(Bytes::from_static(b"half")).await.unwrap();
+    drop(writer);
+    assert_eq!(store.get("d/whole").await.unwrap(), pieces.concat());
+    // In the place of what was there, and of any size.
+    let mut writer = store.writer("d/whole").await.unwrap();
+    writer.write(Bytes::from_static(b"small")).await.unwrap();
+    writer.finish().await.unwrap();
+    assert_eq!(store.get("d/whole").await.unwrap(), "small");
+    assert_eq!(store.list("d/").await.unwrap().len(), 1);
+    assert!(store.writer("../x").await.is_err());
 }
 
 async fn of_many_writers_exactly_one_creates(store: Arc<dyn ObjectStore>) {

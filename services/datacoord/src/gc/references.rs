@@ -8,8 +8,8 @@ use redkite_metastore::{KeyValue, MetaKv, read_all};
 use redkite_proto::{
     milvus::common::IndexState,
     redkite::meta::{
-        CollectionInfo, CompactionInfo, DeltaInfo, FileInfo, PartitionInfo, SegmentIndexInfo,
-        SegmentInfo, SnapshotInfo, compaction_info,
+        CollectionInfo, CompactionInfo, DeltaInfo, ExportInfo, FileInfo, PartitionInfo,
+        SegmentIndexInfo, SegmentInfo, SnapshotInfo, compaction_info,
     },
 };
 use redkite_storage::layout::{self, ObjectKind};
@@ -101,6 +101,7 @@ impl References {
                 keys::partitions(holder),
                 // In this order, so that a compaction which ends meanwhile is seen under way or done.
                 keys::compactions(holder),
+                keys::exports(holder),
                 keys::deltas(holder),
                 keys::segments(holder),
                 keys::segment_indexes(holder),
@@ -177,6 +178,7 @@ impl References {
             Key::Snapshot(collection, name) => self.add_snapshot(pair, collection, name),
             // A job that is under way has pinned its snapshot.
             Key::Checkpoint(_) | Key::RestoreJob(_) => Ok(()),
+            Key::Export(collection, task) => self.add_export(pair, collection, task),
             Key::Database(_)
             | Key::Field(..)
             | Key::Alias(..)
@@ -326,6 +328,26 @@ impl References {
             let prefix = layout::segment_prefix(collection, partition, SegmentId(segment));
             self.prefixes.insert(prefix, why.clone());
         }
+        Ok(())
+    }
+
+    /// What an export reads, until it has ended.
+    fn add_export(
+        &mut self,
+        pair: &KeyValue,
+        collection: CollectionId,
+        task: &str,
+    ) -> Result<(), String> {
+        let info = decoded::<ExportInfo>(pair)?;
+        matches(info.collection_id, collection.0)?;
+        if info.task_id != task {
+            return Err(format!("it says task {}", info.task_id));
+        }
+        for segment in &info.segments {
+            self.add_files(&segment.files);
+        }
+        let deltas = info.deltas.iter().filter_map(|delta| delta.file.clone());
+        self.add_files(&deltas.collect::<Vec<_>>());
         Ok(())
     }
 

@@ -8,11 +8,13 @@ use redkite_config::{ByteSize, HumanDuration};
 use redkite_proto::redkite::datacoord::data_coord_server::{DataCoord, DataCoordServer};
 use redkite_proto::redkite::datacoord::{
     AttachSnapshotRequest, AttachSnapshotResponse, CommitFlushRequest, CommitFlushResponse,
-    CompactRequest, CompactResponse, CreateSnapshotRequest, CreateSnapshotResponse,
-    DescribeIndexesRequest, DescribeIndexesResponse, DropDataRequest, DropDataResponse,
-    DropSnapshotRequest, DropSnapshotResponse, IndexProgress, ListCompactionsRequest,
-    ListCompactionsResponse, PinSnapshotRequest, PinSnapshotResponse, ReadSnapshotRequest,
-    ReadSnapshotResponse, SyncRequest, SyncResponse, UnpinSnapshotRequest, UnpinSnapshotResponse,
+    CompactRequest, CompactResponse, CreateExportRequest, CreateExportResponse,
+    CreateSnapshotRequest, CreateSnapshotResponse, DescribeIndexesRequest, DescribeIndexesResponse,
+    DropDataRequest, DropDataResponse, DropExportRequest, DropExportResponse, DropSnapshotRequest,
+    DropSnapshotResponse, IndexProgress, ListCompactionsRequest, ListCompactionsResponse,
+    ListExportsRequest, ListExportsResponse, PinSnapshotRequest, PinSnapshotResponse,
+    ReadSnapshotRequest, ReadSnapshotResponse, SyncRequest, SyncResponse, UnpinSnapshotRequest,
+    UnpinSnapshotResponse,
 };
 use redkite_rpc::{RpcError, RpcOptions, ServerBuilder, limit_messages};
 use redkite_runtime::{Deadline, Health, OnFailure, TaskGroup};
@@ -143,6 +145,27 @@ impl DataCoord for Coord {
         _: Request<AttachSnapshotRequest>,
     ) -> Result<Response<AttachSnapshotResponse>, Status> {
         Err(Status::unimplemented("not by the fake"))
+    }
+
+    async fn create_export(
+        &self,
+        _: Request<CreateExportRequest>,
+    ) -> Result<Response<CreateExportResponse>, Status> {
+        Err(refusal(0).into())
+    }
+
+    async fn list_exports(
+        &self,
+        _: Request<ListExportsRequest>,
+    ) -> Result<Response<ListExportsResponse>, Status> {
+        Err(refusal(0).into())
+    }
+
+    async fn drop_export(
+        &self,
+        _: Request<DropExportRequest>,
+    ) -> Result<Response<DropExportResponse>, Status> {
+        Err(refusal(0).into())
     }
 }
 

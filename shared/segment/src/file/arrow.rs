@@ -48,9 +48,9 @@ pub(crate) struct ColumnSpec {
     is_sequence: bool,
 }
 
-/// The column of a field.
-pub(super) fn user_spec(schema: &FieldSchema) -> ColumnSpec {
-    let kind = match schema.data_type {
+/// Arrow's type for a field.
+pub(crate) fn user_type(schema: &FieldSchema) -> ArrowType {
+    match schema.data_type {
         DataType::Bool => ArrowType::Boolean,
         DataType::Int8 => ArrowType::Int8,
         DataType::Int16 => ArrowType::Int16,
@@ -60,7 +60,12 @@ pub(super) fn user_spec(schema: &FieldSchema) -> ColumnSpec {
         DataType::Double => ArrowType::Float64,
         DataType::VarChar | DataType::Json => ArrowType::Utf8,
         DataType::FloatVector => vector_type(schema.dim),
-    };
+    }
+}
+
+/// The column of a field.
+pub(super) fn user_spec(schema: &FieldSchema) -> ColumnSpec {
+    let kind = user_type(schema);
     ColumnSpec {
         field: with_id(
             Field::new(&schema.name, kind, schema.nullable || schema.is_dynamic),
@@ -218,7 +223,7 @@ pub(super) fn read_column_batches(
 }
 
 /// Copies a column into an Arrow array.
-pub(super) fn to_array(column: &Column) -> Result<ArrayRef, Failure> {
+pub(crate) fn to_array(column: &Column) -> Result<ArrayRef, Failure> {
     let nulls = nulls(column);
     Ok(match &column.data {
         ColumnData::Bool(values) => {
@@ -246,7 +251,8 @@ pub(super) fn to_array(column: &Column) -> Result<ArrayRef, Failure> {
     })
 }
 
-fn nulls(column: &Column) -> Option<NullBuffer> {
+/// Which rows have a value, in Arrow's form; `None` when all do.
+pub(crate) fn nulls(column: &Column) -> Option<NullBuffer> {
     let valid = column.valid.as_ref()?;
     Some(NullBuffer::new(BooleanBuffer::collect_bool(
         column.len(),

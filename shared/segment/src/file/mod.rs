@@ -51,6 +51,7 @@ pub use column::read_column;
 pub use open::{Placement, open_segment};
 
 pub(crate) use arrow::{ColumnSpec, key_column, parquet_bytes, read_batches};
+pub(crate) use arrow::{nulls as null_rows, to_array as export_array, user_type as export_type};
 pub(crate) use columns::FileColumns;
 
 /// Version of the files written by this build.

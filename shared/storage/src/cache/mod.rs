@@ -33,7 +33,7 @@ use crate::{
     metrics,
     options::CacheOptions,
     remote::{PARTS_AT_ONCE, split},
-    store::{LocalFile, ObjectMeta, ObjectStore, PutOutcome},
+    store::{LocalFile, ObjectMeta, ObjectStore, ObjectWriter, PutOutcome},
 };
 
 /// What becomes of a download; `None` when the object has no place in the cache.
@@ -195,6 +195,12 @@ impl ObjectStore for CachedStore {
         // Also after a failure: nobody knows which object is there now.
         self.cache.forget(key);
         outcome
+    }
+
+    async fn writer(&self, key: &str) -> Result<Box<dyn ObjectWriter>> {
+        // Objects that are written so are not read through the cache.
+        self.cache.forget(key);
+        self.store.writer(key).await
     }
 
     async fn put_if_absent(&self, key: &str, bytes: Bytes) -> Result<PutOutcome> {

@@ -9,7 +9,7 @@
 //! - [`answer`]: codes, HTTP statuses, the envelope
 //! - [`body`]: fields of a JSON body
 //! - [`types`]: its field types and ours
-//! - `collection`, `data`: what exists, and rows
+//! - `collection`, `data`, `task`: what exists, rows, and bulk exports
 //! - [`filter`]: its filters in our filter language
 
 pub mod answer;
@@ -20,6 +20,7 @@ mod data;
 pub mod filter;
 pub mod options;
 pub mod sign;
+mod task;
 pub mod types;
 
 use std::{sync::Arc, time::Instant};
@@ -171,6 +172,11 @@ operations! {
     UpsertData "POST" "/api/collection/upsert_data";
     FetchData "GET" | "POST" "/api/collection/fetch_data";
     DeleteData "POST" "/api/collection/del_data";
+    CreateTask "POST" "/api/task/create";
+    GetTask "GET" | "POST" "/api/task/info";
+    ListTasks "GET" | "POST" "/api/task/list";
+    DropTask "POST" "/api/task/drop";
+    UpdateTask "POST" "/api/task/update";
 }
 
 impl Operation {
@@ -184,6 +190,11 @@ impl Operation {
             Self::UpsertData => data::upsert(call).await,
             Self::FetchData => data::fetch(call).await,
             Self::DeleteData => data::delete(call).await,
+            Self::CreateTask => task::create(call).await,
+            Self::GetTask => task::info(call).await,
+            Self::ListTasks => task::list(call).await,
+            Self::DropTask => task::drop(call).await,
+            Self::UpdateTask => task::update(call).await,
         }
     }
 }

@@ -44,3 +44,59 @@ async fn unsigned_requests_and_unknown_paths_get_their_codes() {
         "{long:?}"
     );
 }
+
+#[tokio::test]
+async fn an_export_is_recorded_with_its_filter_and_shown() {
+    let fixture = Fixture::with_collection().await;
+    let view = fixture.context.view();
+    let entry = crate::lookup::collection(&view, "default", crate::testing::COLLECTION).unwrap();
+    let key = &entry.schema().primary_key().name;
+    let ask = async |operation: Operation, body: Value| {
+        let bytes = body.to_string();
+        let call = Call {
+            context: &fixture.context,
+            caller: Caller {
+                user: "root",
+                access: fixture.context.view(),
+            },
+            meta: RequestContext {
+                database: limits::DEFAULT_DATABASE.to_owned(),
+                request_id: "r1".to_owned(),
+                deadline: Deadline::after(std::time::Duration::from_secs(10)),
+                client: None,
+            },
+            body: Body::read(bytes.as_bytes(), "").unwrap(),
+        };
+        operation.run(call).await
+    };
+    let export =
+        |params: Value| serde_json::json!({"task_type": "data_export", "task_params": params});
+    let params = serde_json::json!({
+        "collection_name": crate::testing::COLLECTION,
+        "tos_path": "bucket/dir",
+        "filter": {(key.as_str()): [1, 2]},
+    });
+    let made = ask(Operation::CreateTask, export(params.clone()))
+        .await
+        .unwrap();
+    let plan = fixture.fake.exports.lock()[0].filter.clone();
+    let plan = redkite_expr::Plan::decode(&plan).unwrap();
+    let wanted =
+        crate::plan::compile_filter(&entry, &format!("{key} in [1, 2]"), Default::default());
+    assert_eq!(plan, wanted.unwrap());
+
+    let shown = ask(Operation::GetTask, made.clone()).await.unwrap();
+    assert_eq!(shown["task_params"], params);
+    assert_eq!(shown["task_status"], "init");
+    assert_eq!(shown["process_info"]["task_progress"], "0%");
+    ask(Operation::DropTask, made.clone()).await.unwrap();
+    let gone = ask(Operation::GetTask, made).await.unwrap_err();
+    assert_eq!((gone.status, gone.code), (404, 1_000_035));
+
+    let mut neither = params;
+    neither["filter"] = Value::Null;
+    let refused = ask(Operation::CreateTask, export(neither))
+        .await
+        .unwrap_err();
+    assert_eq!((refused.status, refused.code), (400, 1_000_003));
+}
