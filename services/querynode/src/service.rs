@@ -10,6 +10,7 @@ use redkite_proto::redkite::querynode::{
     query_node_server::QueryNode,
 };
 use redkite_rpc::RpcError;
+use redkite_runtime::Deadline;
 use redkite_types::{Outcome, Timestamp};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
@@ -23,6 +24,8 @@ use crate::{
 
 /// How long statistics may wait for writes, where the caller does not say.
 const STATS_WITHIN: Duration = Duration::from_secs(5);
+/// How long a flush waits for the writes that it must seal.
+const GUARANTEE_WITHIN: Duration = Duration::from_secs(30);
 
 /// The query node's RPCs.
 #[derive(Clone)]
@@ -132,6 +135,13 @@ impl QueryNode for QueryNodeService {
             .registry
             .get(&request.channel)
             .map_err(RpcError::from)?;
+        if request.guarantee_ts != 0 {
+            let guarantee = Timestamp(request.guarantee_ts);
+            let reached = channel
+                .times()
+                .wait(guarantee, Deadline::after(GUARANTEE_WITHIN));
+            reached.await.map_err(RpcError::from)?;
+        }
         let flushed = channel.flush(request.wait).await.map_err(RpcError::from)?;
         let segment_ids = channel::raw_ids(&flushed.segments);
         Ok(Response::new(FlushResponse {

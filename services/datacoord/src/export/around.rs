@@ -33,12 +33,12 @@ pub trait Around: Send + Sync + 'static {
     /// Retriable while the root coordinator is away.
     async fn now(&self) -> Result<Timestamp>;
 
-    /// Has the owners of all channels write what was written before the call into segments; the
-    /// segments.
+    /// Has the owners of all channels put every write up to a time into segments. Later writes get
+    /// later times.
     ///
     /// # Errors
     /// Retriable while an owner is away.
-    async fn flush(&self, entry: &CollectionEntry) -> Result<Vec<i64>>;
+    async fn flush(&self, entry: &CollectionEntry, until: Timestamp) -> Result<()>;
 
     /// Has a data node write a part. Dropping the future stops it.
     ///
@@ -88,9 +88,8 @@ impl Around for PeersAround {
         Ok(Timestamp(answer.first))
     }
 
-    async fn flush(&self, entry: &CollectionEntry) -> Result<Vec<i64>> {
+    async fn flush(&self, entry: &CollectionEntry, until: Timestamp) -> Result<()> {
         let deadline = Deadline::after(FLUSH_WITHIN);
-        let mut segments = Vec::new();
         for channel in entry.channels() {
             let owner = entry.owners.get(channel).ok_or_else(|| {
                 let text = format!("channel not available[channel {channel} has no owner]");
@@ -101,11 +100,11 @@ impl Around for PeersAround {
                 channel: channel.clone(),
                 collection_id: entry.id().0,
                 wait: true,
+                guarantee_ts: until.0,
             };
-            let answer = call(deadline, message, |request| node.flush(request)).await?;
-            segments.extend(answer.segment_ids);
+            call(deadline, message, |request| node.flush(request)).await?;
         }
-        Ok(segments)
+        Ok(())
     }
 
     async fn part(&self, request: ExportPartRequest) -> Result<ExportPartResponse> {

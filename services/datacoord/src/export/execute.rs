@@ -159,23 +159,15 @@ impl Exporter {
         for _ in 0..TIMES {
             let at = self.around.now().await?;
             let entry = self.collection(id)?;
-            let flushed = self.around.flush(&entry).await?;
-            let mut revisions = self.catalog.subscribe();
-            let seen = revisions.wait_for(|_| {
-                let view = self.catalog.view();
-                view.collection_by_id(id).is_none_or(|entry| {
-                    let channels = entry.channels().iter();
-                    let mut checkpoints = channels.map(|channel| entry.checkpoints.get(channel));
-                    checkpoints.all(|one| one.is_some_and(|one| one.ts >= at.0))
-                })
-            });
-            let waited = Deadline::after(SEEN_WITHIN).timeout("the flush", seen);
-            if waited.await.is_err() {
-                warn!(task = %task.task_id, "the flush for an export is not seen yet");
-            }
+            self.around.flush(&entry, at).await?;
+            // What was flushed is on record by now: the view must show that.
+            let failed = |error: redkite_metastore::Error| Error::from_coded(&error);
+            let now = self.kv.range("", None, 1).await.map_err(failed)?.revision;
+            let seen = self.catalog.at_least(now, SEEN_WITHIN).await;
+            seen.map_err(|error| Error::from_coded(&error))?;
             let entry = self.collection(id)?;
             let Some((segments, deltas)) = prepare::as_of(&entry, at) else {
-                warn!(task = %task.task_id, ?flushed, "another time is taken for an export");
+                warn!(task = %task.task_id, "another time is taken for an export");
                 continue;
             };
             let message = schema::to_proto(entry.name(), entry.schema());

@@ -7,17 +7,10 @@ use redkite_types::Timestamp;
 /// Bytes of segments that one part reads, unless a single one is larger.
 const PART_BYTES: u64 = 256 << 20;
 
-/// The segments and delete files of a collection that hold the rows of a time exactly; `None` when
-/// they do not: a channel is not flushed that far, or deletes after it were applied already. Then
-/// another time must be taken.
+/// The segments and delete files of a collection, whose channels are flushed up to a time, that hold
+/// the rows of that time; `None` when deletes after it were applied already, so that another time
+/// must be taken.
 pub fn as_of(entry: &CollectionEntry, at: Timestamp) -> Option<(Vec<SegmentInfo>, Vec<DeltaInfo>)> {
-    let flushed = |channel: &String| {
-        let checkpoint = entry.checkpoints.get(channel);
-        checkpoint.is_some_and(|checkpoint| checkpoint.ts >= at.0)
-    };
-    if !entry.channels().iter().all(flushed) {
-        return None;
-    }
     let infos = entry
         .segments
         .values()

@@ -534,6 +534,7 @@ impl Node {
             channel: CHANNEL.to_owned(),
             collection_id: COLLECTION,
             wait: true,
+            guarantee_ts: 0,
         };
         Ok(self
             .service

@@ -91,6 +91,7 @@ async fn flush_collection(
             channel,
             collection_id,
             wait: true,
+            guarantee_ts: 0,
         };
         redkite_rpc::call(deadline, message, |request| node.flush(request)).await
     })
