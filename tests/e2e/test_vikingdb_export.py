@@ -98,7 +98,7 @@ def viking(tmp_path_factory, weed):
         f'access_key = "{WEED_KEY}"\nsecret_key = "{WEED_SECRET}"\n'
         "[[datanode.export.buckets]]\n"
         'bucket = "gone"\nendpoint = "http://127.0.0.1:1"\nregion = "us-east-1"\n'
-        'access_key = "a"\nsecret_key = "b"\n'
+        'access_key = "a"\nsecret_key = "b"\ntimeout = "1s"\n'
     )
     running = VikingServer(folder, config=config).start()
     yield running
@@ -411,6 +411,24 @@ def test_tasks_are_listed_dropped_and_not_mixed(viking, people):
             viking_service.get_task(one.task_id)
     # The files of one that was complete are the user's.
     same_rows(read_files(folder_of(viking, "own/twice")), people)
+
+
+def test_a_dropped_task_leaves_nothing_half_done(viking, people):
+    viking_service = viking.service()
+    tasks = {}
+    for number in range(8):
+        path = f"own/dropped{number}"
+        params = {"collection_name": "people", "tos_path": path, "export_all": True}
+        tasks[viking_service.create_task(TaskType.Data_export, params)] = folder_of(viking, path)
+    states = {viking_service.get_task(task_id).task_status for task_id in tasks}
+    assert states <= {"init", "queued", "running", "done"}, states
+    for task_id, folder in tasks.items():
+        viking_service.drop_task(task_id)
+        left = sorted(file.name for file in folder.iterdir()) if folder.exists() else []
+        # Unless it was done before.
+        assert left in ([], ["1.parquet", "_SUCCESS"])
+        with pytest.raises(TaskNotFoundException):
+            viking_service.get_task(task_id)
 
 
 def test_a_target_that_cannot_be_reached_fails_the_task(viking, people):

@@ -24,7 +24,7 @@ use super::{
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How often a store in trouble is tried.
-const STORE_TRIES: u32 = 4;
+const STORE_TRIES: u32 = 3;
 /// How often a time is taken that then turns out to be hidden by a compaction.
 const TIMES: u32 = 20;
 /// How long the metadata may take to show a flush.

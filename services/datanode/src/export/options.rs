@@ -1,6 +1,6 @@
 //! What an operator may set.
 
-use redkite_config::{ByteSize, Error, Result, Secret, Validate};
+use redkite_config::{ByteSize, Error, HumanDuration, Result, Secret, Validate};
 use redkite_storage::{S3Options, StoreOptions};
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +32,13 @@ pub struct BucketOptions {
     pub secret_key: Secret,
     /// Whether the bucket stands in the path of URLs.
     pub path_style: Option<bool>,
+    /// How long one operation may take with its retries.
+    #[serde(default = "half_a_minute")]
+    pub timeout: HumanDuration,
+}
+
+const fn half_a_minute() -> HumanDuration {
+    HumanDuration::secs(30)
 }
 
 impl Default for ExportOptions {
@@ -48,6 +55,7 @@ impl BucketOptions {
     pub fn store(&self) -> StoreOptions {
         let secret = &self.secret_key;
         StoreOptions {
+            timeout: self.timeout.get(),
             s3: S3Options {
                 endpoint: self.endpoint.clone(),
                 region: self.region.clone(),
@@ -74,6 +82,10 @@ impl Validate for ExportOptions {
             }
             if bucket.access_key.is_some() == bucket.secret_key.is_empty() {
                 let reason = "needs access_key and secret_key together";
+                return Err(Error::value("datanode.export.buckets", reason));
+            }
+            if bucket.timeout.get().is_zero() {
+                let reason = "has a timeout of 0";
                 return Err(Error::value("datanode.export.buckets", reason));
             }
         }
