@@ -76,7 +76,9 @@ pub async fn export(args: ExportArgs) -> anyhow::Result<()> {
             }
         };
         missed = 0;
-        let shown = answer["tasks"].get(0_usize).context("the export was dropped")?;
+        let shown = answer["tasks"]
+            .get(0_usize)
+            .context("the export was dropped")?;
         let number = |field: &str| shown[field].as_u64().unwrap_or_default();
         bar.set_length(number("total_rows"));
         bar.set_position(number("scanned_rows"));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use redkite_expr::Plan;
-use redkite_node::MemoryBudget;
+use redkite_node::{MemoryBudget, MemoryUse};
 use redkite_proto::redkite::{
     datanode::ExportPartRequest,
     meta::{DeltaInfo, SegmentInfo},
@@ -46,7 +46,8 @@ impl Source {
         let manifest = manifest::from_info(info);
         let rows = u64::try_from(info.rows).unwrap_or_default();
         let what = format!("segment {} of an export", info.id);
-        self.memory.claim(&what, rows.saturating_mul(ROW_BYTES))?;
+        self.memory
+            .claim(MemoryUse::Background, &what, rows.saturating_mul(ROW_BYTES))?;
         let fields = schema.fields.iter().map(|field| field.id);
         let placement = Placement {
             mapped: fields.collect::<BTreeSet<_>>(),
