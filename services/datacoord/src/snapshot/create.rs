@@ -123,7 +123,7 @@ impl Snapshots {
 
     /// Up to when each channel's writes were flushed, as far as its owner says.
     async fn flushed(&self, collection: CollectionId) -> Result<HashMap<String, Timestamp>> {
-        let view = self.catalog.view();
+        let view = self.fresh_view().await?;
         let Some(entry) = view.collection_by_id(collection) else {
             return Ok(HashMap::new());
         };

@@ -40,6 +40,7 @@ struct World {
     clock: ManualClock,
     tasks: TaskGroup,
     next_id: Arc<std::sync::atomic::AtomicI64>,
+    _dir: tempfile::TempDir,
 }
 
 /// Owners that have flushed everything.
@@ -70,7 +71,8 @@ impl World {
         let catalog = Catalog::load(kv.as_ref()).await.unwrap();
         let follow = catalog.clone().follow(kv.clone(), tasks.token());
         tasks.spawn("follow", OnFailure::Log, follow);
-        let store = redkite_storage::open("memory://").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = redkite_storage::open(&format!("fs://{}", dir.path().display())).unwrap();
         let gate = CommitGate::new(store.clone());
         let clock = ManualClock::new(START);
         let next_id = Arc::new(std::sync::atomic::AtomicI64::new(1_000));
@@ -103,6 +105,7 @@ impl World {
             clock,
             tasks,
             next_id,
+            _dir: dir,
         };
         world.fill().await;
         world

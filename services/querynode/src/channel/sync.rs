@@ -15,6 +15,7 @@ use redkite_proto::{
 };
 use redkite_types::{
     CollectionId, CollectionSchema, Error, FieldId, PartitionId, Result, Revision, SegmentId,
+    Timestamp,
 };
 use tokio::time::Instant;
 use tracing::debug;
@@ -149,6 +150,7 @@ impl Owner {
         let complete = self.state.complete_partitions();
         self.state.loaded = target.loaded;
         self.state.deltas = target.deltas;
+        self.state.take_checkpoint(target.checkpoint.as_ref());
         self.state.take_segments(target.segments, &complete);
         self.state.take_over(Instant::now());
         self.start_loads();
@@ -181,6 +183,15 @@ impl Owner {
 }
 
 impl State {
+    /// Sees the rows of files that no write of this log has made: those of a restored snapshot. Their
+    /// checkpoint comes with them, and says up to when they count.
+    fn take_checkpoint(&mut self, checkpoint: Option<&ChannelCheckpoint>) {
+        let known = checkpoint.filter(|one| one.lsn <= self.applied_lsn.next().0);
+        if let Some(checkpoint) = known {
+            self.applied_ts = self.applied_ts.max(Timestamp(checkpoint.ts));
+        }
+    }
+
     /// Drops everything of partitions that were there and are not any more. One that nobody has
     /// heard of yet is newer than the order, not older.
     fn forget_partitions(&mut self, existing: &BTreeSet<PartitionId>) {
