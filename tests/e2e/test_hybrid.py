@@ -444,3 +444,41 @@ def test_many_queries_in_one_search(client, name):
     exact = np.sort(scores("L2", rows.vectors[0], queries[::512]), axis=1)[:, :2]
     for result, expected in zip(found[::512], exact, strict=True):
         assert [hit["distance"] for hit in result] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_query_in_the_order_of_fields(client, filled):
+    name, rows = filled
+
+    def by(field, descending, nulls_first):
+        """Stable passes from the last key to the first."""
+        values = getattr(rows, field)
+
+        def order(ids):
+            present = [i for i in ids if values[i] is not None]
+            absent = [i for i in ids if values[i] is None]
+            # `reverse` keeps equal rows in their order.
+            present.sort(key=lambda i: values[i], reverse=descending)
+            return absent + present if nulls_first else present + absent
+
+        return order
+
+    def query(order_by, **kwargs):
+        found = client.query(
+            name, filter="shelf < 30", order_by_fields=order_by, output_fields=["shelf"], **kwargs
+        )
+        assert all(set(row) == {"id", "shelf"} for row in found)
+        return [row["id"] for row in found]
+
+    ids = [i for i in rows.ids if rows.shelf[i] < 30]
+    assert query(["shelf"]) == by("shelf", False, False)(ids)
+    expected = by("color", True, True)(by("shelf", False, False)(ids))
+    assert query(["color:desc", "shelf:asc"]) == expected
+    assert query(["color:desc", "shelf"], limit=20, offset=15) == expected[15:35]
+    expected = by("color", False, True)(by("shelf", True, True)(ids))
+    assert query("color:asc:nulls_first,shelf:desc", limit=50) == expected[:50]
+    with fails(1100, "order_by field 'none' does not exist"):
+        query(["none"])
+    with fails(1100, "which is not sortable"):
+        query(["a"])
+    with fails(1100, "invalid order direction 'up'"):
+        query(["shelf:up"])

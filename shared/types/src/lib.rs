@@ -7,6 +7,7 @@
 //! - [`name`]: validated names of collections, partitions, fields, databases
 //! - [`schema`]: collection and field schemas with their invariants
 //! - [`stop`]: the flag that ends a long computation
+//! - [`order`]: the order of rows by the values of fields
 //! - [`value`]: one scalar value and one primary key
 //! - [`column`]: typed columns of many rows
 //! - [`floats`]: values of vectors, owned or a view of somebody's bytes
@@ -24,6 +25,7 @@ pub mod ids;
 pub mod limits;
 pub mod metric;
 pub mod name;
+pub mod order;
 pub mod schema;
 pub mod stop;
 pub mod timestamp;

@@ -94,7 +94,7 @@ fn answer(
     }
 }
 
-/// Finds the rows that match a filter, in order of the primary key, or counts them.
+/// Finds the rows that match a filter, in order of fields or of the primary key, or counts them.
 ///
 /// # Errors
 /// Milvus's code and text of the first thing that is wrong; 101 and 201 when not loaded.
@@ -154,7 +154,7 @@ fn query_message(
             .map(|partition| partition.0)
             .collect(),
         filter: plan.filter.clone(),
-        output_fields: plan.output.fields.iter().map(|field| field.0).collect(),
+        output_fields: plan.fetched(),
         limit: plan.rows_wanted(),
         mvcc_ts: reading.time.mvcc.0,
         guarantee_ts: reading.time.guarantee.0,
@@ -162,6 +162,15 @@ fn query_message(
         count_only: plan.count_only,
         timeout_ms: reading.millis_left(),
         expired_before: reading.expired_before(),
+        order_by: plan
+            .order
+            .iter()
+            .map(|by| querynode::OrderBy {
+                field_id: by.field.0,
+                descending: by.descending,
+                nulls_first: by.nulls_first,
+            })
+            .collect(),
     }
 }
 

@@ -3,6 +3,7 @@
 //! - [`params`]: the key-value pairs that clients send beside the message
 //! - [`search`], [`hybrid`], [`query`]: the kinds of reads
 //! - [`group`]: how hits are grouped
+//! - `order`: the order of a query's rows
 //! - [`iterator`]: pages of a search iterator
 //! - [`rank`]: how a hybrid search puts hits in order
 //! - [`output`]: which fields come back, and under which names
@@ -13,6 +14,7 @@ pub mod consistency;
 pub mod group;
 pub mod hybrid;
 pub mod iterator;
+mod order;
 pub mod output;
 pub mod params;
 pub mod query;

@@ -3,16 +3,16 @@
 use bytes::Bytes;
 use redkite_catalog::CollectionEntry;
 use redkite_proto::milvus::milvus::QueryRequest;
-use redkite_types::{Error, ErrorCode, PartitionId, Result, limits};
+use redkite_types::{Error, ErrorCode, PartitionId, Result, limits, order::OrderBy};
 
 use super::{
-    OutputFields, compile_filter, consistency::Asked, encode_filter, params::Params, scope,
+    OutputFields, compile_filter, consistency::Asked, encode_filter, order, params::Params, scope,
 };
 
 /// The output field that counts.
 pub const COUNT: &str = "count(*)";
-/// Parameters that say nothing a query here depends on: results are always complete and in the
-/// order of the primary key.
+/// Parameters that say nothing a query here depends on: results are always complete and, where no
+/// other order is asked for, in that of the primary key.
 const WITHOUT_EFFECT: [&str; 4] = [
     "collection_id",
     "cluster_id",
@@ -31,6 +31,8 @@ pub struct QueryPlan {
     pub output: OutputFields,
     /// Only the number of rows comes back.
     pub count_only: bool,
+    /// The order of the rows before that of the primary key.
+    pub order: Vec<OrderBy>,
     /// Rows at most; `None` brings back all.
     pub limit: Option<usize>,
     /// Rows to leave out before them.
@@ -62,16 +64,28 @@ impl QueryPlan {
         let (limit, offset) = window(&mut params)?;
         let ignore_growing = params.take_flag("ignore_growing")?;
         let iterator = params.take_flag("iterator")?;
+        let order = params.take("order_by_fields").unwrap_or_default();
+        let order = order::parse(&order, entry.schema())?;
         params.drop_keys(&WITHOUT_EFFECT);
         params.finish()?;
 
         let filter = compile_filter(entry, &request.expr, request.expr_template_values)?;
+        if iterator && !order.is_empty() {
+            return Err(Error::invalid_parameter(
+                "order_by_fields is not allowed when doing iteration: pages follow the primary key",
+            ));
+        }
         let count_only = request
             .output_fields
             .iter()
             .any(|name| name.trim() == COUNT);
         if count_only {
             check_count(&request.output_fields, limit, offset)?;
+            if !order.is_empty() {
+                return Err(Error::invalid_parameter(format!(
+                    "order_by_fields is not allowed with {COUNT}"
+                )));
+            }
         } else if filter.is_all() && limit.is_none() && !iterator {
             return Err(Error::invalid_parameter(
                 "empty expression should be used with limit",
@@ -88,6 +102,7 @@ impl QueryPlan {
             filter: encode_filter(&filter)?,
             output,
             count_only,
+            order,
             limit,
             offset,
             ignore_growing,
@@ -98,6 +113,17 @@ impl QueryPlan {
                 iterator,
             },
         })
+    }
+
+    /// The fields that owners bring back: what was asked for, and what the rows are ordered by.
+    pub fn fetched(&self) -> Vec<i64> {
+        let mut fields: Vec<i64> = self.output.fields.iter().map(|field| field.0).collect();
+        for by in &self.order {
+            if !fields.contains(&by.field.0) {
+                fields.push(by.field.0);
+            }
+        }
+        fields
     }
 
     /// Rows that each owner must bring back; zero means all.

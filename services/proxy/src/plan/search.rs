@@ -140,6 +140,11 @@ impl SearchPlan {
         let filter = compile_filter(entry, &request.dsl, request.expr_template_values)?;
         let partitions = scope::partitions(entry, &request.partition_names, &filter)?;
         let (queries, ids, nq) = queries(request.search_input, field, entry.schema())?;
+        if page.is_some() && nq != 1 {
+            return Err(Error::invalid_parameter(format!(
+                "a search iterator takes one query, but got {nq}"
+            )));
+        }
         Ok(Self {
             field: field.id,
             metric,

@@ -1,11 +1,14 @@
-//! The rows of all channels in order of the primary key.
+//! The rows of all channels in one order.
 
 use redkite_proto::{
     convert::{columns, keys},
     milvus::schema::FieldData,
     redkite::querynode::QueryResponse,
 };
-use redkite_types::{CollectionSchema, Column, ColumnData, Error, FieldId, PrimaryKeys, Result};
+use redkite_types::{
+    CollectionSchema, Column, ColumnData, Error, FieldId, PrimaryKeys, Result, Value,
+    order::compare_rows,
+};
 
 use crate::plan::QueryPlan;
 
@@ -15,7 +18,8 @@ struct Shard {
     columns: Vec<Column>,
 }
 
-/// Merges the channels' rows in order of the primary key and cuts the window out.
+/// Merges the channels' rows in the order asked for, with ties in order of the primary key, and cuts
+/// the window out.
 ///
 /// # Errors
 /// Internal when an answer does not add up: a bug of ours.
@@ -34,7 +38,14 @@ pub fn reduce(
         .flat_map(|(shard, found)| (0..found.ids.len()).map(move |row| (shard, row)))
         .collect();
     if shards.len() > 1 {
-        order.sort_by(|a, b| shards[a.0].ids.get(a.1).cmp(&shards[b.0].ids.get(b.1)));
+        let values: Vec<Vec<Vec<Value>>> = shards
+            .iter()
+            .map(|shard| (0..shard.ids.len()).map(|row| shard.values(plan, row)).collect())
+            .collect();
+        order.sort_by(|a, b| {
+            compare_rows(&plan.order, &values[a.0][a.1], &values[b.0][b.1])
+                .then_with(|| shards[a.0].ids.get(a.1).cmp(&shards[b.0].ids.get(b.1)))
+        });
     }
     let window: Vec<(usize, usize)> = order
         .into_iter()
@@ -62,6 +73,15 @@ impl Shard {
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(Self { ids, columns })
+    }
+
+    /// What a row is ordered by.
+    fn values(&self, plan: &QueryPlan, row: usize) -> Vec<Value> {
+        let column = |field: FieldId| self.columns.iter().find(|column| column.field == field);
+        let fields = plan.order.iter();
+        fields
+            .map(|by| column(by.field).map_or(Value::Null, |column| column.value(row)))
+            .collect()
     }
 }
 

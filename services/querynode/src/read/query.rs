@@ -1,15 +1,18 @@
-//! Rows by filter or key, in the order of their keys.
+//! Rows by filter or key, in the order of their keys or of fields.
 
 use std::sync::Arc;
 
 use futures::future::try_join_all;
 use redkite_proto::{
     convert::keys,
-    redkite::querynode::{QueryRequest, QueryResponse},
+    redkite::querynode::{self, QueryRequest, QueryResponse},
 };
 use redkite_runtime::Priority;
-use redkite_segment::{RowAt, SegmentRetriever, StopFlag, merge_keyed};
-use redkite_types::{Result, Timestamp};
+use redkite_segment::{Keyed, RowAt, Segment, SegmentRetriever, StopFlag, merge_keyed};
+use redkite_types::{
+    FieldId, Result, Timestamp, Value,
+    order::{OrderBy, compare_rows},
+};
 use tokio::time::Instant;
 use tracing::instrument;
 
@@ -42,7 +45,8 @@ pub(crate) async fn query(
     let retriever = Arc::new(SegmentRetriever {
         filter: read.filter.clone(),
         view: read.view,
-        limit: limit.filter(|_| !request.count_only),
+        // Which rows come first by a field is known once all of them are.
+        limit: limit.filter(|_| !request.count_only && request.order_by.is_empty()),
     });
     let stop = StopFlag::new();
     let _guard = StopOnDrop(stop.clone());
@@ -51,7 +55,11 @@ pub(crate) async fn query(
         deadline.timeout("the query", answer).await??
     } else {
         let output = Output::new(&request.output_fields, &read.snapshot.schema)?;
-        let answer = retrieve(deps, &read, retriever, output, stop);
+        let order = Order {
+            by: request.order_by.iter().map(order_by).collect(),
+            limit,
+        };
+        let answer = retrieve(deps, &read, retriever, order, output, stop);
         deadline.timeout("the query", answer).await??
     };
     metrics::read("query", 1, answer.count, started.elapsed());
@@ -87,6 +95,7 @@ async fn retrieve(
     deps: &QueryNodeDeps,
     read: &Read,
     retriever: Arc<SegmentRetriever>,
+    order: Order,
     output: Output,
     stop: StopFlag,
 ) -> Result<QueryResponse> {
@@ -104,7 +113,7 @@ async fn retrieve(
     let (segments, limit) = (read.segments.clone(), retriever.limit);
     let schema = read.snapshot.schema.clone();
     let finish = move || {
-        let rows = merge_keyed(lists, limit);
+        let rows = order.apply(&segments, merge_keyed(lists, limit))?;
         let at: Vec<RowAt> = rows.iter().map(|row| row.at).collect();
         let fields = output.read(&segments, &at)?;
         let found = fetch::keys(&schema, rows.into_iter().map(|row| row.key));
@@ -116,4 +125,48 @@ async fn retrieve(
         })
     };
     deps.cpu.run(Priority::Search, finish).await?
+}
+
+/// The order of the rows, and how many of them are wanted.
+struct Order {
+    by: Vec<OrderBy>,
+    limit: Option<usize>,
+}
+
+fn order_by(message: &querynode::OrderBy) -> OrderBy {
+    OrderBy {
+        field: FieldId(message.field_id),
+        descending: message.descending,
+        nulls_first: message.nulls_first,
+    }
+}
+
+impl Order {
+    /// Puts rows that stand in the order of their keys into this one.
+    fn apply(&self, segments: &[Segment], rows: Vec<Keyed>) -> Result<Vec<Keyed>> {
+        if self.by.is_empty() || rows.is_empty() {
+            return Ok(rows);
+        }
+        let at: Vec<RowAt> = rows.iter().map(|row| row.at).collect();
+        let fields: Vec<FieldId> = self.by.iter().map(|by| by.field).collect();
+        let batch = redkite_segment::fetch(segments, &at, &fields).map_err(coded)?;
+        let values = |row: usize| -> Vec<Value> {
+            let columns = batch.columns().iter();
+            columns.map(|column| column.value(row)).collect()
+        };
+        let keyed = rows.into_iter().enumerate();
+        let mut keyed: Vec<(Vec<Value>, Keyed)> =
+            keyed.map(|(row, keyed)| (values(row), keyed)).collect();
+        let compare = |a: &(Vec<Value>, Keyed), b: &(Vec<Value>, Keyed)| {
+            compare_rows(&self.by, &a.0, &b.0).then_with(|| a.1.key.cmp(&b.1.key))
+        };
+        if let Some(limit) = self.limit.filter(|limit| *limit < keyed.len()) {
+            if limit > 0 {
+                keyed.select_nth_unstable_by(limit - 1, compare);
+            }
+            keyed.truncate(limit);
+        }
+        keyed.sort_unstable_by(compare);
+        Ok(keyed.into_iter().map(|(_, row)| row).collect())
+    }
 }
