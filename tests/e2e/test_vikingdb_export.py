@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import threading
 
 import ijson
@@ -11,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from harness.process import BIN_DIR, Process, connect, free_port
+from harness.process import connect, free_port
 from harness.vikingdb import ACCESS_KEY, SECRET_KEY, VikingServer, call, service
 from harness.waiting import eventually
 from harness.weed import ACCESS_KEY as WEED_KEY
@@ -470,6 +471,7 @@ def test_an_export_is_of_one_time_while_rows_come_and_go(viking, seed):
     thread = threading.Thread(target=write)
     thread.start()
     try:
+        eventually(lambda: batches > 10 or not thread.is_alive(), "writes are under way")
         tasks = [
             export(viking_service, f"own/busy{number}", "busy", export_all=True)
             for number in range(3)
@@ -485,6 +487,7 @@ def test_an_export_is_of_one_time_while_rows_come_and_go(viking, seed):
         assert len(keys) == len(set(keys))
         marks = [row["user_id"] for row in found if row["id"] >= 10_000]
         last = max(marks, default=0)
+        assert last >= 10
         # Writes are one after the other: those up to a moment are there, and none behind it.
         assert sorted(marks) == sorted(mark for mark in range(1, last + 1) for _ in range(20))
         old = {row["id"] for row in found if row["id"] < 10_000}
@@ -516,10 +519,14 @@ def test_killed_services_leave_an_exact_export(tmp_path, seed):
         for start in range(0, len(rows), 1_000):
             upsert(collection, rows[start : start + 1_000])
             client.flush("people")
-        for round_, victim in enumerate(["datanode", "datacoord", "proxy"]):
-            params = {"collection_name": "people", "tos_path": f"own/{round_}", "export_all": True}
-            task_id = viking_service.create_task(TaskType.Data_export, params)
+        objects = tmp_path / "data" / "objects" / "exports"
+        for victim in ["datanode", "datacoord", "proxy"]:
+            node = named["datanode"]
+            task_id, path = frozen_export(viking_service, node, objects, f"own/{victim}")
+            assert viking_service.get_task(task_id).task_status == "running"
             named[victim].kill9()
+            if victim != "datanode":
+                node.child.send_signal(signal.SIGCONT)
             named[victim].start()
             again = lambda: service(host)  # noqa: E731
             viking_service = eventually(lambda: attempt(again), "the API answers", 60)
@@ -528,9 +535,25 @@ def test_killed_services_leave_an_exact_export(tmp_path, seed):
             )
             assert task.task_status == "done", task.process_info
             assert task.process_info["total_filter_count"] == len(rows)
-            folder = tmp_path / "data" / "objects" / "exports" / "own" / str(round_)
-            same_rows(read_files(folder), [full(row) for row in rows])
+            found = read_files(objects / path)
+            assert len(json.loads((objects / path / "_SUCCESS").read_text())["files"]) > 1
+            same_rows(found, [full(row) for row in rows])
         client.close()
+
+
+def frozen_export(viking_service, node, objects, prefix):
+    """(id, path) of an export whose data node was stopped with some of its files written."""
+    for number in range(20):
+        path = f"{prefix}{number}"
+        params = {"collection_name": "people", "tos_path": path, "export_all": True}
+        task_id = viking_service.create_task(TaskType.Data_export, params)
+        eventually((objects / path / "1.parquet").exists, "the first file is there", 60, 0.001)
+        node.child.send_signal(signal.SIGSTOP)
+        if not (objects / path / "_SUCCESS").exists():
+            return task_id, path
+        # It was faster than this test.
+        node.child.send_signal(signal.SIGCONT)
+    pytest.fail("every export was complete before it could be stopped")
 
 
 def ended(viking_service, task_id):

@@ -101,6 +101,7 @@ pub async fn start(
     );
     let exporter = Exporter::new(
         context.kv.clone(),
+        gate.clone(),
         context.catalog.clone(),
         Arc::new(export::PeersAround(context.peers.clone())),
         tasks.clone(),

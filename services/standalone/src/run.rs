@@ -94,3 +94,21 @@ pub async fn run(process: Process, config: Config, clients: TcpListener) -> Resu
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use redkite_config::SECTIONS;
+
+    use super::*;
+
+    /// A file for a whole cluster is read by every service, which refuses a section that it does
+    /// not know from this list.
+    #[test]
+    fn every_section_is_known_to_all_services() {
+        let config = toml::Table::try_from(Config::default()).unwrap();
+        assert!(config.len() > 5, "{config}");
+        for section in config.keys() {
+            assert!(SECTIONS.contains(&section.as_str()), "{section}");
+        }
+    }
+}

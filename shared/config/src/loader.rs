@@ -23,6 +23,7 @@ pub const SECTIONS: &[&str] = &[
     "telemetry",
     "rpc",
     "proxy",
+    "vikingdb",
     "rootcoord",
     "datacoord",
     "metastore",

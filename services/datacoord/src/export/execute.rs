@@ -82,8 +82,7 @@ impl Exporter {
             return Err(End::NotOurs);
         }
         if recorded.task.timestamp == 0 {
-            let prepared = self.patiently(|| self.prepare(&recorded.task)).await?;
-            recorded = self.replace(&recorded, prepared).await?;
+            recorded = self.settle(&recorded).await?;
         }
         while let Some(part) = recorded.task.parts.get(recorded.task.parts_done as usize) {
             let request = order(&recorded.task, part);
@@ -117,15 +116,23 @@ impl Exporter {
     }
 
     async fn replace(&self, before: &Recorded, task: ExportInfo) -> Result<Recorded, End> {
-        // Its outcome may be unknown; then the next round goes on from what is recorded.
-        match records::replace(&*self.kv, before, task).await {
-            Ok(Some(recorded)) => Ok(recorded),
-            Ok(None) => Err(End::NotOurs),
-            Err(error) if error.retriable => {
-                warn!(error = %error.message, "an export's progress is not recorded");
-                Err(End::Cancelled)
+        replaced(records::replace(&*self.kv, before, task).await)
+    }
+
+    /// Records a time and what holds its rows, which stays from then on until the task has ended.
+    async fn settle(&self, before: &Recorded) -> Result<Recorded, End> {
+        let mut tries = 0;
+        loop {
+            let prepared = self.patiently(|| self.prepare(&before.task)).await?;
+            let outcome = records::hold(&*self.kv, &self.gate, before, prepared).await;
+            tries += 1;
+            match outcome {
+                // They were compacted and collected since they were looked at.
+                Err(error) if error.code == ErrorCode::IoKeyNotFound && tries < STORE_TRIES => {
+                    warn!(error = %error.message, "another time is taken for an export");
+                }
+                outcome => return replaced(outcome),
             }
-            Err(error) => Err(End::Failed(error)),
         }
     }
 
@@ -262,6 +269,20 @@ impl Exporter {
             let task = &task.task_id;
             warn!(%task, error = %error.message, "an export's output is left where it is");
         }
+    }
+}
+
+/// What became of a change of a record.
+fn replaced(outcome: Result<Option<Recorded>>) -> Result<Recorded, End> {
+    // It may be unknown; then the next round goes on from what is recorded.
+    match outcome {
+        Ok(Some(recorded)) => Ok(recorded),
+        Ok(None) => Err(End::NotOurs),
+        Err(error) if error.retriable => {
+            warn!(error = %error.message, "an export's progress is not recorded");
+            Err(End::Cancelled)
+        }
+        Err(error) => Err(End::Failed(error)),
     }
 }
 

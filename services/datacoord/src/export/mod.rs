@@ -38,6 +38,7 @@ pub use self::{
     around::{Around, PeersAround},
     options::ExportOptions,
 };
+use crate::gate::CommitGate;
 
 /// How often somebody looks for tasks that nobody works on.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -49,6 +50,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Runs exports.
 pub struct Exporter {
     kv: SharedKv,
+    gate: Arc<CommitGate>,
     catalog: Arc<Catalog>,
     around: Arc<dyn Around>,
     tasks: TaskGroup,
@@ -65,6 +67,7 @@ impl Exporter {
     /// An exporter that runs nothing until [`Exporter::run`].
     pub fn new(
         kv: SharedKv,
+        gate: Arc<CommitGate>,
         catalog: Arc<Catalog>,
         around: Arc<dyn Around>,
         tasks: TaskGroup,
@@ -74,6 +77,7 @@ impl Exporter {
         let permits = Arc::new(Semaphore::new(options.concurrent_tasks.max(1)));
         Arc::new(Self {
             kv,
+            gate,
             catalog,
             around,
             tasks,

@@ -3,8 +3,10 @@
 use prost::Message;
 use redkite_catalog::keys;
 use redkite_metastore::{Compare, KeyValue, MetaKv, Op, Txn, TxnOutcome, read_all};
-use redkite_proto::redkite::meta::{ExportInfo, export_info::State};
+use redkite_proto::redkite::meta::{ExportInfo, FileInfo, export_info::State};
 use redkite_types::{CollectionId, Error, ErrorCode, Result, Revision};
+
+use crate::gate::CommitGate;
 
 /// A task as it is recorded, with the revision that guards it.
 #[derive(Clone, Debug)]
@@ -64,11 +66,37 @@ pub async fn replace(
     before: &Recorded,
     task: ExportInfo,
 ) -> Result<Option<Recorded>> {
-    let put = Op::put(key(&task), task.encode_to_vec());
-    let txn = Txn::new().when(guard(before)).then(put);
-    match kv.txn(txn).await.map_err(unavailable)? {
-        TxnOutcome::Applied { revision } => Ok(Some(Recorded { task, revision })),
-        TxnOutcome::Refused { .. } => Ok(None),
+    let outcome = kv.txn(replacing(before, &task)).await;
+    Ok(applied(outcome.map_err(unavailable)?, task))
+}
+
+/// [`replace`] for a record that names segments, once all their files are known to be there: from
+/// then on garbage collection keeps them.
+///
+/// # Errors
+/// As [`replace`]; code 1000 when a file is gone, because it was compacted meanwhile.
+pub async fn hold(
+    kv: &dyn MetaKv,
+    gate: &CommitGate,
+    before: &Recorded,
+    task: ExportInfo,
+) -> Result<Option<Recorded>> {
+    let files = task.segments.iter().flat_map(|segment| &segment.files);
+    let deltas = task.deltas.iter().filter_map(|delta| delta.file.as_ref());
+    let files: Vec<FileInfo> = files.chain(deltas).cloned().collect();
+    let outcome = gate.commit(kv, &files, replacing(before, &task)).await?;
+    Ok(applied(outcome, task))
+}
+
+fn replacing(before: &Recorded, task: &ExportInfo) -> Txn {
+    let put = Op::put(key(task), task.encode_to_vec());
+    Txn::new().when(guard(before)).then(put)
+}
+
+fn applied(outcome: TxnOutcome, task: ExportInfo) -> Option<Recorded> {
+    match outcome {
+        TxnOutcome::Applied { revision } => Some(Recorded { task, revision }),
+        TxnOutcome::Refused { .. } => None,
     }
 }
 
