@@ -106,6 +106,9 @@ mod tests {
             compare_rows(&order, &row(0.5, "a"), &row(1.0, "b")),
             Ordering::Less
         );
-        assert_eq!(compare_rows(&order, &row(1.0, "a"), &row(1.0, "a")), Ordering::Equal);
+        assert_eq!(
+            compare_rows(&order, &row(1.0, "a"), &row(1.0, "a")),
+            Ordering::Equal
+        );
     }
 }

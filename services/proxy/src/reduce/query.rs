@@ -40,7 +40,11 @@ pub fn reduce(
     if shards.len() > 1 {
         let values: Vec<Vec<Vec<Value>>> = shards
             .iter()
-            .map(|shard| (0..shard.ids.len()).map(|row| shard.values(plan, row)).collect())
+            .map(|shard| {
+                (0..shard.ids.len())
+                    .map(|row| shard.values(plan, row))
+                    .collect()
+            })
             .collect();
         order.sort_by(|a, b| {
             compare_rows(&plan.order, &values[a.0][a.1], &values[b.0][b.1])
