@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from harness import redkite
 from harness.process import connect, free_port
 from harness.vikingdb import ACCESS_KEY, SECRET_KEY, VikingServer, call, service
 from harness.waiting import eventually
@@ -499,7 +500,8 @@ def test_an_export_is_of_one_time_while_rows_come_and_go(viking, seed):
 
 
 def test_killed_services_leave_an_exact_export(tmp_path, seed):
-    """kill -9 of the datanode, the datacoord and the proxy while tasks run."""
+    """kill -9 of the datanode, the datacoord and the proxy while tasks run; then the collection goes
+    before its rows are read."""
     host = f"127.0.0.1:{free_port()}"
     env = {
         "REDKITE__VIKINGDB__LISTEN": host,
@@ -508,6 +510,9 @@ def test_killed_services_leave_an_exact_export(tmp_path, seed):
         "REDKITE__DATANODE__EXPORT__MAX_FILE_SIZE": "64KiB",
         "REDKITE__COMMON__SESSION_TTL": "2s",
         "REDKITE__DATACOORD__COMPACTION__ENABLED": "false",
+        "REDKITE__DATACOORD__GC__ENABLED": "false",
+        "REDKITE__DATACOORD__GC__GRACE": "0s",
+        "REDKITE__DATACOORD__GC__DROPPED_GRACE": "0s",
     }
     rng = random.Random(seed + 3)
     with run_cluster(tmp_path, env) as processes:
@@ -519,26 +524,40 @@ def test_killed_services_leave_an_exact_export(tmp_path, seed):
         for start in range(0, len(rows), 1_000):
             upsert(collection, rows[start : start + 1_000])
             client.flush("people")
+        client.close()
         objects = tmp_path / "data" / "objects" / "exports"
         for victim in ["datanode", "datacoord", "proxy"]:
             node = named["datanode"]
+            viking_service = service(host)
             task_id, path = frozen_export(viking_service, node, objects, f"own/{victim}")
             assert viking_service.get_task(task_id).task_status == "running"
             named[victim].kill9()
             if victim != "datanode":
                 node.child.send_signal(signal.SIGCONT)
             named[victim].start()
-            again = lambda: service(host)  # noqa: E731
-            viking_service = eventually(lambda: attempt(again), "the API answers", 60)
-            task = eventually(
-                lambda: attempt(lambda: ended(viking_service, task_id)), "the task ended", 90
-            )
-            assert task.task_status == "done", task.process_info
-            assert task.process_info["total_filter_count"] == len(rows)
-            found = read_files(objects / path)
-            assert len(json.loads((objects / path / "_SUCCESS").read_text())["files"]) > 1
-            same_rows(found, [full(row) for row in rows])
+            same_as_ended(host, task_id, objects / path, rows)
+        # What an export reads is there until it has ended, though nothing else needs it.
+        task_id, path = frozen_export(service(host), named["datanode"], objects, "own/dropped")
+        named["datanode"].kill9()
+        client = connect(processes[-1].uri)
+        client.drop_collection("people")
         client.close()
+        redkite.gc(named["datacoord"])
+        named["datanode"].start()
+        same_as_ended(host, task_id, objects / path, rows)
+        garbage = redkite.gc(named["datacoord"])["garbage"]
+        assert any(item["key"].startswith("segments/") for item in garbage), garbage
+
+
+def same_as_ended(host, task_id, folder, rows):
+    """Waits for a task's end; its files hold exactly `rows`."""
+    again = lambda: service(host)  # noqa: E731
+    viking_service = eventually(lambda: attempt(again), "the API answers", 60)
+    task = eventually(lambda: attempt(lambda: ended(viking_service, task_id)), "the task ended", 90)
+    assert task.task_status == "done", task.process_info
+    assert task.process_info["total_filter_count"] == len(rows)
+    assert len(json.loads((folder / "_SUCCESS").read_text())["files"]) > 1
+    same_rows(read_files(folder), [full(row) for row in rows])
 
 
 def frozen_export(viking_service, node, objects, prefix):

@@ -107,7 +107,12 @@ pub(super) async fn found_or_elect(
     raft.trigger().elect().await.map_err(failed)?;
     let elected = raft.wait(Some(options.request_timeout));
     let elected = elected
-        .metrics(|now| now.current_term > term, "own election")
+        .metrics(
+            // Its timer may have run out, and it have been elected, before the term was looked at;
+            // then it stands for no other election.
+            |now| now.current_term > term || now.state.is_leader(),
+            "own election",
+        )
         .await;
     elected
         .map(drop)
