@@ -42,6 +42,10 @@ impl Timestamp {
 
     /// The timestamp that many milliseconds earlier, at least zero.
     pub const fn minus_ms(self, ms: u64) -> Self {
+        // The shift alone would lose the upper bits of a span that is longer than time itself.
+        if ms > u64::MAX >> Self::LOGICAL_BITS {
+            return Self::ZERO;
+        }
         Self(self.0.saturating_sub(ms << Self::LOGICAL_BITS))
     }
 }
@@ -63,5 +67,7 @@ mod tests {
         assert!(Timestamp::new(5, 262_143) < Timestamp::new(6, 0));
         assert_eq!(Timestamp::new(5, 262_143).plus(1), Timestamp::new(6, 0));
         assert_eq!(Timestamp::new(5, 3).minus_ms(9), Timestamp::ZERO);
+        assert_eq!(Timestamp::new(5, 3).minus_ms(1 << 46), Timestamp::ZERO);
+        assert_eq!(Timestamp::new(5, 3).minus_ms(u64::MAX), Timestamp::ZERO);
     }
 }

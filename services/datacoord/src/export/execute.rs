@@ -13,13 +13,14 @@ use redkite_proto::{
     },
 };
 use redkite_runtime::{Backoff, CancellationToken, Deadline};
-use redkite_types::{CollectionId, Error, ErrorCode, Result, Timestamp};
+use redkite_types::{CollectionId, Error, ErrorCode, Result};
 use tracing::{info, warn};
 
 use super::{
     Exporter, prepare,
     records::{self, Recorded},
 };
+use crate::compaction::facts::{self, Moment};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -178,10 +179,15 @@ impl Exporter {
                 continue;
             };
             let message = schema::to_proto(entry.name(), entry.schema());
+            // A row that a reader of this time does not see is not exported, compacted yet or not.
+            let moment = Moment {
+                now: at,
+                retention_ms: 0,
+            };
             return Ok(ExportInfo {
                 schema: Some(message),
                 timestamp: at.0,
-                expired_before: expired_before(&entry, at).0,
+                expired_before: facts::expired_before(&entry, moment).0,
                 parts: prepare::parts(&segments),
                 total_rows: segments.iter().map(|segment| segment.rows).sum(),
                 segments,
@@ -316,14 +322,5 @@ fn order(task: &ExportInfo, part: &ExportPart) -> ExportPartRequest {
         samples: SAMPLES.saturating_sub(known.len()) as u32,
         segments,
         others,
-    }
-}
-
-/// Rows written before this have outlived the collection's time to live.
-fn expired_before(entry: &CollectionEntry, at: Timestamp) -> Timestamp {
-    let seconds = entry.property("collection.ttl.seconds");
-    match seconds.and_then(|text| text.parse::<u64>().ok()) {
-        Some(0) | None => Timestamp::ZERO,
-        Some(seconds) => at.minus_ms(seconds.saturating_mul(1_000)),
     }
 }
