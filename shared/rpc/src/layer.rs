@@ -1,4 +1,4 @@
-//! What happens around every handler: a span, metrics, caught panics, clear errors.
+//! What happens around every handler: a span, metrics, caught panics, deadlines, clear errors.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -17,6 +17,7 @@ use tower::{Layer, Service};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, error, info_span};
 
+use crate::deadline;
 use crate::status::{RpcError, is_too_large, to_status, too_large};
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,12 +55,14 @@ where
         let mut ready = std::mem::replace(&mut self.inner, clone);
         let method = request.uri().path().to_owned();
         let span = span_of(&request, &method);
+        let deadline = deadline::of(request.headers());
         let handled = async move {
             let started = Instant::now();
             let handler = AssertUnwindSafe(async move { ready.call(request).await });
-            let mut response = match handler.catch_unwind().await {
-                Ok(answered) => answered?,
-                Err(panic) => to_status(&panicked(&method, &*panic)).into_http(),
+            let mut response = match deadline::until(deadline, handler.catch_unwind()).await {
+                Some(Ok(answered)) => answered?,
+                Some(Err(panic)) => to_status(&panicked(&method, &*panic)).into_http(),
+                None => deadline::exceeded().into_http(),
             };
             clarify(response.headers_mut());
             record(&method, response.headers(), started);

@@ -16,6 +16,7 @@ pub mod admin;
 pub mod call;
 pub mod channel;
 pub mod connector;
+mod deadline;
 pub mod error;
 mod io;
 mod layer;

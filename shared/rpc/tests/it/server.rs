@@ -1,5 +1,10 @@
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message as _;
 use redkite_config::HumanDuration;
 use redkite_proto::redkite::datacoord::data_coord_server::DataCoord;
 use redkite_proto::redkite::datacoord::{
@@ -33,6 +38,37 @@ async fn errors_arrive_with_all_their_details() {
         .await
         .unwrap_err();
     assert_eq!(error, refusal(7));
+}
+
+/// tonic's own clients give up by themselves at the same time, so this one knows nothing of deadlines.
+#[tokio::test]
+async fn a_call_whose_time_is_over_is_told_so_and_not_that_it_was_cancelled() {
+    let server = start(options()).await;
+    let stream = TcpStream::connect(&server.address).await.unwrap();
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
+    let connection = tokio::spawn(connection);
+    let waits = SyncRequest {
+        revision: 1,
+        ..SyncRequest::default()
+    };
+    let mut frame = vec![0];
+    frame.extend(u32::try_from(waits.encoded_len()).unwrap().to_be_bytes());
+    waits.encode(&mut frame).unwrap();
+    let uri = format!("http://{}/redkite.datacoord.DataCoord/Sync", server.address);
+    let request = http::Request::post(uri)
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("grpc-timeout", "50m")
+        .body(Full::new(Bytes::from(frame)))
+        .unwrap();
+    let answer = client.send_request(request).await.unwrap();
+    let status = tonic::Status::from_header_map(answer.headers()).unwrap();
+    assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status}");
+    assert_eq!(server.coord.calls.load(Ordering::SeqCst), 1);
+    connection.abort();
 }
 
 #[tokio::test]
