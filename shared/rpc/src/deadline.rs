@@ -77,13 +77,27 @@ mod tests {
             ("99999999m", 99_999_999_000_000),
         ];
         for (text, nanoseconds) in units {
-            assert_eq!(parse(text), Some(Duration::from_nanos(nanoseconds)), "{text}");
+            assert_eq!(
+                parse(text),
+                Some(Duration::from_nanos(nanoseconds)),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn other_texts_are_no_timeout() {
-        for text in ["", "m", "5", "-1S", "+1S", "1.5S", "1 S", "100000000m", "1µ"] {
+        for text in [
+            "",
+            "m",
+            "5",
+            "-1S",
+            "+1S",
+            "1.5S",
+            "1 S",
+            "100000000m",
+            "1µ",
+        ] {
             assert_eq!(parse(text), None, "{text}");
         }
     }
