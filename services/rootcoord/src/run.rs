@@ -9,7 +9,7 @@ use redkite_metastore::{Leadership, MetaKv, Op, SharedKv, Txn, read_all};
 use redkite_node::{Error, Exposure, Identity, NodeContext, Phase, Process, Result};
 use redkite_proto::redkite::meta::Session;
 use redkite_runtime::{HealthState, OnFailure, SystemClock};
-use redkite_saga::{SagaConfig, SagaExecutor};
+use redkite_saga::{FaultInjector, SagaConfig, SagaExecutor};
 use redkite_types::{NodeId, error::chain};
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::watch};
@@ -20,7 +20,7 @@ use crate::{
     alloc::{IdAllocator, TimestampOracle},
     announce::PeerAnnounce,
     bootstrap::{bootstrap, bootstrap_access},
-    ddl::{DdlContext, DdlGate, gate::registry},
+    ddl::{Announce, DdlContext, DdlGate, gate::registry},
     stamped::{StampedKv, prune_history},
 };
 
@@ -129,12 +129,34 @@ async fn forget_local_sessions(kv: &dyn MetaKv) -> redkite_metastore::Result<()>
     Ok(())
 }
 
+/// What a test puts in the place of what surrounds a root coordinator.
+#[derive(Clone, Default)]
+pub struct Surroundings {
+    /// The other services; without it those that are announced.
+    pub announce: Option<Arc<dyn Announce>>,
+    /// Makes sagas fail and the process die.
+    pub faults: Option<Arc<dyn FaultInjector>>,
+}
+
 /// Starts the root coordinator and announces it. When another replica takes the lead, the process
 /// stops: what it knows and holds is the other one's now, and started again it stands by.
 ///
 /// # Errors
 /// When a saga's record cannot be understood, or the metastore fails.
 pub async fn start(host: Host, context: &NodeContext, options: RootCoordOptions) -> Result<()> {
+    start_amid(host, context, options, Surroundings::default()).await
+}
+
+/// [`start`] in surroundings of a test's own.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_amid(
+    host: Host,
+    context: &NodeContext,
+    options: RootCoordOptions,
+    around: Surroundings,
+) -> Result<()> {
     let tasks = context.control_tasks(Role::RootCoord);
     let leadership = host.replica.meta.leadership();
     tasks.spawn_cancellable(
@@ -162,13 +184,18 @@ pub async fn start(host: Host, context: &NodeContext, options: RootCoordOptions)
     let ddl = Arc::new(DdlContext {
         kv: context.kv.clone(),
         catalog: context.catalog.clone(),
-        announce: Arc::new(PeerAnnounce(context.peers.clone())),
+        announce: around
+            .announce
+            .unwrap_or_else(|| Arc::new(PeerAnnounce(context.peers.clone()))),
         ids: host.ids.clone(),
         tso: host.tso.clone(),
         options,
     });
     let registry = registry(&ddl).map_err(Error::start("register the sagas"))?;
-    let config = SagaConfig::new(context.kv.clone(), host.term, registry, tasks);
+    let config = SagaConfig {
+        faults: around.faults,
+        ..SagaConfig::new(context.kv.clone(), host.term, registry, tasks)
+    };
     let executor = SagaExecutor::start(config)
         .await
         .map_err(Error::start("take over the sagas"))?;

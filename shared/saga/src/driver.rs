@@ -139,8 +139,7 @@ impl Driver {
         let mut maybe_happened = false;
         loop {
             if can_go_back && self.entry.is_abort_requested() {
-                let error = UserError::new(ErrorCode::Canceled, "saga was aborted by an operator");
-                return self.unwind(step + usize::from(maybe_happened), error).await;
+                return self.abort(step + usize::from(maybe_happened)).await;
             }
             let error = match self.attempt(step, retries.attempt).await? {
                 Ok(()) => return Ok(()),
@@ -154,7 +153,11 @@ impl Driver {
                     .unwind(step + usize::from(maybe_happened), error.into_error())
                     .await;
             }
-            self.pause(&mut retries, info.name, error.error()).await?;
+            let pause = self.pause(&mut retries, info.name, error.error());
+            tokio::select! {
+                paused = pause => paused?,
+                () = self.entry.abort_requested(), if can_go_back => {}
+            }
         }
     }
 
@@ -232,13 +235,18 @@ impl Driver {
         Ok(Ok(()))
     }
 
-    /// Calls the author's function; a panic or a timeout leaves its outcome unknown.
+    /// Calls the author's function; a panic, a timeout or an operator who does not want it any more leaves
+    /// its outcome unknown.
     async fn run_step(&self, step: usize, attempt: u32) -> Result<RawEffect, StepError> {
         let info = &self.definition.plan().steps[step];
         let limit = info.timeout.unwrap_or(self.shared.options.step_timeout);
         let run = async { self.definition.run(step, self.cx(attempt)).await };
         let span = debug_span!("saga_step", step = info.name, attempt);
-        guarded(run, limit, info.name).instrument(span).await
+        let can_go_back = !self.definition.plan().is_past_pivot(step);
+        tokio::select! {
+            effect = guarded(run, limit, info.name).instrument(span) => effect,
+            () = self.entry.abort_requested(), if can_go_back => Err(StepError::Unknown(aborted())),
+        }
     }
 
     pub(crate) async fn write_own(&mut self, next: Record) -> Result<(), Halt> {
@@ -343,6 +351,10 @@ impl Driver {
         let mut view = self.entry.view.lock();
         view.state = self.record.state;
         view.cursor = self.record.cursor;
+        drop(view);
+        if self.record.state == State::Unwinding {
+            self.entry.turned_back();
+        }
     }
 
     fn show_retry(&self, retries: u32, error: &UserError) {
@@ -374,8 +386,7 @@ impl Driver {
         }
     }
 
-    /// Waits before the next attempt, not longer than until the executor stops or an operator
-    /// interferes.
+    /// Waits before the next attempt, not longer than until the executor stops.
     pub(crate) async fn pause(
         &self,
         retries: &mut Retries,
@@ -392,9 +403,13 @@ impl Driver {
         let delay = retries.next_delay();
         tokio::select! {
             () = self.shared.token.cancelled() => {}
-            () = self.entry.aborted.notified() => {}
             () = tokio::time::sleep(delay) => {}
         }
         self.check_stop()
     }
+}
+
+/// What the callers of a saga are told that an operator had taken back.
+pub(crate) fn aborted() -> UserError {
+    UserError::new(ErrorCode::Canceled, "saga was aborted by an operator")
 }

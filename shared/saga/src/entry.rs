@@ -1,12 +1,12 @@
 //! One saga in the executor's memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
+use redkite_runtime::CancellationToken;
 use redkite_types::{Revision, SagaId};
 use serde::Serialize;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::definition::AnyArc;
 use crate::error::{Error, Result};
@@ -68,8 +68,8 @@ pub(crate) struct Entry {
     guard: Mutex<Option<LockGuard>>,
     /// The record of a saga that no task works on, though it is not finished.
     pub(crate) parked: Mutex<Option<(Record, Revision)>>,
-    abort: AtomicBool,
-    pub(crate) aborted: Notify,
+    /// Cancelled when an operator wants the saga taken back.
+    abort: CancellationToken,
 }
 
 impl Entry {
@@ -101,8 +101,7 @@ impl Entry {
             progress: watch::Sender::new(Progress::Running),
             guard: Mutex::new(None),
             parked: Mutex::new(None),
-            abort: AtomicBool::new(false),
-            aborted: Notify::new(),
+            abort: CancellationToken::new(),
         })
     }
 
@@ -163,13 +162,22 @@ impl Entry {
         drop(guard);
     }
 
+    /// It is on record that the saga is taken back.
+    pub(crate) fn turned_back(&self) {
+        self.progress.send_replace(Progress::Unwinding);
+    }
+
     pub(crate) fn request_abort(&self) {
-        self.abort.store(true, Ordering::Release);
-        self.aborted.notify_one();
+        self.abort.cancel();
     }
 
     pub(crate) fn is_abort_requested(&self) -> bool {
-        self.abort.load(Ordering::Acquire)
+        self.abort.is_cancelled()
+    }
+
+    /// Waits until an operator wants the saga taken back.
+    pub(crate) async fn abort_requested(&self) {
+        self.abort.cancelled().await;
     }
 
     pub(crate) fn info(&self) -> SagaInfo {

@@ -161,6 +161,18 @@ impl SagaExecutor {
         Ok(handle)
     }
 
+    /// The saga that a request started before, whatever it does; `None` for an empty request id, and for
+    /// one that is not known or not known any more. `T` is its output.
+    pub fn find<T: Clone + Send + Sync + 'static>(
+        &self,
+        request_id: &str,
+    ) -> Option<SagaHandle<T>> {
+        let table = self.shared.table.lock();
+        let id = table.by_request.get(request_id)?;
+        let entry = table.entries.get(id)?;
+        Some(SagaHandle::new(entry.id, entry.subscribe()))
+    }
+
     /// All sagas that are not finished, in the order of their ids.
     pub fn list(&self) -> Vec<SagaInfo> {
         let entries: Vec<Arc<Entry>> = self.shared.table.lock().entries.values().cloned().collect();
@@ -231,18 +243,29 @@ impl SagaExecutor {
     }
 
     /// Ends a saga early: one that runs is unwound unless it is past its pivot; one that is stuck is
-    /// given up as failed and its locks are released, after a human has undone the rest.
+    /// given up as failed and its locks are released, after a human has undone the rest. Returns once
+    /// that is on record, so that it holds whoever leads next.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::WrongState`] when it unwinds already, is past its pivot or is
-    /// finished, [`Error::Store`].
+    /// finished, [`Error::Store`]. [`Error::Stopped`] and [`Error::Fenced`]: ask the next executor.
     pub async fn abort(&self, id: SagaId) -> Result<()> {
         self.shared.check_open()?;
         let entry = self.shared.entry(id)?;
         let view = entry.view.lock().clone();
         if view.state == State::Running && !view.is_committed && entry.parked.lock().is_none() {
+            let mut progress = entry.subscribe();
             entry.request_abort();
-            return Ok(());
+            let settled = progress.wait_for(|progress| !matches!(progress, Progress::Running));
+            let state = match settled.await.as_deref() {
+                Ok(Progress::Unwinding | Progress::Ended(Err(Error::Failed(_)))) => return Ok(()),
+                Ok(Progress::Committed(_)) => State::Running,
+                Ok(Progress::Ended(Ok(_))) => State::Done,
+                Ok(Progress::Ended(Err(error))) => return Err(error.clone()),
+                Ok(Progress::Running) | Err(_) => return Err(Error::Stopped),
+            };
+            let verb = "abort";
+            return Err(Error::WrongState { id, state, verb });
         }
         let (record, revision) = self.shared.unpark(&entry, "abort")?;
         let event = Event::Abandon {

@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 #[derive(Clone)]
 pub(crate) enum Progress {
     Running,
+    /// It is on record that it is taken back.
+    Unwinding,
     Committed(Revision),
     Ended(Result<(AnyArc, Revision)>),
 }
@@ -65,7 +67,9 @@ impl<T: Clone + Send + Sync + 'static> SagaHandle<T> {
         let ended = match ended.as_deref() {
             Ok(Progress::Ended(ended)) => ended.clone(),
             // The executor is gone without a word, as in a crash.
-            Ok(Progress::Running | Progress::Committed(_)) | Err(_) => Err(Error::Stopped),
+            Ok(Progress::Running | Progress::Unwinding | Progress::Committed(_)) | Err(_) => {
+                Err(Error::Stopped)
+            }
         };
         let (output, revision) = ended?;
         let output = output.downcast_ref::<T>().ok_or_else(|| Error::Internal {
@@ -83,14 +87,15 @@ impl<T: Clone + Send + Sync + 'static> SagaHandle<T> {
     /// # Errors
     /// As [`SagaHandle::wait`].
     pub async fn committed(&mut self) -> Result<Revision> {
-        let reached = self
-            .progress
-            .wait_for(|progress| !matches!(progress, Progress::Running));
+        let reached = self.progress.wait_for(|progress| match progress {
+            Progress::Running | Progress::Unwinding => false,
+            Progress::Committed(_) | Progress::Ended(_) => true,
+        });
         match reached.await.as_deref() {
             Ok(Progress::Committed(revision)) => Ok(*revision),
             Ok(Progress::Ended(Ok((_, revision)))) => Ok(*revision),
             Ok(Progress::Ended(Err(error))) => Err(error.clone()),
-            Ok(Progress::Running) | Err(_) => Err(Error::Stopped),
+            Ok(Progress::Running | Progress::Unwinding) | Err(_) => Err(Error::Stopped),
         }
     }
 }

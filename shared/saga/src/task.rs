@@ -97,21 +97,33 @@ async fn check(driver: &Driver) -> Option<Result<(AnyArc, Revision)>> {
 async fn run(mut driver: Driver) {
     let began = std::time::Instant::now();
     let (shared, entry) = (driver.shared.clone(), driver.entry.clone());
+    let mut aborted = false;
     if !entry.holds_locks() {
         let locks = shared.locks.acquire(&driver.record.locks);
-        let Some(guard) = shared.token.run_until_cancelled(locks).await else {
-            shared.forget(&entry);
-            return entry.end(Err(Error::Stopped));
-        };
-        entry.hold(guard);
+        tokio::select! {
+            biased;
+            () = shared.token.cancelled() => {
+                shared.forget(&entry);
+                return entry.end(Err(Error::Stopped));
+            }
+            () = entry.abort_requested() => aborted = true,
+            guard = locks => entry.hold(guard),
+        }
     }
-    if driver.revision.is_none()
+    if !aborted
+        && driver.revision.is_none()
         && let Some(answer) = check(&driver).await
     {
         shared.forget(&entry);
         return entry.end(answer);
     }
-    let halted = Box::pin(driver.drive()).await;
+    let driving = async {
+        if aborted {
+            driver.abort(0).await?;
+        }
+        driver.drive().await
+    };
+    let halted = Box::pin(driving).await;
     let kind = driver.definition.kind();
     match halted {
         Ok(()) => {

@@ -4,7 +4,7 @@ use redkite_metastore::Txn;
 use redkite_types::Error as UserError;
 use tracing::{Instrument as _, debug_span, warn};
 
-use crate::driver::{Driver, Halt, Refused};
+use crate::driver::{Driver, Halt, Refused, aborted};
 use crate::error::Error;
 use crate::fault::{Fault, FaultPoint};
 use crate::record::{Event, Record, State};
@@ -29,6 +29,18 @@ impl Driver {
             self.record = next;
             return Ok(());
         }
+        self.write_own(next).await
+    }
+
+    /// Turns round because an operator wants it. That is on record at once, also where nothing is to be
+    /// undone: whoever leads next takes the saga back too, and who asked for it gets the same answer.
+    pub(crate) async fn abort(&mut self, from: usize) -> Result<(), Halt> {
+        let from = from.max(self.maybe_started);
+        let next = self.record.after(Event::Unwind {
+            from,
+            error: (&aborted()).into(),
+        })?;
+        let next = self.settled(next)?;
         self.write_own(next).await
     }
 

@@ -59,7 +59,8 @@ impl DdlGate {
         &self.executor
     }
 
-    /// Runs a DDL to its end; the revision shows its effect, zero when there was nothing to do.
+    /// Runs a DDL to its end; the revision shows its effect, zero when there was nothing to do. Asked
+    /// for again under its request id, it is not run again: the answer is that of the first run.
     ///
     /// # Errors
     /// Milvus's code and text of what is wrong; code 2 when it may or may not happen, ask again
@@ -78,6 +79,11 @@ impl DdlGate {
             }
         };
         let id = request.request_id;
+        // Before anything is looked up by name: what was asked for may be done by now, and then its
+        // names mean something else.
+        if let Some(running) = self.executor.find::<()>(&id) {
+            return Ok(running.wait().await.map_err(into_user_error)?.revision);
+        }
         let context = &self.context;
         match command {
             Command::CreateDatabase(command) => {

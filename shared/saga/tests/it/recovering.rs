@@ -1,11 +1,14 @@
 //! Leaders that come and go.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redkite_metastore::{Op, Txn};
 use redkite_runtime::ManualClock;
 use redkite_runtime::TaskGroup;
-use redkite_saga::{Error, RECORD_PREFIX, Registry, SagaConfig, SagaExecutor, State};
+use redkite_saga::{
+    Error, Fault, FaultPoint, RECORD_PREFIX, Registry, SagaConfig, SagaExecutor, State,
+};
 use redkite_types::{Coded as _, SagaId};
 
 use crate::toy::{Calls, Create, Remote, config, eventually, kv, named, start, thing, value};
@@ -184,4 +187,54 @@ async fn finished_records_are_pruned_by_number_and_by_age() {
     clock.advance(Duration::from_secs(61));
     run(20).await;
     assert_eq!(count().await, 1, "all others are too old");
+}
+
+#[tokio::test]
+async fn an_abort_is_on_record_when_it_returns_and_the_next_leader_takes_the_saga_back() {
+    let (kv, remote) = (kv(), Remote::pausing());
+    let mut config = config(&kv, 1, &remote);
+    // The leader dies before it undoes anything.
+    config.faults = Some(Arc::new(|_: SagaId, point: &FaultPoint| match point {
+        FaultPoint::BeforeUndo { .. } => Fault::Crash,
+        _ => Fault::None,
+    }));
+    let old = SagaExecutor::start(config).await.unwrap();
+    let handle = old.submit::<Create>(named("a"), "r").unwrap();
+    // The call is still under way when it is given up: nobody knows what it has done.
+    eventually("the remote is asked", || remote.calls("announce") == 1).await;
+    old.abort(handle.id()).await.unwrap();
+    let stopped = handle.wait().await.unwrap_err();
+    assert!(matches!(stopped, Error::Stopped), "{stopped}");
+    assert_eq!(value(&kv, &thing("a")).await.as_deref(), Some("creating"));
+
+    let new = start(&kv, 2, &remote).await;
+    new.idle().await;
+    assert_eq!(new.show(old.list()[0].id).unwrap().state, State::Failed);
+    assert_eq!(value(&kv, &thing("a")).await, None);
+    assert_eq!(
+        remote.calls("release"),
+        1,
+        "also the call that was given up"
+    );
+    let again = new.submit::<Create>(named("a"), "r").unwrap();
+    let error = again.wait().await.unwrap_err();
+    assert_eq!(error.to_string(), "saga was aborted by an operator");
+}
+
+#[tokio::test]
+async fn a_saga_that_waits_for_its_locks_can_be_aborted_for_good() {
+    let (kv, remote) = (kv(), Remote::pausing());
+    let old = start(&kv, 1, &remote).await;
+    let _first = old.submit::<Create>(named("a"), "first").unwrap();
+    eventually("the remote is asked", || remote.calls("announce") == 1).await;
+    let second = old.submit::<Create>(named("a"), "second").unwrap();
+    old.abort(second.id()).await.unwrap();
+    let told = second.wait().await.unwrap_err().to_string();
+
+    let new = start(&kv, 2, &remote).await;
+    let again = new.submit::<Create>(named("a"), "second").unwrap();
+    assert_eq!(again.wait().await.unwrap_err().to_string(), told);
+    remote.let_pass(2);
+    let first = new.submit::<Create>(named("a"), "first").unwrap();
+    first.wait().await.unwrap();
 }
