@@ -1,10 +1,11 @@
 //! Puts the data coordinator together and starts it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use redkite_catalog::Role;
+use redkite_catalog::{Fence, Role};
 use redkite_config::Validate;
-use redkite_node::{Exposure, NodeContext, Process, Result};
+use redkite_metastore::SharedKv;
+use redkite_node::{Exposure, NodeContext, Process, Result, admit_while};
 use redkite_proto::redkite::datacoord::data_coord_server::DataCoordServer;
 use redkite_rpc::limit_messages;
 use redkite_runtime::{OnFailure, SystemClock, TaskGroup};
@@ -55,26 +56,29 @@ impl Validate for Config {
     }
 }
 
-/// Starts the data coordinator and announces it.
+/// Starts the data coordinator of a process that holds the office, and so is announced already. Everything
+/// is written through the `fence`.
 ///
 /// # Errors
-/// When the object store cannot be opened, or the metastore refuses.
+/// When the object store cannot be opened.
 pub async fn start(
     context: &NodeContext,
     options: DataCoordOptions,
     exposure: Exposure,
+    fence: Arc<Fence>,
 ) -> Result<()> {
+    let kv: SharedKv = fence.clone();
     let tasks = context.control_tasks(Role::DataCoord);
     let gate = CommitGate::new(context.store().await?);
     let builder = Builder::new(
-        context.kv.clone(),
+        kv.clone(),
         gate.clone(),
         context.catalog.clone(),
         context.peers.clone(),
         tasks.clone(),
     );
     let compactor = Compactor::new(
-        context.kv.clone(),
+        kv.clone(),
         gate.clone(),
         context.catalog.clone(),
         Arc::new(PeersAround(context.peers.clone())),
@@ -83,16 +87,16 @@ pub async fn start(
         SystemClock::shared(),
     );
     let collector = Collector::new(
-        context.kv.clone(),
+        kv.clone(),
         context.store().await?,
         gate.clone(),
         options.gc,
         SystemClock::shared(),
-        Some(context.identity.node),
+        Some(fence.clone()),
         tasks.token(),
     );
     let snapshots = Snapshots::new(
-        context.kv.clone(),
+        kv.clone(),
         context.store().await?,
         gate.clone(),
         context.catalog.clone(),
@@ -100,7 +104,7 @@ pub async fn start(
         SystemClock::shared(),
     );
     let exporter = Exporter::new(
-        context.kv.clone(),
+        kv.clone(),
         gate.clone(),
         context.catalog.clone(),
         Arc::new(export::PeersAround(context.peers.clone())),
@@ -109,7 +113,7 @@ pub async fn start(
         SystemClock::shared(),
     );
     let shown = Shown {
-        kv: context.kv.clone(),
+        kv: kv.clone(),
         store: context.store().await?,
         logs: readable_logs(context, &exposure, tasks.child("checked logs")).await?,
         collector: collector.clone(),
@@ -119,7 +123,7 @@ pub async fn start(
     let exports = export::admin::routes(exporter.clone());
     context.process.admin.add(exports);
     let service = Arc::new(DataCoordService::new(
-        context.kv.clone(),
+        kv.clone(),
         gate,
         builder.clone(),
         compactor.clone(),
@@ -127,19 +131,19 @@ pub async fn start(
         snapshots.clone(),
         exporter.clone(),
     ));
-    let address = context.expose(
+    let admit = admit_while(fence.lease().clone(), Duration::ZERO);
+    context.expose(
         Role::DataCoord,
         exposure,
         |connector, address| connector.register_local_data_coord(address, service.clone()),
         |server| {
             let limit = server.max_message_size();
-            server.add_service(limit_messages!(
+            server.only_if(admit).add_service(limit_messages!(
                 DataCoordServer::from_arc(service.clone()),
                 limit
             ))
         },
     );
-    context.announce(Role::DataCoord, &address).await?;
     tasks.spawn("index builds", OnFailure::Shutdown, builder.run());
     tasks.spawn("compactions", OnFailure::Shutdown, compactor.run());
     tasks.spawn("exports", OnFailure::Shutdown, exporter.run());
@@ -162,12 +166,15 @@ async fn readable_logs(
     Ok(readable.then(|| logs_of(options, store, tasks)))
 }
 
-/// The data coordinator as a process of its own.
+/// The data coordinator as a process of its own. Of several one is active, the others stand by.
 ///
 /// # Errors
 /// As [`start`].
 pub async fn run(process: Process, config: Config, listener: TcpListener) -> Result<()> {
     let exposure = Exposure::network(listener, &process.options.common)?;
     let context = NodeContext::join(process).await?;
-    start(&context, config.datacoord, exposure).await
+    let start = |context: NodeContext, exposure, fence| async move {
+        start(&context, config.datacoord, exposure, fence).await
+    };
+    context.act_as(Role::DataCoord, exposure, start).await
 }

@@ -1,10 +1,10 @@
 //! Puts the query coordinator together and starts it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use redkite_catalog::Role;
+use redkite_catalog::{Fence, Role};
 use redkite_config::Validate;
-use redkite_node::{Exposure, NodeContext, Process, Result};
+use redkite_node::{Exposure, NodeContext, Process, Result, admit_while};
 use redkite_proto::redkite::querycoord::query_coord_server::QueryCoordServer;
 use redkite_rpc::limit_messages;
 use redkite_runtime::OnFailure;
@@ -32,42 +32,44 @@ impl Validate for Config {
     }
 }
 
-/// Starts the query coordinator and announces it. The keeper tells when everything is served.
-///
-/// # Errors
-/// When the metastore refuses.
-pub async fn start(context: &NodeContext, exposure: Exposure) -> Result<Arc<Keeper>> {
+/// Starts the query coordinator of a process that holds the office, and so is announced already.
+/// Everything is written through the `fence`. The keeper tells when everything is served.
+pub fn start(context: &NodeContext, exposure: Exposure, fence: &Arc<Fence>) -> Arc<Keeper> {
     let tasks = context.control_tasks(Role::QueryCoord);
     let keeper = Keeper::new(
-        context.kv.clone(),
+        fence.clone(),
         context.catalog.clone(),
         context.peers.clone(),
         tasks.clone(),
     );
     let service = Arc::new(QueryCoordService::new(keeper.clone()));
-    let address = context.expose(
+    let admit = admit_while(fence.lease().clone(), Duration::ZERO);
+    context.expose(
         Role::QueryCoord,
         exposure,
         |connector, address| connector.register_local_query_coord(address, service.clone()),
         |server| {
             let limit = server.max_message_size();
-            server.add_service(limit_messages!(
+            server.only_if(admit).add_service(limit_messages!(
                 QueryCoordServer::from_arc(service.clone()),
                 limit
             ))
         },
     );
-    context.announce(Role::QueryCoord, &address).await?;
     tasks.spawn("keeper", OnFailure::Shutdown, keeper.clone().run());
-    Ok(keeper)
+    keeper
 }
 
-/// The query coordinator as a process of its own.
+/// The query coordinator as a process of its own. Of several one is active, the others stand by.
 ///
 /// # Errors
-/// As [`start`].
+/// When the metastore refuses.
 pub async fn run(process: Process, _config: Config, listener: TcpListener) -> Result<()> {
     let exposure = Exposure::network(listener, &process.options.common)?;
     let context = NodeContext::join(process).await?;
-    start(&context, exposure).await.map(drop)
+    let start = |context: NodeContext, exposure, fence| async move {
+        start(&context, exposure, &fence);
+        Ok(())
+    };
+    context.act_as(Role::QueryCoord, exposure, start).await
 }

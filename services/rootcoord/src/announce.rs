@@ -3,14 +3,26 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::future::try_join_all;
+use futures::future::join_all;
+use redkite_catalog::Role;
 use redkite_node::Peers;
-use redkite_proto::redkite::{datacoord, meta::SnapshotManifest, proxy, querycoord};
+use redkite_proto::redkite::{
+    datacoord,
+    meta::SnapshotManifest,
+    proxy::{self, proxy_server::Proxy},
+    querycoord,
+};
 use redkite_rpc::status::from_status;
+use redkite_runtime::Backoff;
 use redkite_types::{CollectionId, Error, PartitionId, Result, Revision};
 use tonic::Request;
+use tracing::{debug, info};
 
 use crate::ddl::Announce;
+
+/// How soon a proxy that did not answer is asked again.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Tells the other services through their RPCs.
 pub struct PeerAnnounce(pub Arc<Peers>);
@@ -101,16 +113,35 @@ impl Announce for PeerAnnounce {
     }
 
     async fn proxies(&self, revision: Revision) -> Result<()> {
-        let calls = self.0.proxies().into_iter().map(|(_, proxy)| async move {
-            let request = proxy::SyncRequest {
-                revision: revision.0,
-            };
-            proxy
-                .sync(Request::new(request))
-                .await
-                .map_err(|status| from_status(&status).error)
-        });
-        try_join_all(calls).await?;
+        // A proxy that was announced before the change must be among them; one that comes later does
+        // not serve before it knows of it.
+        self.0.caught_up(revision).await?;
+        let calls = self
+            .0
+            .proxies()
+            .into_iter()
+            .map(|(node, proxy)| async move {
+                tokio::select! {
+                    () = shown_by(proxy.as_ref(), node, revision) => {}
+                    // From then on it serves nothing that it knew before, see `redkite_catalog::Lease`.
+                    () = self.0.gone(Role::Proxy, node) => {
+                        info!(node, revision = revision.0, "a proxy that did not answer is gone");
+                    }
+                }
+            });
+        join_all(calls).await;
         Ok(())
+    }
+}
+
+/// Waits until a proxy shows a revision, for as long as it takes.
+async fn shown_by(proxy: &dyn Proxy, node: u64, revision: Revision) {
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let message = proxy::SyncRequest {
+        revision: revision.0,
+    };
+    while let Err(status) = proxy.sync(Request::new(message)).await {
+        debug!(node, error = %from_status(&status).error, "a proxy is not up to date yet");
+        backoff.wait().await;
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use redkite_catalog::Role;
 use redkite_config::Validate;
 use redkite_node::process::print;
 use redkite_node::{Error, Exposure, NodeContext, Process, Result};
@@ -67,13 +68,22 @@ pub async fn run(process: Process, config: Config, clients: TcpListener) -> Resu
     let host = Host::take_office(replica).await?;
     let context = NodeContext::host(process, host.kv(), host.identity).await?;
     redkite_rootcoord::run::start(host, &context, config.rootcoord).await?;
+    let office = |role: Role| {
+        let (context, address) = (&context, Exposure::Local.address(role));
+        async move { context.office(role, &address).await }
+    };
+    let datacoord = async {
+        let fence = office(Role::DataCoord).await?;
+        redkite_datacoord::run::start(&context, config.datacoord, Exposure::Local, fence).await
+    };
     // The nodes come before the coordinators, whose first plan would be made without them.
     tokio::try_join!(
         redkite_datanode::run::start(&context, config.datanode, Exposure::Local),
         redkite_querynode::run::start(&context, config.querynode, Exposure::Local),
-        redkite_datacoord::run::start(&context, config.datacoord, Exposure::Local),
+        datacoord,
     )?;
-    let keeper = redkite_querycoord::run::start(&context, Exposure::Local).await?;
+    let fence = office(Role::QueryCoord).await?;
+    let keeper = redkite_querycoord::run::start(&context, Exposure::Local, &fence);
     let proxy = redkite_proxy::run::Config {
         proxy: config.proxy,
         vikingdb: config.vikingdb,

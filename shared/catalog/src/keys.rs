@@ -19,6 +19,8 @@ pub const ID_WINDOW: &str = "root-coord/id";
 pub const REPLICAS: &str = "root-coord/replica/";
 /// Running processes.
 pub const SESSIONS: &str = "session/";
+/// Who acts as the coordinator of which role.
+pub const OFFICES: &str = "office/";
 
 /// Everything that datacoord owns, index builds excepted.
 pub const DATACOORD: &str = "datacoord-meta/";
@@ -210,6 +212,11 @@ pub fn session(role: &str, node: NodeId) -> String {
     format!("{SESSIONS}{role}/{node}")
 }
 
+/// The process that acts as the coordinator of a role.
+pub fn office(role: &str) -> String {
+    format!("{OFFICES}{role}")
+}
+
 /// A user.
 pub fn user(name: &str) -> String {
     format!("{USER}{name}")
@@ -300,6 +307,8 @@ pub enum Key<'a> {
     ChannelOwner(&'a str),
     /// [`session`], behind the prefix.
     Session(&'a str),
+    /// [`office`].
+    Office(&'a str),
     /// [`user`].
     User(&'a str),
     /// [`role`].
@@ -342,6 +351,7 @@ impl<'a> Key<'a> {
             | Self::RestoreJob(_)
             | Self::Alias(..)
             | Self::Session(_)
+            | Self::Office(_)
             | Self::User(_)
             | Self::Role(_)
             | Self::UserRole(_)
@@ -425,7 +435,9 @@ impl<'a> Key<'a> {
         if let Some(channel) = key.strip_prefix(CHANNEL_OWNER) {
             return Some(Self::ChannelOwner(channel));
         }
-        Self::parse_access(key).or_else(|| key.strip_prefix(SESSIONS).map(Self::Session))
+        Self::parse_access(key)
+            .or_else(|| key.strip_prefix(SESSIONS).map(Self::Session))
+            .or_else(|| key.strip_prefix(OFFICES).map(Self::Office))
     }
 
     fn parse_access(key: &'a str) -> Option<Self> {
@@ -488,6 +500,7 @@ pub(crate) mod tests {
             (partition_load(c, p), Key::PartitionLoad(c, p)),
             (channel_owner("7v0"), Key::ChannelOwner("7v0")),
             (session("proxy", NodeId(3)), Key::Session("proxy/3")),
+            (office("datacoord"), Key::Office("datacoord")),
             (user("ann"), Key::User("ann")),
             (role("reader"), Key::Role("reader")),
             (user_role("ann", "reader"), Key::UserRole("ann/reader")),

@@ -11,12 +11,16 @@
 //! - [`follow`]: keeps the newest view by following the metastore
 //! - [`readable`]: records as people read them
 //! - [`session`]: announces a running process and keeps its lease alive
+//! - [`lease`]: until when the process may count on that, by its own clock
+//! - [`office`]: the one process that acts as a coordinator, and the fence around its writes
 
 pub mod access;
 pub mod collection;
 pub mod error;
 pub mod follow;
 pub mod keys;
+pub mod lease;
+pub mod office;
 pub mod privileges;
 pub mod readable;
 pub mod session;
@@ -26,5 +30,7 @@ pub use access::Access;
 pub use collection::{CollectionEntry, SegmentEntry};
 pub use error::{Error, Result};
 pub use follow::Catalog;
+pub use lease::Lease;
+pub use office::{Fence, Office};
 pub use session::{Role, Session};
 pub use view::CatalogView;

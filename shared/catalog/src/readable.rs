@@ -68,6 +68,7 @@ fn message_of(key: &str) -> Option<&'static str> {
         Key::PartitionLoad(..) => "PartitionLoadInfo",
         Key::ChannelOwner(_) => "ChannelOwner",
         Key::Session(_) => "Session",
+        Key::Office(_) => "OfficeInfo",
         Key::User(_) => "CredentialInfo",
         Key::Role(_) => "RoleInfo",
         Key::UserRole(_) => "UserRoleInfo",

@@ -223,8 +223,8 @@ impl CatalogView {
                 let info = decode::<RestoreJobInfo>(pair)?;
                 self.restore_jobs.insert(job, Arc::new(info));
             }
-            // Large, and asked for where they are kept.
-            Key::Export(..) | Key::Other => {}
+            // Large, and asked for where they are kept; or for those alone who hold or want one.
+            Key::Export(..) | Key::Office(_) | Key::Other => {}
             key => return self.put_in_collection(key, pair, dirty),
         }
         Ok(())
@@ -313,6 +313,7 @@ impl CatalogView {
             | Key::RestoreJob(_)
             | Key::Alias(..)
             | Key::Session(_)
+            | Key::Office(_)
             | Key::User(_)
             | Key::Role(_)
             | Key::UserRole(_)
@@ -357,7 +358,7 @@ impl CatalogView {
             Key::RestoreJob(job) => {
                 self.restore_jobs.remove(&job);
             }
-            Key::Export(..) | Key::Other => {}
+            Key::Export(..) | Key::Office(_) | Key::Other => {}
             key => self.delete_in_collection(key, dirty),
         }
     }
@@ -425,6 +426,7 @@ impl CatalogView {
             | Key::RestoreJob(_)
             | Key::Alias(..)
             | Key::Session(_)
+            | Key::Office(_)
             | Key::User(_)
             | Key::Role(_)
             | Key::UserRole(_)

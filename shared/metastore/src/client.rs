@@ -185,6 +185,7 @@ impl MetaClient {
             }
             Error::Compacted { .. }
             | Error::HistoryPruned { .. }
+            | Error::Deposed { .. }
             | Error::LeaseNotFound { .. }
             | Error::Invalid { .. }
             | Error::Storage { .. }

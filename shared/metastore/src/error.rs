@@ -38,6 +38,13 @@ pub enum Error {
         /// The oldest time that can be read; `None` while none can.
         oldest: Option<Timestamp>,
     },
+    /// The writer has lost the office that its writes are made in: another process holds it. The store
+    /// itself never answers so, only what stands before it in a process with an office.
+    #[error("metastore write refused: {what}")]
+    Deposed {
+        /// Which office, and in which epoch.
+        what: String,
+    },
     /// The lease has ended, its keys are gone.
     #[error("lease {lease} has ended")]
     LeaseNotFound {
@@ -74,6 +81,7 @@ impl Error {
             Self::NotLeader { .. }
             | Self::Compacted { .. }
             | Self::HistoryPruned { .. }
+            | Self::Deposed { .. }
             | Self::LeaseNotFound { .. }
             | Self::Invalid { .. } => Outcome::NotApplied,
             Self::Unavailable { outcome, .. } => *outcome,
@@ -86,6 +94,7 @@ impl Coded for Error {
     fn code(&self) -> ErrorCode {
         match self {
             Self::NotLeader { .. } | Self::Unavailable { .. } => ErrorCode::ServiceUnavailable,
+            Self::Deposed { .. } => ErrorCode::ServiceNotReady,
             Self::Compacted { .. }
             | Self::HistoryPruned { .. }
             | Self::LeaseNotFound { .. }
@@ -96,6 +105,9 @@ impl Coded for Error {
     }
 
     fn retriable(&self) -> bool {
-        matches!(self, Self::NotLeader { .. } | Self::Unavailable { .. })
+        matches!(
+            self,
+            Self::NotLeader { .. } | Self::Unavailable { .. } | Self::Deposed { .. }
+        )
     }
 }

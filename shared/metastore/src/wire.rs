@@ -336,6 +336,14 @@ impl From<Error> for Status {
                     e::Error::Unavailable(e::Unavailable { what, not_applied }),
                 )
             }
+            // Never sent: the store knows of no offices.
+            Error::Deposed { what } => (
+                Code::Unavailable,
+                e::Error::Unavailable(e::Unavailable {
+                    what,
+                    not_applied: true,
+                }),
+            ),
             Error::Compacted { oldest } => (
                 Code::OutOfRange,
                 e::Error::Compacted(e::Compacted { oldest }),

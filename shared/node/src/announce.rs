@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use redkite_catalog::{Role, Session};
+use redkite_catalog::{Lease, Role, Session};
 use redkite_proto::redkite::rootcoord::AllocRequest;
 use redkite_rpc::call;
 use redkite_runtime::{Backoff, Deadline, OnFailure};
@@ -18,8 +18,10 @@ use crate::peers::Peers;
 const ALLOC_WITHIN: Duration = Duration::from_secs(5);
 /// Lease of a role that lives in the metastore's own process.
 const LOCAL_TTL: Duration = Duration::from_secs(3_600);
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// A process that does not see its own session for so long says so in the log.
+const SEEN_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(5);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Which process this is: never the same again, not even after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,44 +67,91 @@ impl NodeContext {
     /// # Errors
     /// [`Error::Start`] when the metastore refuses for good.
     pub async fn announce(&self, role: Role, address: &str) -> Result<()> {
+        let life = Lease::new();
         let session = self.register(role, address).await?;
-        let stop = self.sessions().token();
-        let keeping = session.keep_alive(stop.clone());
+        self.begin(&session, &life).await;
+        self.keep(session, life);
+        Ok(())
+    }
+
+    /// Announces a role that owns nothing, and announces it anew whenever its session was lost. `life`
+    /// holds only while the session is alive for certain, and what this process knows is as new as that.
+    ///
+    /// # Errors
+    /// As [`NodeContext::announce`].
+    pub async fn announce_again_and_again(
+        &self,
+        role: Role,
+        address: &str,
+        life: Lease,
+    ) -> Result<()> {
+        let mut session = self.register(role, address).await?;
+        self.begin(&session, &life).await;
+        let (context, stop) = (self.clone(), self.sessions().token());
+        let address = address.to_owned();
+        let keeping = async move {
+            loop {
+                let Err(error) = session.keep_alive(&stop, &life).await else {
+                    return Ok::<(), Error>(());
+                };
+                if stop.is_cancelled() {
+                    warn!(role = role.name(), error = %chain(&error), "session not ended");
+                    return Ok::<(), Error>(());
+                }
+                warn!(role = role.name(), error = %chain(&error), "session lost, announcing anew");
+                let anew = async {
+                    let session = context.register(role, &address).await?;
+                    context.begin(&session, &life).await;
+                    Ok::<_, Error>(session)
+                };
+                session = match stop.run_until_cancelled(anew).await {
+                    Some(announced) => announced?,
+                    None => return Ok(()),
+                };
+            }
+        };
         let name = format!("session of {}", role.name());
+        self.sessions().spawn(name, OnFailure::Shutdown, keeping);
+        Ok(())
+    }
+
+    /// Waits until this process sees its own session; from then on the session's time counts.
+    pub(crate) async fn begin(&self, session: &Session, life: &Lease) {
+        let revision = session.revision();
+        while self.catalog.at_least(revision, SEEN_WITHIN).await.is_err() {
+            warn!(revision = revision.0, "the own session is not seen yet");
+        }
+        session.begin(life);
+        let record = session.record();
+        info!(
+            role = record.role,
+            node = record.node_id,
+            address = record.address,
+            "announced"
+        );
+    }
+
+    /// Keeps a session alive until the process stops; losing it stops the process.
+    pub(crate) fn keep(&self, session: Session, life: Lease) {
+        let stop = self.sessions().token();
+        let role = session.record().role.clone();
+        let name = format!("session of {role}");
         self.sessions()
             .spawn(name, OnFailure::Shutdown, async move {
-                match keeping.await {
+                match session.keep_alive(&stop, &life).await {
                     Err(error) if stop.is_cancelled() => {
                         // It ends by itself, only later.
-                        warn!(role = role.name(), error = %chain(&error), "session not ended");
+                        warn!(role, error = %chain(&error), "session not ended");
                         Ok(())
                     }
                     kept => kept,
                 }
             });
-        let mut revisions = self.catalog.subscribe();
-        while !self.sees_itself_as(role) {
-            if revisions.changed().await.is_err() {
-                break;
-            }
-        }
-        info!(
-            role = role.name(),
-            node = self.identity.node.0,
-            address,
-            "announced"
-        );
-        Ok(())
     }
 
     async fn register(&self, role: Role, address: &str) -> Result<Session> {
         let Identity { node, started } = self.identity;
-        // What dies with the metastore itself needs no short lease, and a machine that was suspended
-        // must not end it: nobody else could take over anyway.
-        let ttl = match Exposure::is_local(address) {
-            true => LOCAL_TTL,
-            false => self.options().common.session_ttl.get(),
-        };
+        let ttl = self.session_ttl(address);
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         loop {
             let kv = self.kv.clone();
@@ -117,9 +166,12 @@ impl NodeContext {
         }
     }
 
-    fn sees_itself_as(&self, role: Role) -> bool {
-        let view = self.catalog.view();
-        view.sessions(role.name())
-            .any(|session| session.node_id == self.identity.node.0)
+    /// What dies with the metastore itself needs no short lease, and a machine that was suspended must
+    /// not end it: nobody else could take over anyway.
+    pub(crate) fn session_ttl(&self, address: &str) -> Duration {
+        match Exposure::is_local(address) {
+            true => LOCAL_TTL,
+            false => self.options().common.session_ttl.get(),
+        }
     }
 }

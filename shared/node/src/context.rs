@@ -16,6 +16,7 @@ use tracing::{info, warn};
 use crate::announce::Identity;
 use crate::disk::DiskSpace;
 use crate::error::{Error, Result};
+use crate::gone::give_up_calls;
 use crate::listen::Exposure;
 use crate::memory::MemoryBudget;
 use crate::options::NodeOptions;
@@ -230,6 +231,8 @@ async fn follow(process: &Process, kv: &SharedKv) -> Result<(Arc<Catalog>, Arc<P
     let tasks = process.tasks.child("metadata");
     let following = catalog.clone().follow(kv.clone(), tasks.token());
     tasks.spawn("follow the metadata", OnFailure::Shutdown, following);
+    let giving_up = give_up_calls(catalog.clone(), process.connector.clone());
+    tasks.spawn_cancellable("give up calls", OnFailure::Shutdown, giving_up);
     process.stops.add_group(Phase::Metadata, tasks);
     let peers = Arc::new(Peers::new(catalog.clone(), process.connector.clone()));
     Ok((catalog, peers))

@@ -13,6 +13,7 @@
 //! - [`context`]: what the services of a process share: metadata, peers, storage, threads
 //! - [`disk`], [`memory`]: what is left of both, so that work is refused in time
 //! - [`announce`]: the process's node id and its sessions
+//! - [`office`]: coordinators of which one process acts while others stand by
 //! - [`peers`]: the other services, found through the metadata
 //! - [`error`]: why a process cannot start
 
@@ -21,9 +22,11 @@ pub mod args;
 pub mod context;
 pub mod disk;
 pub mod error;
+mod gone;
 pub mod listen;
 pub mod lock;
 pub mod memory;
+pub mod office;
 pub mod options;
 pub mod peers;
 pub mod process;
@@ -36,6 +39,7 @@ pub use disk::{DiskSpace, DiskUse};
 pub use error::{Error, Result};
 pub use listen::Exposure;
 pub use memory::{MemoryBudget, MemoryUse};
+pub use office::admit_while;
 pub use options::{CommonOptions, NodeOptions, StorageOptions};
 pub use peers::Peers;
 pub use process::{Launch, Process, Program, run, run_service};

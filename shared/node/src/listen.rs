@@ -1,5 +1,8 @@
 //! Listeners, and the address under which others reach them.
 
+use std::convert::Infallible;
+use std::time::Duration;
+
 use redkite_catalog::Role;
 use tokio::net::TcpListener;
 
@@ -8,6 +11,8 @@ use crate::options::CommonOptions;
 
 /// How the connector's addresses within a process begin.
 const LOCAL: &str = "local://";
+/// A listener that fails has no file descriptors left, as a rule, and has none either at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How a service is reached.
 #[derive(Debug)]
@@ -47,6 +52,19 @@ impl Exposure {
     /// Whether an address is one within a process.
     pub fn is_local(address: &str) -> bool {
         address.starts_with(LOCAL)
+    }
+
+    /// Closes every connection as it comes, for as long as nothing is served: who still comes, under an
+    /// address that has become another one's, learns at once that nobody is here.
+    pub(crate) async fn refuse(&self) -> Infallible {
+        let Self::Network { listener, .. } = self else {
+            return std::future::pending().await;
+        };
+        loop {
+            if listener.accept().await.is_err() {
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
 
     /// The address under which a role is reached.

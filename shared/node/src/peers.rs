@@ -4,6 +4,7 @@
 //! the network a forwarder with the same trait. Nobody who calls can tell.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use redkite_catalog::{Catalog, Role};
 use redkite_proto::redkite::{
@@ -12,7 +13,10 @@ use redkite_proto::redkite::{
     querynode::query_node_server::QueryNode, rootcoord::root_coord_server::RootCoord,
 };
 use redkite_rpc::Connector;
-use redkite_types::{Error, ErrorCode, Result};
+use redkite_types::{Error, ErrorCode, Result, Revision};
+
+/// How long this process's own view may take to show a revision.
+const CATCH_UP: Duration = Duration::from_secs(5);
 
 /// Finds and reaches the other services.
 pub struct Peers {
@@ -78,6 +82,32 @@ impl Peers {
         view.sessions(Role::Proxy.name())
             .filter_map(|node| Some((node.node_id, self.connector.proxy(&node.address).ok()?)))
             .collect()
+    }
+
+    /// Waits until this process knows what there was at a revision.
+    ///
+    /// # Errors
+    /// Code 2 when it does not in time; retry.
+    pub async fn caught_up(&self, revision: Revision) -> Result<()> {
+        let seen = self.catalog.at_least(revision, CATCH_UP).await;
+        seen.map(drop).map_err(|error| Error::from_coded(&error))
+    }
+
+    /// Waits until a process's session has ended.
+    ///
+    /// # Cancel safety
+    /// It only waits.
+    pub async fn gone(&self, role: Role, node: u64) {
+        let mut revisions = self.catalog.subscribe();
+        let is_gone = || {
+            let view = self.catalog.view();
+            view.sessions(role.name())
+                .all(|session| session.node_id != node)
+        };
+        if revisions.wait_for(|_| is_gone()).await.is_err() {
+            // The process stops.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Of several announced processes of a role the one that started last: the others are gone and

@@ -11,8 +11,9 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use redkite_proto::redkite::{datacoord, datanode, proxy, querycoord, querynode, rootcoord};
+use redkite_runtime::CancellationToken;
 use redkite_types::{Error as UserError, ErrorCode, Outcome};
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
@@ -40,6 +41,8 @@ struct Inner {
     pool: ChannelPool,
     local: RwLock<HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>>,
     isolated: RwLock<HashSet<String>>,
+    /// Cancelled when the calls to an address are given up; then the address has a new one.
+    calls: Mutex<HashMap<String, CancellationToken>>,
 }
 
 impl Connector {
@@ -49,6 +52,7 @@ impl Connector {
             pool: ChannelPool::new(options),
             local: RwLock::default(),
             isolated: RwLock::default(),
+            calls: Mutex::default(),
         }))
     }
 
@@ -64,6 +68,23 @@ impl Connector {
             .local
             .write()
             .retain(|(_, registered), _| registered != address);
+    }
+
+    /// Gives up all calls to another process that are not answered yet, and its connection: it is known
+    /// to be gone, or to be somebody that nobody listens to any more. Later calls are tried.
+    pub fn give_up(&self, address: &str) {
+        if let Some(calls) = self.0.calls.lock().remove(address) {
+            calls.cancel();
+        }
+        self.0.pool.forget(address);
+    }
+
+    fn calls(&self, address: &str) -> CancellationToken {
+        let mut calls = self.0.calls.lock();
+        match calls.get(address) {
+            Some(token) => token.clone(),
+            None => calls.entry(address.to_owned()).or_default().clone(),
+        }
     }
 
     /// Cuts the way to an address, or heals it; for tests.
@@ -113,6 +134,14 @@ impl Connector {
 enum Way<S: ?Sized> {
     Here(Arc<S>),
     There(Channel),
+}
+
+fn given_up(address: &str) -> Status {
+    let error = UserError::new(
+        ErrorCode::ServiceUnavailable,
+        format!("service unavailable: the process at {address} is not alive any more"),
+    );
+    to_status(&RpcError::new(error).with_outcome(Outcome::Unknown))
 }
 
 fn gone(address: &str) -> Status {
@@ -197,11 +226,14 @@ macro_rules! service {
                         Way::There(channel) => {
                             let limit = self.connector.0.pool.max_message_size();
                             check_size(request.get_ref(), limit)?;
-                            $package::$client_module::$client::new(channel)
+                            let mut client = $package::$client_module::$client::new(channel)
                                 .max_decoding_message_size(limit)
-                                .max_encoding_message_size(limit)
-                                .$method(request)
-                                .await
+                                .max_encoding_message_size(limit);
+                            let calls = self.connector.calls(&self.address);
+                            tokio::select! {
+                                answer = client.$method(request) => answer,
+                                () = calls.cancelled() => Err(given_up(&self.address)),
+                            }
                         }
                     }
                 }
@@ -217,6 +249,7 @@ service! {
     restore_snapshot: RestoreSnapshotRequest => RestoreSnapshotResponse,
     alloc_timestamp: AllocRequest => AllocResponse,
     alloc_id: AllocRequest => AllocResponse,
+    change_replicas: ChangeReplicasRequest => ChangeReplicasResponse,
 }
 
 service! {

@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use redkite_runtime::error::panic_message;
-use redkite_types::{Error, Outcome};
+use redkite_types::{Error, ErrorCode, Outcome};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
@@ -20,20 +21,30 @@ use tracing::{Instrument as _, Span, error, info_span};
 use crate::deadline;
 use crate::status::{RpcError, is_too_large, to_status, too_large};
 
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct AroundHandlers;
+/// Whether a process may answer at the moment; it may wait a little until it may.
+pub type Admit = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
+
+#[derive(Clone, Default)]
+pub(crate) struct AroundHandlers {
+    /// Asked before each call; without it every call is admitted.
+    pub(crate) admit: Option<Admit>,
+}
 
 impl<S> Layer<S> for AroundHandlers {
     type Service = Around<S>;
 
     fn layer(&self, inner: S) -> Around<S> {
-        Around { inner }
+        Around {
+            inner,
+            admit: self.admit.clone(),
+        }
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Around<S> {
     inner: S,
+    admit: Option<Admit>,
 }
 
 impl<S> Service<Request<Body>> for Around<S>
@@ -56,9 +67,15 @@ where
         let method = request.uri().path().to_owned();
         let span = span_of(&request, &method);
         let deadline = deadline::of(request.headers());
+        let admit = self.admit.clone();
         let handled = async move {
             let started = Instant::now();
-            let handler = AssertUnwindSafe(async move { ready.call(request).await });
+            let handler = AssertUnwindSafe(async move {
+                match admit {
+                    Some(admit) if !admit().await => Ok(to_status(&not_ready()).into_http()),
+                    _ => ready.call(request).await,
+                }
+            });
             let mut response = match deadline::until(deadline, handler.catch_unwind()).await {
                 Some(Ok(answered)) => answered?,
                 Some(Err(panic)) => to_status(&panicked(&method, &*panic)).into_http(),
@@ -70,6 +87,14 @@ where
         };
         Box::pin(handled.instrument(span))
     }
+}
+
+fn not_ready() -> RpcError {
+    let error = Error::new(
+        ErrorCode::ServiceNotReady,
+        "service not ready[others may have taken this process for dead]",
+    );
+    RpcError::new(error).with_outcome(Outcome::NotApplied)
 }
 
 fn span_of(request: &Request<Body>, method: &str) -> Span {

@@ -29,6 +29,7 @@ pub use call::{call, deadline_of};
 pub use channel::ChannelPool;
 pub use connector::Connector;
 pub use error::{Error, Result};
+pub use layer::Admit;
 pub use options::RpcOptions;
 pub use retry::{Retry, RetryBudget};
 pub use server::ServerBuilder;

@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::error::{Error, Result};
 use crate::io::Connection;
-use crate::layer::AroundHandlers;
+use crate::layer::{Admit, AroundHandlers};
 use crate::options::RpcOptions;
 
 /// HTTP/2 windows that fit a batch of vectors.
@@ -51,6 +51,7 @@ pub struct ServerBuilder {
     routes: RoutesBuilder,
     names: Vec<&'static str>,
     health: Health,
+    admit: Option<Admit>,
 }
 
 impl ServerBuilder {
@@ -61,7 +62,14 @@ impl ServerBuilder {
             routes: Routes::builder(),
             names: Vec::new(),
             health,
+            admit: None,
         }
+    }
+
+    /// Refuses calls with code 1 for as long as `admit` says so.
+    pub fn only_if(mut self, admit: Admit) -> Self {
+        self.admit = Some(admit);
+        self
     }
 
     /// The largest message, in bytes, for [`crate::limit_messages`].
@@ -121,7 +129,7 @@ impl ServerBuilder {
         let report = report_health(self.health.clone(), reporter, self.names.clone());
 
         let server = Server::builder()
-            .layer(AroundHandlers)
+            .layer(AroundHandlers { admit: self.admit })
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(MAX_STREAMS)

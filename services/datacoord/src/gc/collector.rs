@@ -3,13 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use prost::Message as _;
-use redkite_catalog::{Role, keys};
-use redkite_metastore::{SharedKv, read_all};
-use redkite_proto::redkite::meta::Session;
+use redkite_catalog::Fence;
+use redkite_metastore::SharedKv;
 use redkite_runtime::{CancellationToken, SharedClock};
 use redkite_storage::{ObjectMeta, ObjectStore, layout};
-use redkite_types::{Coded as _, CollectionId, Error, ErrorCode, NodeId, Result, Timestamp};
+use redkite_types::{Coded as _, CollectionId, Error, Result, Timestamp};
 use serde::Serialize;
 use tokio::{
     sync::{Mutex as AsyncMutex, Notify},
@@ -43,6 +41,14 @@ pub struct Round {
     pub failed: usize,
 }
 
+/// What became of a deletion.
+enum Deleted {
+    /// The store has answered.
+    Answered(redkite_storage::Result<()>),
+    /// It has not while that could be waited for.
+    TooLate,
+}
+
 /// Deletes objects that nothing names.
 pub struct Collector {
     kv: SharedKv,
@@ -51,8 +57,8 @@ pub struct Collector {
     manifests: Manifests,
     options: GcOptions,
     clock: SharedClock,
-    /// This process, whose session must be the newest of its role; `None` in tests.
-    node: Option<NodeId>,
+    /// The office that nothing is deleted without; `None` in tests.
+    office: Option<Arc<Fence>>,
     /// One round at a time.
     turn: AsyncMutex<()>,
     /// When a drop wants a round.
@@ -70,7 +76,7 @@ impl Collector {
         gate: Arc<CommitGate>,
         options: GcOptions,
         clock: SharedClock,
-        node: Option<NodeId>,
+        office: Option<Arc<Fence>>,
         stop: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -80,7 +86,7 @@ impl Collector {
             gate,
             options,
             clock,
-            node,
+            office,
             turn: AsyncMutex::new(()),
             wanted: Mutex::default(),
             wake: Notify::new(),
@@ -237,14 +243,19 @@ impl Collector {
             if self.gate.is_uncertain(&object.key) {
                 continue;
             }
-            match self.store.delete(&object.key).await {
-                Ok(()) => {
+            match self.delete_in_office(&object.key).await? {
+                Deleted::Answered(Ok(())) => {
                     round.deleted += 1;
                     round.deleted_bytes += object.size_bytes;
                 }
-                Err(error) => {
+                Deleted::Answered(Err(error)) => {
                     self.gate.doom(&object.key);
                     warn!(key = object.key, %error, code = error.code().number(), "garbage not deleted");
+                    round.failed += 1;
+                }
+                Deleted::TooLate => {
+                    self.gate.doom(&object.key);
+                    warn!(key = object.key, "a deletion takes too long");
                     round.failed += 1;
                 }
             }
@@ -252,24 +263,24 @@ impl Collector {
         Ok(())
     }
 
-    /// Checks that no other process has become the data coordinator.
+    /// Asks the metastore whether this process is still the data coordinator.
     async fn check_office(&self) -> Result<()> {
-        let Some(node) = self.node else { return Ok(()) };
-        let prefix = format!("{}{}/", keys::SESSIONS, Role::DataCoord.name());
-        let (sessions, _) = read_all(self.kv.as_ref(), &prefix)
-            .await
-            .map_err(|error| Error::from_coded(&error))?;
-        let newest = sessions
-            .into_iter()
-            .filter_map(|pair| Session::decode(pair.value).ok())
-            .max_by_key(|session| session.started_ts);
-        if newest.is_some_and(|session| session.node_id == node.0) {
+        let Some(office) = &self.office else {
             return Ok(());
-        }
-        Err(Error::new(
-            ErrorCode::ServiceNotReady,
-            format!("service not ready[node {node} is not the data coordinator any more]"),
-        ))
+        };
+        let confirmed = office.confirm().await;
+        confirmed.map_err(|error| Error::from_coded(&error))
+    }
+
+    /// Deletes one object, and waits for that no longer than this process is the data coordinator for
+    /// certain: one that was stopped for a while deletes nothing any more when it goes on.
+    async fn delete_in_office(&self, key: &str) -> Result<Deleted> {
+        let Some(office) = &self.office else {
+            return Ok(Deleted::Answered(self.store.delete(key).await));
+        };
+        office.check().map_err(|error| Error::from_coded(&error))?;
+        let deleting = tokio::time::timeout(office.margin(), self.store.delete(key));
+        Ok(deleting.await.map_or(Deleted::TooLate, Deleted::Answered))
     }
 
     /// Compactions that ended later protect what they have replaced.

@@ -187,6 +187,7 @@ impl References {
             | Key::PartitionLoad(..)
             | Key::ChannelOwner(_)
             | Key::Session(_)
+            | Key::Office(_)
             | Key::User(_)
             | Key::Role(_)
             | Key::UserRole(_)
