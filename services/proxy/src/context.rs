@@ -10,9 +10,9 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redkite_catalog::{Catalog, CatalogView};
+use redkite_catalog::{Catalog, CatalogView, Lease};
 use redkite_runtime::{Admission, Deadline, Permit, Random, TaskGroup};
-use redkite_types::{NodeId, Result, limits};
+use redkite_types::{Error, ErrorCode, NodeId, Result, limits};
 use tonic::Request;
 
 use crate::{options::ProxyOptions, services::Services};
@@ -21,6 +21,9 @@ use crate::{options::ProxyOptions, services::Services};
 const BUFFER_UNIT: usize = 1 << 10;
 /// When a write that found no memory may try again.
 const BUFFER_RETRY: Duration = Duration::from_millis(50);
+
+/// How long a request waits for a session that was lost to be there again.
+pub const AWAIT_LEASE: Duration = Duration::from_secs(3);
 
 /// Who this proxy is.
 #[derive(Clone, Debug)]
@@ -45,6 +48,8 @@ pub struct ProxyContext {
     pub tasks: TaskGroup,
     /// Who this proxy is.
     pub identity: Identity,
+    /// Holds while definitions that change wait for this proxy, so that what it knows is up to date.
+    pub lease: Lease,
     /// Randomness for ids.
     pub random: Random,
     /// By database, or under no name for all of them: everything written up to this timestamp was
@@ -65,6 +70,7 @@ impl ProxyContext {
         options: ProxyOptions,
         tasks: TaskGroup,
         identity: Identity,
+        lease: Lease,
     ) -> Arc<Self> {
         let random = Random::from_system();
         let units = options.write_buffer_size.as_usize() / BUFFER_UNIT;
@@ -76,6 +82,7 @@ impl ProxyContext {
             options,
             tasks,
             identity,
+            lease,
             run: random.next_u64(),
             random,
             flushed_all: Mutex::default(),
@@ -87,6 +94,23 @@ impl ProxyContext {
     /// The newest view of all metadata.
     pub fn view(&self) -> Arc<CatalogView> {
         self.catalog.view()
+    }
+
+    /// Waits a little for the lease, should it not hold.
+    ///
+    /// # Errors
+    /// Code 1: others may have taken this proxy for dead.
+    pub async fn await_lease(&self) -> Result<()> {
+        if self.lease.holds() {
+            return Ok(());
+        }
+        let held = tokio::time::timeout(AWAIT_LEASE, self.lease.held());
+        held.await.map_err(|_| {
+            Error::new(
+                ErrorCode::ServiceNotReady,
+                "service not ready[others may have taken this proxy for dead]",
+            )
+        })
     }
 
     /// Takes memory for a write of so many encoded bytes, until the permit is dropped.

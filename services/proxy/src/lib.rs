@@ -39,7 +39,7 @@ pub mod services;
 mod testing;
 pub mod write;
 
-pub use context::{Identity, ProxyContext, RequestContext};
+pub use context::{AWAIT_LEASE, Identity, ProxyContext, RequestContext};
 pub use grpc::Front;
 pub use http::vikingdb::VikingDbOptions;
 pub use internal::InternalService;

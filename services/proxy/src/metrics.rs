@@ -15,6 +15,11 @@ pub(crate) fn answered(rpc: &'static str, code: i32, took: Duration) {
     histogram!("redkite_proxy_request_seconds", "rpc" => rpc).record(took.as_secs_f64());
 }
 
+/// Partitions that a read need not look at, because its filter says the partition key.
+pub(crate) fn partitions_left_out(partitions: usize) {
+    counter!("redkite_proxy_partitions_left_out_total").increment(partitions as u64);
+}
+
 /// One request for an RPC that is not served.
 pub(crate) fn unserved(rpc: &'static str) {
     counter!("redkite_proxy_unserved_total", "rpc" => rpc).increment(1);

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use redkite_catalog::Role;
+use redkite_catalog::{Lease, Role};
 use redkite_config::Validate;
-use redkite_node::{Error, Exposure, NodeContext, Process, Result, listen, options::split_address};
+use redkite_node::{
+    Error, Exposure, NodeContext, Process, Result, admit_while, listen, options::split_address,
+};
 use redkite_proto::redkite::proxy::proxy_server::ProxyServer;
 use redkite_rpc::limit_messages;
 use redkite_runtime::SystemClock;
@@ -14,7 +16,7 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::{
-    Identity, InternalService, ProxyContext, ProxyOptions, VikingDbOptions,
+    AWAIT_LEASE, Identity, InternalService, ProxyContext, ProxyOptions, VikingDbOptions,
     http::{self, vikingdb::VikingDb},
     milvus_server,
 };
@@ -50,6 +52,7 @@ pub async fn start(
         Exposure::Local => "STANDALONE",
         Exposure::Network { .. } => "CLUSTER",
     };
+    let lease = Lease::new();
     let proxy = ProxyContext::new(
         context.catalog.clone(),
         context.peers.clone(),
@@ -60,6 +63,7 @@ pub async fn start(
             address: exposure.address(Role::Proxy),
             deploy_mode,
         },
+        lease.clone(),
     );
     let service = Arc::new(InternalService::new(proxy.clone()));
     let address = context.expose(
@@ -76,8 +80,14 @@ pub async fn start(
     );
     // Announced before the first client comes: a DDL waits for every announced proxy, so no client
     // can see an older state than one whose DDL was answered.
-    context.announce(Role::Proxy, &address).await?;
-    let server = context.process.server().add_service(milvus_server(&proxy));
+    context
+        .announce_again_and_again(Role::Proxy, &address, lease.clone())
+        .await?;
+    // Once the session may have ended, definitions change without waiting for this proxy: then it
+    // answers nothing from what it knows before it is announced, and up to date, again.
+    let admit = admit_while(lease, AWAIT_LEASE);
+    let server = context.process.server().only_if(admit);
+    let server = server.add_service(milvus_server(&proxy));
     context.process.serve("clients", server, clients);
     serve_vikingdb(context, &proxy, config.vikingdb).await
 }

@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 use prost::Message;
-use redkite_catalog::{Catalog, keys};
+use redkite_catalog::{Catalog, Lease, keys};
 use redkite_config::ByteSize;
 use redkite_metastore::{MemKv, MetaKv, Op, Txn, TxnOutcome};
 use redkite_proto::{
@@ -90,6 +90,7 @@ impl Fixture {
             options,
             tasks.clone(),
             identity,
+            Lease::endless(),
         );
         let fixture = Self {
             front: Front::new(context.clone()),
@@ -407,6 +408,13 @@ impl root_coord_server::RootCoord for Fake {
         &self,
         _: Request<RestoreSnapshotRequest>,
     ) -> Result<Response<RestoreSnapshotResponse>, Status> {
+        no()
+    }
+
+    async fn change_replicas(
+        &self,
+        _: Request<ChangeReplicasRequest>,
+    ) -> Result<Response<ChangeReplicasResponse>, Status> {
         no()
     }
 }

@@ -4,7 +4,10 @@ use redkite_catalog::CollectionEntry;
 use redkite_expr::Plan;
 use redkite_types::{Error, ErrorCode, PartitionId, PrimaryKey, Result, Value, hash};
 
-use crate::lookup;
+use crate::{lookup, metrics};
+
+/// The property that isolates a collection's searches by partition key.
+const ISOLATION: &str = "partitionkey.isolation";
 
 /// The loaded partitions that a read has to look at; empty when the filter rules out all of them.
 ///
@@ -28,9 +31,37 @@ pub fn partitions(
         .map(|partition| PartitionId(partition.id))
         .filter(|partition| entry.loaded_partitions.contains(partition));
     Ok(match key_partitions(entry, filter) {
-        Some(wanted) => all.filter(|partition| wanted.contains(partition)).collect(),
+        Some(wanted) => {
+            let (read, left_out): (Vec<_>, Vec<_>) =
+                all.partition(|partition| wanted.contains(partition));
+            metrics::partitions_left_out(left_out.len());
+            read
+        }
         None => all.collect(),
     })
+}
+
+/// Refuses a search that does not say one value of the partition key, where the collection is isolated
+/// by it.
+///
+/// # Errors
+/// Code 65535.
+pub fn check_isolation(entry: &CollectionEntry, filter: &str) -> Result<()> {
+    let Some(key) = entry.schema().partition_key() else {
+        return Ok(());
+    };
+    let isolated = entry.info().is_some_and(|info| {
+        let mut properties = info.properties.iter();
+        properties.any(|pair| {
+            let value = pair.value.to_ascii_lowercase();
+            pair.key == ISOLATION && matches!(value.as_str(), "1" | "t" | "true")
+        })
+    });
+    if !isolated {
+        return Ok(());
+    }
+    let checked = redkite_expr::check_isolation(filter, &key.name);
+    checked.map_err(|reason| Error::input(ErrorCode::Unexpected, reason))
 }
 
 /// Refuses named partitions in partition-key mode.

@@ -138,6 +138,7 @@ impl SearchPlan {
         params.finish()?;
 
         let filter = compile_filter(entry, &request.dsl, request.expr_template_values)?;
+        scope::check_isolation(entry, &request.dsl)?;
         let partitions = scope::partitions(entry, &request.partition_names, &filter)?;
         let (queries, ids, nq) = queries(request.search_input, field, entry.schema())?;
         if page.is_some() && nq != 1 {

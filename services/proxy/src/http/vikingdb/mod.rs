@@ -81,6 +81,7 @@ impl VikingDb {
         if operation == Operation::Ping {
             return Ok(Value::Null);
         }
+        self.context.await_lease().await?;
         let caller = Caller {
             user: &key.user,
             access: self.context.view(),
