@@ -5,6 +5,7 @@ import concurrent.futures
 import pytest
 from harness.data import count, create_simple, index_params, simple_rows, simple_schema
 from harness.errors import fails
+from harness.metrics import counter
 from pymilvus import DataType, MilvusClient
 from pymilvus.client.types import LoadState
 
@@ -342,3 +343,96 @@ def test_at_most_1024_partitions(client, name):
     client.create_partition(name, "one_more")
     assert client.list_partitions(name)[0] == "_default"
     assert client.list_partitions(name)[-1] == "one_more"
+
+
+@pytest.fixture
+def by_tenant(client, name):
+    """A loaded collection with the partition key `tenant` in 8 partitions, 20 rows of 10 tenants."""
+    return make_by_tenant(client, name)
+
+
+def make_by_tenant(client, name, **options):
+    schema = simple_schema()
+    schema.add_field("tenant", DataType.VARCHAR, max_length=16, is_partition_key=True)
+    client.create_collection(
+        name,
+        schema=schema,
+        index_params=index_params(),
+        num_partitions=8,
+        consistency_level="Strong",
+        **options,
+    )
+    rows = [{**row, "tenant": f"t{row['id'] % 10}"} for row in simple_rows(20)]
+    client.insert(name, rows)
+    return name
+
+
+def test_a_filter_on_the_key_looks_at_the_partitions_of_its_values_only(server, client, by_tenant):
+    vector = simple_rows(1)[0]["vector"]
+
+    def looked_at(kind, work):
+        """What comes back, and how many partitions were looked at for it and left out."""
+        names = ("redkite_querynode_read_partitions_total", {"kind": kind})
+        left_out = "redkite_proxy_partitions_left_out_total"
+        before = counter(server, names[0], **names[1]), counter(server, left_out)
+        found = work()
+        after = counter(server, names[0], **names[1]), counter(server, left_out)
+        return found, after[0] - before[0], after[1] - before[1]
+
+    def search(text):
+        hits = client.search(by_tenant, [vector], limit=20, filter=text, output_fields=["tenant"])
+        return sorted(hit["id"] for hit in hits[0])
+
+    def query(text):
+        return sorted(ids(client.query(by_tenant, filter=text, output_fields=["id"])))
+
+    for kind, read in (("search", search), ("query", query)):
+        found, partitions, left_out = looked_at(kind, lambda: read("number >= 0"))  # noqa: B023
+        assert found == list(range(20))
+        assert (partitions, left_out) == (8, 0)
+        found, partitions, left_out = looked_at(kind, lambda: read("tenant == 't3'"))  # noqa: B023
+        assert found == [3, 13]
+        assert (partitions, left_out) == (1, 7)
+        both = "tenant in ['t3', 't4'] and number > 30"
+        found, partitions, left_out = looked_at(kind, lambda: read(both))  # noqa: B023
+        assert found == [4, 13, 14]
+        assert partitions in (1, 2) and partitions + left_out == 8
+
+
+def test_an_isolated_collection_wants_one_key_with_each_search(client, name):
+    make_by_tenant(client, name, properties={"partitionkey.isolation": True})
+    vector = simple_rows(1)[0]["vector"]
+
+    def search(text):
+        return client.search(name, [vector], limit=5, filter=text)[0]
+
+    assert sorted(hit["id"] for hit in search("tenant == 't3'")) == [3, 13]
+    assert sorted(hit["id"] for hit in search("number > 50 and tenant == 't3'")) == [13]
+    for text, wrong in (
+        ("", "partition key not found in expr or the expr is invalid"),
+        ("number > 50", "partition key not found in expr or the expr is invalid"),
+        ("tenant in ['t3']", "partition key isolation does not support IN"),
+        ("tenant == 't3' or number > 5", "partition key isolation does not support OR"),
+        ("not (tenant == 't3')", "partition key isolation does not support NOT"),
+        ("tenant > 't3'", "partition key isolation does not support GreaterThan"),
+    ):
+        with fails(65535, wrong):
+            search(text)
+    # Queries are not concerned, as in Milvus.
+    assert len(client.query(name, filter="number > 50", output_fields=["id"])) == 14
+    # It is not changed under an index.
+    with fails(702, "can not alter partition key isolation mode"):
+        client.alter_collection_properties(name, {"partitionkey.isolation": False})
+    client.release_collection(name)
+    client.drop_index(name, "vector")
+    client.alter_collection_properties(name, {"partitionkey.isolation": False})
+    client.create_index(name, index_params())
+    client.load_collection(name)
+    assert len(search("")) == 5
+
+
+def test_isolation_needs_a_partition_key(client, name):
+    with fails(105, "no partition key field is set"):
+        client.create_collection(
+            name, schema=simple_schema(), properties={"partitionkey.isolation": True}
+        )

@@ -18,6 +18,13 @@ pub(crate) fn refused(reason: &'static str) {
     counter!("redkite_querynode_writes_refused_total", "reason" => reason).increment(1);
 }
 
+/// What a read looks at.
+pub(crate) fn looked_at(kind: &'static str, partitions: usize, segments: usize) {
+    counter!("redkite_querynode_read_partitions_total", "kind" => kind)
+        .increment(partitions as u64);
+    counter!("redkite_querynode_read_segments_total", "kind" => kind).increment(segments as u64);
+}
+
 /// One answered read, a search or a query.
 pub(crate) fn read(kind: &'static str, queries: usize, rows: u64, took: Duration) {
     counter!("redkite_querynode_reads_total", "kind" => kind).increment(1);

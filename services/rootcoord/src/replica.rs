@@ -61,7 +61,9 @@ impl Replica {
                 warn!(error = %chain(&error), "metastore did not stop cleanly");
             }
         });
-        process.admin.add(admin::raft_routes(meta.clone()));
+        process
+            .admin
+            .add(admin::raft_routes(meta.clone(), process.connector.clone()));
         let standby = Arc::new(Standby::default());
         match exposure {
             Exposure::Local => process

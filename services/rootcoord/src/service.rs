@@ -5,14 +5,16 @@ use std::sync::Arc;
 use redkite_metastore::MetaNode;
 use redkite_node::{DiskSpace, DiskUse};
 use redkite_proto::redkite::rootcoord::{
-    AllocRequest, AllocResponse, DdlRequest, DdlResponse, RestoreSnapshotRequest,
-    RestoreSnapshotResponse, ddl_request::Command, root_coord_server::RootCoord,
+    AllocRequest, AllocResponse, ChangeReplicasRequest, ChangeReplicasResponse, DdlRequest,
+    DdlResponse, RestoreSnapshotRequest, RestoreSnapshotResponse, ddl_request::Command,
+    root_coord_server::RootCoord,
 };
 use redkite_rpc::RpcError;
 use redkite_types::{Error, ErrorCode};
 use tonic::{Request, Response, Status};
 
 use crate::{
+    admin::raft,
     alloc::{IdAllocator, TimestampOracle},
     ddl::DdlGate,
 };
@@ -122,6 +124,20 @@ impl RootCoord for RootCoordService {
         Ok(Response::new(AllocResponse {
             first: first.unsigned_abs(),
             count,
+        }))
+    }
+
+    async fn change_replicas(
+        &self,
+        request: Request<ChangeReplicasRequest>,
+    ) -> Result<Response<ChangeReplicasResponse>, Status> {
+        let change = request.into_inner().change.ok_or_else(|| {
+            RpcError::from(Error::invalid_parameter("a change without a replica"))
+        })?;
+        let changed = raft::change(&self.meta, change).await;
+        let status = changed.map_err(|error| RpcError::from(Error::from_coded(&error)))?;
+        Ok(Response::new(ChangeReplicasResponse {
+            status: status.to_string(),
         }))
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use redkite_proto::redkite::rootcoord::{
-    AllocRequest, AllocResponse, DdlRequest, DdlResponse, RestoreSnapshotRequest,
-    RestoreSnapshotResponse, root_coord_server::RootCoord,
+    AllocRequest, AllocResponse, ChangeReplicasRequest, ChangeReplicasResponse, DdlRequest,
+    DdlResponse, RestoreSnapshotRequest, RestoreSnapshotResponse, root_coord_server::RootCoord,
 };
 use redkite_rpc::RpcError;
 use redkite_types::{Error, ErrorCode};
@@ -63,5 +63,12 @@ impl RootCoord for Standby {
         request: Request<AllocRequest>,
     ) -> Result<Response<AllocResponse>, Status> {
         self.active()?.alloc_id(request).await
+    }
+
+    async fn change_replicas(
+        &self,
+        request: Request<ChangeReplicasRequest>,
+    ) -> Result<Response<ChangeReplicasResponse>, Status> {
+        self.active()?.change_replicas(request).await
     }
 }

@@ -8,6 +8,7 @@
 //! - [`ast`], [`parse`]: tokens to a syntax tree, and a tree back to text
 //! - `check`: tree, schema and template variables to a [`Plan`]; see [`compile`]
 //! - `plan`: the checked filter, what callers can ask it, and its encoded form
+//! - `isolation`: whether a filter says one value of the partition key
 //! - `json`: single values out of JSON text
 //! - `eval`: plan and columns to a bitmap; see [`eval()`]
 
@@ -15,6 +16,7 @@ pub mod ast;
 mod check;
 mod error;
 mod eval;
+mod isolation;
 mod json;
 pub mod parse;
 mod plan;
@@ -23,5 +25,6 @@ mod token;
 pub use check::{Templates, compile};
 pub use error::{Error, Result};
 pub use eval::{ColumnSource, eval, eval_among};
+pub use isolation::check_isolation;
 pub use parse::parse;
 pub use plan::Plan;

@@ -41,6 +41,7 @@ pub(crate) async fn query(
         ignore_growing: request.ignore_growing,
     };
     let read = Read::begin(deps, channel, wanted, deadline).await?;
+    metrics::looked_at("query", request.partition_ids.len(), read.segments.len());
     let limit = (request.limit > 0).then(|| usize::try_from(request.limit).unwrap_or(usize::MAX));
     let retriever = Arc::new(SegmentRetriever {
         filter: read.filter.clone(),

@@ -47,6 +47,7 @@ pub(crate) async fn search(
         ignore_growing: request.ignore_growing,
     };
     let read = Read::begin(deps, channel, wanted, deadline).await?;
+    metrics::looked_at("search", request.partition_ids.len(), read.segments.len());
     let output = Output::new(&request.output_fields, &read.snapshot.schema)?;
     let searcher = Arc::new(searcher(&request, &read)?);
     let stop = StopFlag::new();

@@ -3,7 +3,7 @@
 //! What [`meta`], [`sagas`] and [`raft`] answer.
 
 pub mod meta;
-mod raft;
+pub(crate) mod raft;
 mod sagas;
 
 use axum::{

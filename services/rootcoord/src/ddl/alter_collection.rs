@@ -16,10 +16,10 @@ use redkite_saga::{Check, LockKey, Outputs, Saga, Step, StepKey};
 use redkite_types::{CollectionId, DatabaseId, Error, ErrorCode, Result, name};
 use serde::{Deserialize, Serialize};
 
-use super::{context::DdlContext, rbac, resolve, steps};
+use super::{context::DdlContext, isolation, rbac, resolve, steps};
 
 /// Properties that would change what reads and writes do, and that nothing acts on yet.
-const UNSUPPORTED: [&str; 2] = ["partitionkey.isolation", "dynamicfield.enabled"];
+const UNSUPPORTED: [&str; 1] = ["dynamicfield.enabled"];
 /// For how long rows live; zero or less means for ever.
 const TTL_SECONDS: &str = "collection.ttl.seconds";
 /// Whether what is loaded stays in files, mapped.
@@ -77,7 +77,7 @@ pub struct AlterCollectionParams {
 ///
 /// # Errors
 /// Codes 800, 100 for what is absent; 1100 when nothing is to be changed; 104 for `mmap.enabled` of a
-/// loaded collection, because it counts when segments are loaded.
+/// loaded collection, because it counts when segments are loaded; as [`isolation::check_change`].
 pub async fn alter_params(
     context: &DdlContext,
     database: &str,
@@ -104,6 +104,7 @@ pub async fn alter_params(
         )));
     }
     let entry = resolve::collection(&view, database, &request.collection_name)?;
+    isolation::check_change(entry, &request.collection_name, &set, &request.delete_keys)?;
     let changed = set.iter().map(|(key, _)| key).chain(&request.delete_keys);
     if entry.is_loaded() && changed.into_iter().any(|key| key == MMAP_ENABLED) {
         return Err(Error::input(
@@ -357,7 +358,7 @@ mod tests {
             ("mmap.enabled", "1", 1100),
             ("mmap.enabled", "", 1100),
             ("collection.ttl.seconds", "soon", 1100),
-            ("partitionkey.isolation", "true", 3000),
+            ("dynamicfield.enabled", "true", 3000),
         ] {
             let refused = check(key, value).unwrap_err();
             assert_eq!(refused.code.number(), code, "{refused}");

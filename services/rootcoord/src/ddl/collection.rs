@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     alter_collection::{MMAP_ENABLED, check_mmap, check_properties},
     context::DdlContext,
-    resolve, steps,
+    isolation, resolve, steps,
 };
 
 /// What is asked for, checked as far as that needs no metadata.
@@ -69,6 +69,7 @@ pub fn parse(
         .collect();
     properties.extend(client.properties);
     check_properties(&properties)?;
+    isolation::check(&properties, &request.collection_name, &schema)?;
     let type_params = schema.fields.iter().flat_map(|field| &field.type_params);
     for (_, value) in type_params.filter(|(key, _)| key == MMAP_ENABLED) {
         check_mmap(value)?;

@@ -7,6 +7,7 @@
 //! - [`gate`]: from a request to its saga and back
 //! - [`resolve`]: names to databases and collections
 //! - [`steps`]: steps that several sagas share
+//! - [`isolation`]: the property that isolates searches by partition key
 //! - [`database`], [`collection`], [`drop_collection`], [`alter_collection`], [`partition`],
 //!   [`alias`], [`index`], [`load`], [`rbac`], [`restore`]: the sagas
 
@@ -18,6 +19,7 @@ pub mod database;
 pub mod drop_collection;
 pub mod gate;
 pub mod index;
+pub mod isolation;
 pub mod load;
 pub mod partition;
 pub mod rbac;
