@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use redkite_catalog::Role;
+use redkite_catalog::{Lease, Role};
 use redkite_config::Validate;
 use redkite_node::{Exposure, NodeContext, Process, Result};
 use redkite_proto::redkite::datanode::data_node_server::DataNodeServer;
@@ -81,7 +81,9 @@ pub async fn start(
             ))
         },
     );
-    context.announce(Role::DataNode, &address).await
+    context
+        .announce(Role::DataNode, &address, Lease::new())
+        .await
 }
 
 /// A data node as a process of its own.

@@ -1,10 +1,12 @@
 //! Puts a query node together and starts it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use redkite_catalog::Role;
+use redkite_catalog::{Lease, Role};
 use redkite_config::Validate;
-use redkite_node::{Error, Exposure, NodeContext, NodeOptions, Phase, Process, Result};
+use redkite_node::{
+    Error, Exposure, NodeContext, NodeOptions, Phase, Process, Result, admit_while,
+};
 use redkite_proto::redkite::querynode::query_node_server::QueryNodeServer;
 use redkite_rpc::limit_messages;
 use redkite_runtime::{OnFailure, TaskGroup};
@@ -17,6 +19,9 @@ use crate::{
     PeerCoordinators, QueryNodeDeps, QueryNodeOptions, QueryNodeService,
     orphans::remove_orphan_logs,
 };
+
+/// How long a call waits for a session that is not announced yet.
+const AWAIT_LEASE: Duration = Duration::from_secs(1);
 
 /// The sections of the configuration that are a query node's own.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -67,19 +72,22 @@ pub async fn start(
         closing.close().await;
         tasks.cancel();
     });
+    let lease = Lease::new();
+    // Behind its end the channels may have other owners, of whose writes this process knows nothing.
+    let admit = admit_while(lease.clone(), AWAIT_LEASE);
     let address = context.expose(
         Role::QueryNode,
         exposure,
         |connector, address| connector.register_local_query_node(address, service.clone()),
         |server| {
             let limit = server.max_message_size();
-            server.add_service(limit_messages!(
+            server.only_if(admit).add_service(limit_messages!(
                 QueryNodeServer::from_arc(service.clone()),
                 limit
             ))
         },
     );
-    context.announce(Role::QueryNode, &address).await
+    context.announce(Role::QueryNode, &address, lease).await
 }
 
 /// Removes logs that an earlier process has left behind, beside everything else.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use prost::Message;
-use redkite_catalog::{Role, keys};
+use redkite_catalog::{Lease, Role, keys};
 use redkite_config::Validate;
 use redkite_metastore::{Leadership, MetaKv, Op, SharedKv, Txn, read_all};
 use redkite_node::{Error, Exposure, Identity, NodeContext, Phase, Process, Result};
@@ -216,7 +216,7 @@ pub async fn start_amid(
         host.replica.meta,
     ));
     context
-        .announce(Role::RootCoord, &host.replica.address)
+        .announce(Role::RootCoord, &host.replica.address, Lease::new())
         .await
 }
 

@@ -62,12 +62,12 @@ impl NodeContext {
     /// Announces a role of this process, and keeps it announced until the process stops. Returns
     /// once this process itself sees it.
     ///
-    /// When the session is lost, others may have taken over what the role owns: the process stops.
+    /// When the session is lost, others may have taken over what the role owns: the process stops, and
+    /// `life` says so before.
     ///
     /// # Errors
     /// [`Error::Start`] when the metastore refuses for good.
-    pub async fn announce(&self, role: Role, address: &str) -> Result<()> {
-        let life = Lease::new();
+    pub async fn announce(&self, role: Role, address: &str, life: Lease) -> Result<()> {
         let session = self.register(role, address).await?;
         self.begin(&session, &life).await;
         self.keep(session, life);

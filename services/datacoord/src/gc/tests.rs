@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message;
-use redkite_catalog::keys;
+use redkite_catalog::{Office, Role, keys};
 use redkite_config::HumanDuration;
 use redkite_metastore::{KeyValue, MemKv, MetaKv as _, Op, Txn};
 use redkite_proto::{
@@ -16,11 +16,12 @@ use redkite_proto::{
 };
 use redkite_runtime::{
     CancellationToken, ManualClock,
-    testing::{PATIENCE, eventually},
+    testing::{PATIENCE, eventually, eventually_true},
 };
 use redkite_storage::{ObjectMeta, ObjectStore, layout};
 use redkite_types::{
-    BuildId, CollectionId, DatabaseId, PartitionId, Revision, SegmentId, Timestamp,
+    BuildId, CollectionId, DatabaseId, ErrorCode, NodeId, PartitionId, Revision, SegmentId,
+    Timestamp,
 };
 
 use super::*;
@@ -389,6 +390,49 @@ async fn a_round_deletes_what_its_plan_says_and_nothing_else() {
     world.clock.advance(Duration::from_secs(3_601));
     assert_eq!(world.collector.collect().await.unwrap().deleted, 1);
     assert_eq!(world.left().await, [data(20), "segments/10/11/x".into()]);
+}
+
+#[tokio::test]
+async fn a_process_that_was_stopped_for_longer_than_its_lease_deletes_and_commits_nothing() {
+    let world = World::new(&[collection(), partition()]).await;
+    for path in [data(20), data(21)] {
+        world.write(&path).await;
+        world.age(&path, Duration::from_secs(2 * 3_600));
+    }
+    let take = async |node: u64| {
+        let (kv, address) = (world.kv.clone(), format!("a:{node}"));
+        let (role, ttl) = (Role::DataCoord, Duration::from_millis(300));
+        let taken = Office::take(kv, role, NodeId(node), &address, Timestamp(node), ttl);
+        taken.await.unwrap()
+    };
+    // It goes on behind its lease's end, before anybody else has come.
+    let first = take(1).await.unwrap().fence;
+    let collector = Collector::new(
+        first.clone(),
+        world.store.clone(),
+        world.gate.clone(),
+        options(),
+        world.clock.shared(),
+        Some(first.clone()),
+        CancellationToken::new(),
+    );
+    eventually_true("the lease is over", || !first.lease().holds()).await;
+    let refused = collector.collect().await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::ServiceNotReady, "{refused}");
+    assert_eq!(world.left().await, [data(20), data(21)]);
+
+    // Another process acts now: what the first one commits late is refused too.
+    let _second = eventually("the office is free", PATIENCE, || take(2)).await;
+    let (key, value) = segment(20);
+    let txn = Txn::new().then(Op::put(key.clone(), value));
+    let committed = world.gate.commit(first.as_ref(), &[file(&data(20))], txn);
+    let refused = committed.await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::ServiceNotReady, "{refused}");
+    assert!(world.kv.get(&key).await.unwrap().is_none());
+    assert!(
+        !world.gate.is_uncertain(&data(20)),
+        "it certainly was not applied"
+    );
 }
 
 #[tokio::test]
