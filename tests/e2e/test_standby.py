@@ -20,58 +20,72 @@ def cluster(tmp_path):
         yield cluster
 
 
-def use(cluster, role, number):
-    """Something that only works with the coordinator of a role."""
-    uri = cluster.services["proxy"][0].uri
+ROLES = ("datacoord", "querycoord")
+
+
+def use(cluster, number):
+    """What only works with both coordinators."""
 
     def work(client):
-        if role == "datacoord":
-            # The rows are committed to segments by it.
-            client.upsert("c", simple_rows(10, start=number * 10), timeout=5)
-            client.flush("c", timeout=10)
-            stats = client.get_collection_stats("c", timeout=5)
-            assert int(stats["row_count"]) >= 10
-        else:
-            # The channel of a new collection is given its owner by it.
-            create_simple(client, f"d{number}", timeout=10)
+        # The channel of a new collection is given its owner by querycoord.
+        create_simple(client, f"d{number}", timeout=10)
+        # The rows are committed to segments by datacoord.
+        client.upsert("c", simple_rows(10, start=number * 10), timeout=5)
+        client.flush("c", timeout=10)
 
-    until_it_works(uri, work, f"{role} is used", WITHIN + 20)
+    uri = cluster.services["proxy"][0].uri
+    until_it_works(uri, work, f"the coordinators are used, time {number}", WITHIN + 20)
 
 
-@pytest.mark.parametrize("role", ["datacoord", "querycoord"])
-def test_the_other_one_takes_over(cluster, role):
-    client = connect(cluster.services["proxy"][0].uri)
+def holders(cluster):
+    return {role: cluster.holder(role) for role in ROLES}
+
+
+def successors(cluster, former):
+    """Waits until both offices have changed hands."""
+    found = {role: cluster.successor(role, former[role][1], WITHIN) for role in ROLES}
+    for role in ROLES:
+        assert found[role][0] is not former[role][0]
+        assert found[role][1] == former[role][1] + 1
+    return found
+
+
+def all_are_there(client):
+    assert count(client, "c", timeout=5) == 100
+
+
+def test_the_other_one_takes_over(cluster):
+    uri = cluster.services["proxy"][0].uri
+    client = connect(uri)
     create_simple(client, "c")
     client.insert("c", simple_rows(100))
     client.close()
-    first, epoch = cluster.holder(role)
-    assert epoch == 1
-    use(cluster, role, 1)
+    first = holders(cluster)
+    assert [first[role][1] for role in ROLES] == [1, 1]
+    use(cluster, 1)
 
     # Killed: the lease runs out, and the other one acts.
-    first.kill9()
-    second, epoch = cluster.successor(role, epoch, WITHIN)
-    assert second is not first
-    use(cluster, role, 2)
-    first.start()
-    assert cluster.holder(role) == (second, epoch), "whoever comes back stands by"
+    for process, _ in first.values():
+        process.kill9()
+    second = successors(cluster, first)
+    use(cluster, 2)
+    for process, _ in first.values():
+        process.start()
+    assert holders(cluster) == second, "whoever comes back stands by"
 
     # Frozen: the same. When it goes on it is somebody whom nobody asks and whose writes are refused.
-    with frozen(second):
-        third, later = cluster.successor(role, epoch, WITHIN)
-        assert third is first and later == epoch + 1
-        use(cluster, role, 3)
-    assert second.wait_exit() != 0
-    second.start()
-    use(cluster, role, 4)
-    assert cluster.holder(role) == (third, later)
+    with frozen(second["datacoord"][0]), frozen(second["querycoord"][0]):
+        third = successors(cluster, second)
+        use(cluster, 3)
+    for process, _ in second.values():
+        assert process.wait_exit() != 0
+        process.start()
+    use(cluster, 4)
+    assert holders(cluster) == third
 
     # Stopped in order: there is nothing to wait for.
-    assert third.stop() == 0
-    assert cluster.successor(role, later, WITHIN)[0] is second
-    use(cluster, role, 5)
-    until_it_works(
-        cluster.services["proxy"][0].uri,
-        lambda client: count(client, "c", timeout=5) == 100,
-        "all rows are there, once",
-    )
+    for process, _ in third.values():
+        assert process.stop() == 0
+    successors(cluster, third)
+    use(cluster, 5)
+    until_it_works(uri, all_are_there, "all rows are there, once")

@@ -26,7 +26,9 @@ use redkite_rootcoord::{
 };
 use redkite_rpc::{Connector, RpcOptions, call};
 use redkite_runtime::{Deadline, OnFailure, Shutdown, TaskGroup};
-use redkite_types::{CollectionId, DatabaseId, Error, PartitionId, Result, Revision, SegmentId};
+use redkite_types::{
+    CollectionId, DatabaseId, Error, ErrorCode, PartitionId, Result, Revision, SegmentId,
+};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch};
 
@@ -106,7 +108,7 @@ impl Cluster {
             let asked = call(within, request.clone(), |request| root.submit(request));
             match asked.await {
                 Ok(answer) => return Ok(Revision(answer.revision)),
-                Err(error) if error.error.retriable && !deadline.expired() => {}
+                Err(error) if is_away(&error.error) && !deadline.expired() => {}
                 Err(error) => return Err(error.error),
             }
             tokio::time::sleep(PAUSE).await;
@@ -162,6 +164,11 @@ impl Cluster {
         lines.sort();
         lines.join("\n")
     }
+}
+
+/// Whether another replica may know better, or the same one later.
+fn is_away(error: &Error) -> bool {
+    error.retriable || error.code == ErrorCode::Timeout
 }
 
 pub(crate) fn request(id: &str, command: Command) -> DdlRequest {

@@ -1,13 +1,14 @@
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use redkite_proto::redkite::datacoord::{CommitFlushRequest, DropDataRequest, SyncRequest};
 use redkite_rpc::{Connector, call};
 use redkite_runtime::Deadline;
 use redkite_types::{ErrorCode, Outcome};
 
-use crate::support::{Coord, options, refusal, soon, start};
+use crate::support::{Coord, options, refusal, soon, start, start_if};
 
 const ADDRESS: &str = "local://datacoord/1";
 
@@ -115,4 +116,51 @@ async fn what_is_no_address_is_refused_at_once() {
             "{error}"
         );
     }
+}
+
+#[tokio::test]
+async fn calls_to_a_process_that_is_gone_are_given_up_and_later_ones_are_made() {
+    let server = start(options()).await;
+    let connector = Connector::new(options());
+    let coord = connector.data_coord(&server.address).unwrap();
+    let waits = SyncRequest { revision: 1 };
+    let waiting = call(soon(), waits, |request| coord.sync(request));
+    let giving_up = async {
+        server.coord.entered.notified().await;
+        connector.give_up(&server.address);
+    };
+    let (answer, ()) = tokio::join!(waiting, giving_up);
+    let error = answer.unwrap_err();
+    assert_eq!(error.error.code, ErrorCode::ServiceUnavailable);
+    assert!(error.error.retriable);
+    assert_eq!(
+        error.outcome,
+        Some(Outcome::Unknown),
+        "it was being answered"
+    );
+    call(soon(), SyncRequest::default(), |request| {
+        coord.sync(request)
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_may_not_answer_refuses_before_its_handlers_are_asked() {
+    let may = Arc::new(AtomicBool::new(false));
+    let asked = may.clone();
+    let admit = Arc::new(move || std::future::ready(asked.load(Ordering::SeqCst)).boxed());
+    let server = start_if(options(), admit).await;
+    let connector = Connector::new(options());
+    let coord = connector.data_coord(&server.address).unwrap();
+    let ask = async || {
+        let message = SyncRequest::default();
+        call(soon(), message, |request| coord.sync(request)).await
+    };
+    let error = ask().await.unwrap_err();
+    assert_eq!(error.error.code, ErrorCode::ServiceNotReady);
+    assert!(error.error.retriable && error.not_applied());
+    assert_eq!(server.coord.calls.load(Ordering::SeqCst), 0);
+    may.store(true, Ordering::SeqCst);
+    ask().await.unwrap();
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use redkite_config::{ByteSize, HumanDuration};
 use redkite_proto::redkite::datacoord::data_coord_server::{DataCoord, DataCoordServer};
 use redkite_proto::redkite::datacoord::{
@@ -16,7 +17,7 @@ use redkite_proto::redkite::datacoord::{
     ReadSnapshotRequest, ReadSnapshotResponse, SyncRequest, SyncResponse, UnpinSnapshotRequest,
     UnpinSnapshotResponse,
 };
-use redkite_rpc::{RpcError, RpcOptions, ServerBuilder, limit_messages};
+use redkite_rpc::{Admit, RpcError, RpcOptions, ServerBuilder, limit_messages};
 use redkite_runtime::{Deadline, Health, OnFailure, TaskGroup};
 use redkite_types::{Error, ErrorCode, Outcome};
 use tokio::net::TcpListener;
@@ -207,12 +208,17 @@ pub(crate) struct Running {
 
 /// A server on a free port.
 pub(crate) async fn start(options: RpcOptions) -> Running {
+    start_if(options, Arc::new(|| std::future::ready(true).boxed())).await
+}
+
+/// A server on a free port that answers while it may.
+pub(crate) async fn start_if(options: RpcOptions, admit: Admit) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let coord = Arc::new(Coord::default());
     let health = Health::new();
     let group = TaskGroup::new("server");
-    let builder = ServerBuilder::new(options, health.clone());
+    let builder = ServerBuilder::new(options, health.clone()).only_if(admit);
     let service = DataCoordServer::from_arc(Arc::clone(&coord));
     let service = limit_messages!(service, builder.max_message_size());
     let serving = builder.add_service(service).serve(listener, group.token());
