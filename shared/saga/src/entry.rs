@@ -1,6 +1,7 @@
 //! One saga in the executor's memory.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use redkite_runtime::CancellationToken;
@@ -70,6 +71,7 @@ pub(crate) struct Entry {
     pub(crate) parked: Mutex<Option<(Record, Revision)>>,
     /// Cancelled when an operator wants the saga taken back.
     abort: CancellationToken,
+    has_turned_back: AtomicBool,
 }
 
 impl Entry {
@@ -102,6 +104,7 @@ impl Entry {
             guard: Mutex::new(None),
             parked: Mutex::new(None),
             abort: CancellationToken::new(),
+            has_turned_back: AtomicBool::new(false),
         })
     }
 
@@ -164,7 +167,13 @@ impl Entry {
 
     /// It is on record that the saga is taken back.
     pub(crate) fn turned_back(&self) {
+        self.has_turned_back.store(true, Ordering::Release);
         self.progress.send_replace(Progress::Unwinding);
+    }
+
+    /// Whether that is on record, whatever has become of this executor since.
+    pub(crate) fn has_turned_back(&self) -> bool {
+        self.has_turned_back.load(Ordering::Acquire)
     }
 
     pub(crate) fn request_abort(&self) {

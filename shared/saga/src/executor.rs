@@ -261,6 +261,7 @@ impl SagaExecutor {
                 Ok(Progress::Unwinding | Progress::Ended(Err(Error::Failed(_)))) => return Ok(()),
                 Ok(Progress::Committed(_)) => State::Running,
                 Ok(Progress::Ended(Ok(_))) => State::Done,
+                Ok(Progress::Ended(Err(_))) if entry.has_turned_back() => return Ok(()),
                 Ok(Progress::Ended(Err(error))) => return Err(error.clone()),
                 Ok(Progress::Running) | Err(_) => return Err(Error::Stopped),
             };
