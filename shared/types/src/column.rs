@@ -1,11 +1,14 @@
 //! Typed columns of many rows.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use crate::{
     bitset::BitSet,
     floats::FloatBuffer,
     ids::FieldId,
+    packed::PackedBuffer,
     schema::DataType,
     value::{PrimaryKey, PrimaryKeys, Value},
 };
@@ -39,6 +42,18 @@ pub enum ColumnData {
         /// `rows * dim` values.
         values: FloatBuffer,
     },
+    /// `[rows, dim]`, row-major, of a type of which [`DataType::is_packed_vector`] is true.
+    PackedVector {
+        /// The type, which says how values lie in bytes: eight bits to a byte with the first one
+        /// lowest, little-endian 16-bit floats, or 8-bit integers.
+        kind: DataType,
+        /// Dimensions, at least eight of bits and at least one of others.
+        dim: usize,
+        /// `rows * kind.vector_bytes(dim)` bytes.
+        values: PackedBuffer,
+    },
+    /// `[rows]`, each the pairs of a little-endian u32 index and a little-endian f32 value, by index.
+    SparseVector(Vec<Bytes>),
 }
 
 /// One field's values over the rows of a batch or segment.
@@ -53,7 +68,7 @@ pub struct Column {
 }
 
 macro_rules! per_scalar {
-    ($self:expr, $values:ident => $scalar:expr, $dim:ident, $vector:ident => $dense:expr) => {
+    ($self:expr, $values:ident => $scalar:expr, $width:ident, $vector:ident => $dense:expr) => {
         match $self {
             ColumnData::Bool($values) => $scalar,
             ColumnData::Int8($values) => $scalar,
@@ -64,12 +79,29 @@ macro_rules! per_scalar {
             ColumnData::Double($values) => $scalar,
             ColumnData::VarChar($values) => $scalar,
             ColumnData::Json($values) => $scalar,
+            ColumnData::SparseVector($values) => $scalar,
             ColumnData::FloatVector {
-                dim: $dim,
+                dim: $width,
                 values: $vector,
             } => $dense,
+            ColumnData::PackedVector {
+                kind,
+                dim,
+                values: $vector,
+            } => {
+                let $width = &packed_width(*kind, *dim);
+                $dense
+            }
         }
     };
+}
+
+/// Bytes of a packed vector, at least one so that rows can be counted.
+const fn packed_width(kind: DataType, dim: usize) -> usize {
+    match kind.vector_bytes(dim) {
+        0 => 1,
+        width => width,
+    }
 }
 
 impl ColumnData {
@@ -94,6 +126,21 @@ impl ColumnData {
                 dim: dim.max(1),
                 values: Vec::with_capacity(rows * dim).into(),
             },
+            DataType::BinaryVector
+            | DataType::Float16Vector
+            | DataType::BFloat16Vector
+            | DataType::Int8Vector => {
+                let dim = match data_type {
+                    DataType::BinaryVector => dim.max(8),
+                    _ => dim.max(1),
+                };
+                Self::PackedVector {
+                    kind: data_type,
+                    dim,
+                    values: Vec::with_capacity(rows * packed_width(data_type, dim)).into(),
+                }
+            }
+            DataType::SparseFloatVector => Self::SparseVector(Vec::with_capacity(rows)),
         }
     }
 
@@ -110,12 +157,14 @@ impl ColumnData {
             Self::VarChar(_) => DataType::VarChar,
             Self::Json(_) => DataType::Json,
             Self::FloatVector { .. } => DataType::FloatVector,
+            Self::PackedVector { kind, .. } => *kind,
+            Self::SparseVector(_) => DataType::SparseFloatVector,
         }
     }
 
     /// Number of rows.
     pub fn len(&self) -> usize {
-        per_scalar!(self, values => values.len(), dim, values => values.len() / dim)
+        per_scalar!(self, values => values.len(), width, values => values.len() / width)
     }
 
     /// Whether there is no row.
@@ -139,6 +188,17 @@ impl ColumnData {
             (Self::FloatVector { values: a, .. }, Self::FloatVector { values: b, .. }) => {
                 a.extend_from_slice(b);
             }
+            (
+                Self::PackedVector {
+                    kind: ours,
+                    values: a,
+                    ..
+                },
+                Self::PackedVector {
+                    kind, values: b, ..
+                },
+            ) if ours == kind => a.extend_from_slice(b),
+            (Self::SparseVector(a), Self::SparseVector(b)) => a.extend_from_slice(b),
             _ => debug_assert!(false, "columns of one field have one type"),
         }
     }
@@ -174,6 +234,19 @@ impl ColumnData {
                     values: taken.into(),
                 }
             }
+            Self::PackedVector { kind, dim, values } => {
+                let width = packed_width(*kind, *dim);
+                let mut taken = Vec::with_capacity(rows.len() * width);
+                for &row in rows {
+                    taken.extend_from_slice(&values[row * width..(row + 1) * width]);
+                }
+                Self::PackedVector {
+                    kind: *kind,
+                    dim: *dim,
+                    values: taken.into(),
+                }
+            }
+            Self::SparseVector(values) => Self::SparseVector(pick!(values)),
         }
     }
 
@@ -193,6 +266,11 @@ impl ColumnData {
                 let values = values.make_mut();
                 values.resize(values.len() + *dim, 0.0);
             }
+            Self::PackedVector { kind, dim, values } => {
+                let values = values.make_mut();
+                values.resize(values.len() + packed_width(*kind, *dim), 0);
+            }
+            Self::SparseVector(values) => values.push(Bytes::new()),
         }
     }
 
@@ -241,7 +319,54 @@ impl ColumnData {
             Self::Double(values) => Value::Double(values[row]),
             Self::VarChar(values) => Value::Str(values[row].clone()),
             Self::Json(values) => Value::Str(String::from_utf8_lossy(&values[row]).into_owned()),
-            Self::FloatVector { .. } => Value::Null,
+            Self::FloatVector { .. } | Self::PackedVector { .. } | Self::SparseVector(_) => {
+                Value::Null
+            }
+        }
+    }
+
+    /// Dimensions of vectors of fixed length; zero for all other types.
+    pub const fn dim(&self) -> usize {
+        match self {
+            Self::FloatVector { dim, .. } | Self::PackedVector { dim, .. } => *dim,
+            Self::Bool(_)
+            | Self::Int8(_)
+            | Self::Int16(_)
+            | Self::Int32(_)
+            | Self::Int64(_)
+            | Self::Float(_)
+            | Self::Double(_)
+            | Self::VarChar(_)
+            | Self::Json(_)
+            | Self::SparseVector(_) => 0,
+        }
+    }
+
+    /// The vector in a row as it travels: little-endian values, bits, or pairs of a sparse one;
+    /// `None` for scalars.
+    ///
+    /// # Panics
+    /// When the row is past the end.
+    pub fn vector_bytes(&self, row: usize) -> Option<Cow<'_, [u8]>> {
+        match self {
+            Self::FloatVector { dim, values } => {
+                let vector = values[row * dim..(row + 1) * dim].iter();
+                Some(vector.flat_map(|value| value.to_le_bytes()).collect())
+            }
+            Self::PackedVector { kind, dim, values } => {
+                let width = packed_width(*kind, *dim);
+                Some(Cow::Borrowed(&values[row * width..(row + 1) * width]))
+            }
+            Self::SparseVector(values) => Some(Cow::Borrowed(&values[row])),
+            Self::Bool(_)
+            | Self::Int8(_)
+            | Self::Int16(_)
+            | Self::Int32(_)
+            | Self::Int64(_)
+            | Self::Float(_)
+            | Self::Double(_)
+            | Self::VarChar(_)
+            | Self::Json(_) => None,
         }
     }
 
@@ -259,11 +384,12 @@ impl ColumnData {
                 .iter()
                 .map(|value| value.len() + size_of::<String>())
                 .sum(),
-            Self::Json(values) => values
+            Self::Json(values) | Self::SparseVector(values) => values
                 .iter()
                 .map(|value| value.len() + size_of::<Bytes>())
                 .sum(),
             Self::FloatVector { values, .. } => values.len() * 4,
+            Self::PackedVector { values, .. } => values.len(),
         }
     }
 }

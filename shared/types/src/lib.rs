@@ -26,6 +26,7 @@ pub mod limits;
 pub mod metric;
 pub mod name;
 pub mod order;
+mod packed;
 pub mod schema;
 pub mod stop;
 pub mod timestamp;
@@ -40,6 +41,7 @@ pub use ids::{
     RowId, SagaId, SegmentId,
 };
 pub use metric::MetricType;
+pub use packed::PackedBuffer;
 pub use schema::{CollectionSchema, ConsistencyLevel, DataType, FieldSchema};
 pub use stop::{StopFlag, StopOnDrop, Stopped};
 pub use timestamp::Timestamp;

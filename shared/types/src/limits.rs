@@ -4,6 +4,8 @@
 pub const MAX_RESULT_WINDOW: i64 = 16_384;
 /// Dimensions of a dense vector.
 pub const DIM_RANGE: std::ops::RangeInclusive<i64> = 2..=32_768;
+/// Dimensions of a binary vector, a multiple of 8.
+pub const BINARY_DIM_RANGE: std::ops::RangeInclusive<i64> = 8..=262_144;
 /// `max_length` of a VarChar field, in bytes.
 pub const VARCHAR_MAX_LENGTH: i64 = 65_535;
 /// Bytes of one JSON value.

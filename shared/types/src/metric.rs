@@ -1,10 +1,13 @@
-//! Distance metrics of dense vectors.
+//! Distance metrics.
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, ErrorCode, Result},
+    schema::DataType,
+};
 
-/// How the distance of two dense float vectors is measured, and how it is reported.
+/// How the distance of two vectors is measured, and how it is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum MetricType {
     /// Squared Euclidean distance; smaller is nearer.
@@ -13,6 +16,11 @@ pub enum MetricType {
     Ip,
     /// Cosine of the angle, in `[-1, 1]`; larger is nearer.
     Cosine,
+    /// Bits that differ; smaller is nearer. Binary vectors only.
+    Hamming,
+    /// One minus the bits that both have by the bits that either has; smaller is nearer. Binary
+    /// vectors only.
+    Jaccard,
 }
 
 impl MetricType {
@@ -25,7 +33,46 @@ impl MetricType {
             "L2" => Ok(Self::L2),
             "IP" => Ok(Self::Ip),
             "COSINE" => Ok(Self::Cosine),
+            "HAMMING" => Ok(Self::Hamming),
+            "JACCARD" => Ok(Self::Jaccard),
             _ => Err(Error::invalid_parameter(format!(
+                "metric type {name} not found or not supported, supported: [L2 IP COSINE]"
+            ))),
+        }
+    }
+
+    /// Parses the metric of a vector field of a type; an empty name is what Milvus takes then.
+    ///
+    /// # Errors
+    /// Milvus's code and text when vectors of that type are not measured so; never worth a retry.
+    pub fn parse_for(data_type: DataType, name: &str) -> Result<Self> {
+        let metric = match (Self::parse(name), data_type) {
+            (_, DataType::BinaryVector) if name.is_empty() => return Ok(Self::Hamming),
+            (_, DataType::SparseFloatVector) if name.is_empty() => return Ok(Self::Ip),
+            (_, _) if name.is_empty() => return Ok(Self::Cosine),
+            (metric, _) => metric,
+        };
+        match (data_type, metric) {
+            (DataType::BinaryVector, Ok(metric @ (Self::Hamming | Self::Jaccard))) => Ok(metric),
+            (DataType::BinaryVector, _) => Err(Error::input(
+                ErrorCode::Unexpected,
+                format!(
+                    "metric type {name} not found or not supported, supported: [HAMMING JACCARD]"
+                ),
+            )),
+            (DataType::SparseFloatVector, Ok(Self::Ip)) => Ok(Self::Ip),
+            (DataType::SparseFloatVector, _) if name.eq_ignore_ascii_case("BM25") => {
+                Err(Error::input(
+                    ErrorCode::UnsupportedOperation,
+                    "unsupported operation: metric type BM25 is not served",
+                ))
+            }
+            (DataType::SparseFloatVector, _) => Err(Error::invalid_parameter(
+                "only IP&BM25 is the supported metric type for sparse index: invalid \
+                 parameter[expected=valid index params][actual=invalid index params]",
+            )),
+            (_, Ok(metric @ (Self::L2 | Self::Ip | Self::Cosine))) => Ok(metric),
+            (_, _) => Err(Error::invalid_parameter(format!(
                 "metric type {name} not found or not supported, supported: [L2 IP COSINE]"
             ))),
         }
@@ -37,13 +84,15 @@ impl MetricType {
             Self::L2 => "L2",
             Self::Ip => "IP",
             Self::Cosine => "COSINE",
+            Self::Hamming => "HAMMING",
+            Self::Jaccard => "JACCARD",
         }
     }
 
     /// Whether a larger score means nearer.
     pub const fn larger_is_nearer(self) -> bool {
         match self {
-            Self::L2 => false,
+            Self::L2 | Self::Hamming | Self::Jaccard => false,
             Self::Ip | Self::Cosine => true,
         }
     }

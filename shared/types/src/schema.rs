@@ -32,6 +32,16 @@ pub enum DataType {
     Json,
     /// A dense vector of 32-bit floats.
     FloatVector,
+    /// A vector of bits, eight to a byte.
+    BinaryVector,
+    /// A dense vector of IEEE 754 16-bit floats.
+    Float16Vector,
+    /// A dense vector of 16-bit floats with the exponent of 32-bit ones.
+    BFloat16Vector,
+    /// A vector of which most values are zero.
+    SparseFloatVector,
+    /// A dense vector of 8-bit signed integers.
+    Int8Vector,
 }
 
 impl DataType {
@@ -48,12 +58,51 @@ impl DataType {
             Self::VarChar => "VarChar",
             Self::Json => "JSON",
             Self::FloatVector => "FloatVector",
+            Self::BinaryVector => "BinaryVector",
+            Self::Float16Vector => "Float16Vector",
+            Self::BFloat16Vector => "BFloat16Vector",
+            Self::SparseFloatVector => "SparseFloatVector",
+            Self::Int8Vector => "Int8Vector",
         }
     }
 
     /// Whether it holds vectors.
     pub const fn is_vector(self) -> bool {
-        matches!(self, Self::FloatVector)
+        self.is_fixed_vector() || matches!(self, Self::SparseFloatVector)
+    }
+
+    /// Whether it holds vectors that all take the same number of bytes: all but sparse ones.
+    pub const fn is_fixed_vector(self) -> bool {
+        matches!(self, Self::FloatVector) || self.is_packed_vector()
+    }
+
+    /// Whether it holds vectors of fixed length that are no f32; their columns are
+    /// [`crate::ColumnData::PackedVector`].
+    pub const fn is_packed_vector(self) -> bool {
+        matches!(
+            self,
+            Self::BinaryVector | Self::Float16Vector | Self::BFloat16Vector | Self::Int8Vector
+        )
+    }
+
+    /// Bytes of a vector of so many dimensions; zero for sparse vectors and scalars.
+    pub const fn vector_bytes(self, dim: usize) -> usize {
+        match self {
+            Self::FloatVector => dim * 4,
+            Self::Float16Vector | Self::BFloat16Vector => dim * 2,
+            Self::Int8Vector => dim,
+            Self::BinaryVector => dim / 8,
+            Self::SparseFloatVector
+            | Self::Bool
+            | Self::Int8
+            | Self::Int16
+            | Self::Int32
+            | Self::Int64
+            | Self::Float
+            | Self::Double
+            | Self::VarChar
+            | Self::Json => 0,
+        }
     }
 
     /// Whether it holds integers.
@@ -78,7 +127,12 @@ impl DataType {
             | Self::Double
             | Self::VarChar
             | Self::Json
-            | Self::FloatVector => None,
+            | Self::FloatVector
+            | Self::BinaryVector
+            | Self::Float16Vector
+            | Self::BFloat16Vector
+            | Self::SparseFloatVector
+            | Self::Int8Vector => None,
         }
     }
 }
@@ -170,7 +224,12 @@ impl FieldSchema {
     fn validate(&self) -> Result<()> {
         name::check_field(&self.name)?;
         match self.data_type {
-            DataType::FloatVector => self.validate_vector()?,
+            DataType::FloatVector
+            | DataType::BinaryVector
+            | DataType::Float16Vector
+            | DataType::BFloat16Vector
+            | DataType::SparseFloatVector
+            | DataType::Int8Vector => self.validate_vector()?,
             DataType::VarChar => self.validate_varchar()?,
             DataType::Bool
             | DataType::Int8
@@ -196,19 +255,35 @@ impl FieldSchema {
     }
 
     fn validate_vector(&self) -> Result<()> {
-        if !limits::DIM_RANGE.contains(&(self.dim as i64)) {
-            return Err(Error::invalid_parameter(format!(
-                "invalid dimension: {} of field {}. float vector dimension should be in range {} ~ {}",
-                self.dim,
-                self.name,
-                limits::DIM_RANGE.start(),
-                limits::DIM_RANGE.end()
-            )));
-        }
+        self.validate_dim()?;
         if self.nullable {
             return Err(Error::invalid_parameter(format!(
                 "vector type not support null, field {}",
                 self.name
+            )));
+        }
+        Ok(())
+    }
+
+    fn validate_dim(&self) -> Result<()> {
+        let (kind, range) = match self.data_type {
+            DataType::SparseFloatVector => return Ok(()),
+            DataType::BinaryVector => ("binary", limits::BINARY_DIM_RANGE),
+            _ => ("float", limits::DIM_RANGE),
+        };
+        if !range.contains(&(self.dim as i64)) {
+            return Err(Error::invalid_parameter(format!(
+                "invalid dimension: {} of field {}. {kind} vector dimension should be in range {} ~ {}",
+                self.dim,
+                self.name,
+                range.start(),
+                range.end()
+            )));
+        }
+        if self.data_type == DataType::BinaryVector && !self.dim.is_multiple_of(8) {
+            return Err(Error::invalid_parameter(format!(
+                "invalid dimension: {} of field {}. binary vector dimension should be multiple of 8. ",
+                self.dim, self.name
             )));
         }
         Ok(())
@@ -504,6 +579,16 @@ mod tests {
             (vec![id(), id(), vector()], "duplicated field name"),
             (vec![id()], "schema does not contain vector field"),
             (vec![id(), vector(), varchar], "max_length"),
+            (
+                vec![
+                    id(),
+                    FieldSchema {
+                        dim: 12,
+                        ..FieldSchema::new("b", DataType::BinaryVector)
+                    },
+                ],
+                "should be multiple of 8",
+            ),
             (
                 vec![id(), FieldSchema { dim: 1, ..vector() }],
                 "invalid dimension: 1",

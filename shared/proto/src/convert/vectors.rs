@@ -4,18 +4,36 @@ use bytes::Bytes;
 use prost::Message as _;
 use redkite_types::{DataType, Error, FieldSchema, Result};
 
-use super::schema;
+use super::{schema, sparse};
 use crate::milvus::common::{PlaceholderGroup, PlaceholderType, PlaceholderValue};
 
-/// The vectors that a search looks for.
-#[derive(Clone, Debug, PartialEq)]
+/// The vectors that a search looks for, as they travel to those who search.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct QueryVectors {
     /// How many there are, at least one.
     pub nq: usize,
-    /// Dimensions, those of the field.
-    pub dim: usize,
-    /// `[nq, dim]`, row-major.
-    pub values: Vec<f32>,
+    /// Their bytes, one after the other, of the field's type.
+    pub bytes: Bytes,
+    /// Bytes of each sparse vector; empty for types whose vectors have one length.
+    pub lengths: Vec<u32>,
+}
+
+impl QueryVectors {
+    /// Puts vectors together that have the field's type and dimension.
+    pub fn join<'a>(kind: DataType, vectors: impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut joined = Self::default();
+        let mut bytes = Vec::new();
+        for vector in vectors {
+            bytes.extend_from_slice(vector);
+            joined.nq += 1;
+            if !kind.is_fixed_vector() {
+                // A message, and so a vector in it, is far shorter than 4 GB.
+                joined.lengths.push(vector.len() as u32);
+            }
+        }
+        joined.bytes = bytes.into();
+        joined
+    }
 }
 
 /// Reads the encoded `SearchRequest.placeholder_group` for a search on `field`.
@@ -33,8 +51,9 @@ pub fn from_placeholder_group(group: Bytes, field: &FieldSchema) -> Result<Query
             "a search needs exactly one placeholder",
         ));
     };
-    if field.data_type != DataType::FloatVector
-        || placeholder.r#type != PlaceholderType::FloatVector as i32
+    // The numbers of placeholder types are those of data types.
+    if !field.data_type.is_vector()
+        || placeholder.r#type != schema::data_type_to_proto(field.data_type) as i32
     {
         return Err(Error::invalid_parameter(format!(
             "vector type must be the same, field {} - type {}, search info type {}",
@@ -49,36 +68,59 @@ pub fn from_placeholder_group(group: Bytes, field: &FieldSchema) -> Result<Query
             field.name
         )));
     }
-    let nq = placeholder.values.len();
-    let mut values = Vec::with_capacity(nq * field.dim);
     for (query, bytes) in placeholder.values.iter().enumerate() {
-        if bytes.len() != field.dim * size_of::<f32>() {
-            return Err(Error::invalid_parameter(format!(
-                "vector dimension mismatch, expected vector size(byte) {}, actual {}: field {} has \
-                 dimension {}, query {query} has {}",
-                field.dim * size_of::<f32>(),
-                bytes.len(),
-                field.name,
-                field.dim,
-                bytes.len() / size_of::<f32>()
-            )));
-        }
-        append_le_bytes(&mut values, bytes);
-        if !values[query * field.dim..]
-            .iter()
-            .fold(true, |finite, value| finite & value.is_finite())
-        {
-            return Err(Error::invalid_parameter(format!(
-                "query {query} of field {} holds a value that is not a number or infinity",
-                field.name
-            )));
-        }
+        check_query(query, bytes, field)?;
     }
-    Ok(QueryVectors {
-        nq,
-        dim: field.dim,
-        values,
-    })
+    let vectors = placeholder.values.iter().map(AsRef::as_ref);
+    Ok(QueryVectors::join(field.data_type, vectors))
+}
+
+fn check_query(query: usize, bytes: &[u8], field: &FieldSchema) -> Result<()> {
+    let kind = field.data_type;
+    if !kind.is_fixed_vector() {
+        return sparse::check(bytes).map_err(|why| {
+            Error::invalid_parameter(format!("{why}: query {query} of field {}", field.name))
+        });
+    }
+    let expected = kind.vector_bytes(field.dim);
+    if bytes.len() != expected {
+        return Err(Error::invalid_parameter(format!(
+            "vector dimension mismatch, expected vector size(byte) {expected}, actual {}: field {} \
+             has dimension {}, query {query} has {}",
+            bytes.len(),
+            field.name,
+            field.dim,
+            bytes.len() * field.dim / expected.max(1)
+        )));
+    }
+    if first_not_finite(kind, bytes).is_some() {
+        return Err(Error::invalid_parameter(format!(
+            "query {query} of field {} holds a value that is not a number or infinity",
+            field.name
+        )));
+    }
+    Ok(())
+}
+
+/// The position of the first value that is not a number or infinite, in vectors of a type as they
+/// travel; bits and integers have none.
+pub(super) fn first_not_finite(kind: DataType, bytes: &[u8]) -> Option<usize> {
+    // All ones in the exponent.
+    let find = |exponent: u16| {
+        let (values, _) = bytes.as_chunks::<2>();
+        let is_special = |value: &[u8; 2]| u16::from_le_bytes(*value) & exponent == exponent;
+        values.iter().position(is_special)
+    };
+    match kind {
+        DataType::Float16Vector => find(0x7c00),
+        DataType::BFloat16Vector => find(0x7f80),
+        DataType::FloatVector => {
+            let (values, _) = bytes.as_chunks::<4>();
+            let is_special = |value: &[u8; 4]| !f32::from_le_bytes(*value).is_finite();
+            values.iter().position(is_special)
+        }
+        _ => None,
+    }
 }
 
 /// Encodes vectors as a client does for `SearchRequest.placeholder_group`.
@@ -143,8 +185,8 @@ mod tests {
             read,
             QueryVectors {
                 nq: 2,
-                dim: 3,
-                values: values.clone()
+                bytes: to_le_bytes(&values),
+                lengths: Vec::new(),
             }
         );
         assert_eq!(from_le_bytes(&to_le_bytes(&values)).unwrap(), values);
@@ -195,5 +237,52 @@ mod tests {
         }
         let scalar = FieldSchema::new("age", DataType::Int64);
         assert!(from_placeholder_group(to_placeholder_group(&[0.0], 1), &scalar).is_err());
+    }
+
+    #[test]
+    fn queries_of_every_type_are_checked_by_their_own_rules() {
+        let group = |kind: DataType, vectors: &[&[u8]]| {
+            let placeholder = PlaceholderValue {
+                r#type: schema::data_type_to_proto(kind) as i32,
+                values: vectors.iter().map(|v| Bytes::copy_from_slice(v)).collect(),
+                ..PlaceholderValue::default()
+            };
+            let placeholders = vec![placeholder];
+            Bytes::from(PlaceholderGroup { placeholders }.encode_to_vec())
+        };
+        let read = |kind: DataType, dim: usize, vectors: &[&[u8]]| {
+            let field = FieldSchema {
+                dim,
+                ..FieldSchema::new("v", kind)
+            };
+            from_placeholder_group(group(kind, vectors), &field)
+        };
+        let good: [(DataType, usize, usize); 4] = [
+            (DataType::BinaryVector, 16, 2),
+            (DataType::Float16Vector, 4, 8),
+            (DataType::BFloat16Vector, 4, 8),
+            (DataType::Int8Vector, 5, 5),
+        ];
+        for (kind, dim, bytes) in good {
+            let vector = vec![1u8; bytes];
+            let queries = read(kind, dim, &[&vector, &vector]).unwrap();
+            assert_eq!((queries.nq, queries.bytes.len()), (2, 2 * bytes), "{kind}");
+            assert!(queries.lengths.is_empty());
+            let why = read(kind, dim, &[&vector[1..]]).unwrap_err();
+            assert!(why.message.contains("dimension mismatch"), "{why}");
+        }
+        let (one, none) = (sparse::encode(&[(4, 1.0)]), Bytes::new());
+        let queries = read(DataType::SparseFloatVector, 0, &[&one, &none]).unwrap();
+        assert_eq!((queries.nq, queries.lengths), (2, vec![8, 0]));
+        let infinite: [(DataType, [u8; 4]); 2] = [
+            (DataType::Float16Vector, [0, 0, 0, 0xfc]),
+            (DataType::BFloat16Vector, [0, 0, 0xc0, 0x7f]),
+        ];
+        for (kind, vector) in infinite {
+            let why = read(kind, 2, &[&vector]).unwrap_err();
+            assert!(why.message.contains("query 0 of field v"), "{why}");
+        }
+        let bad = sparse::encode(&[(4, 1.0), (4, 1.0)]);
+        assert!(read(DataType::SparseFloatVector, 0, &[&bad]).is_err());
     }
 }

@@ -4,6 +4,8 @@ use bytes::Bytes;
 use redkite_types::{ColumnData, FieldSchema, limits};
 use serde::de::IgnoredAny;
 
+use crate::convert::{sparse, vectors};
+
 /// Checks that numbers are finite, texts short enough and documents JSON.
 ///
 /// # Errors
@@ -40,6 +42,22 @@ pub(super) fn check_values(
                 None => Ok(()),
             }
         }
+        ColumnData::PackedVector { kind, dim, values } => {
+            match vectors::first_not_finite(*kind, values) {
+                Some(index) => {
+                    let row = row_of(index / dim);
+                    Err(format!(
+                        "value of {kind} is not a number or infinity, field {}, row {row}",
+                        field.name
+                    ))
+                }
+                None => Ok(()),
+            }
+        }
+        ColumnData::SparseVector(rows) => rows.iter().enumerate().try_for_each(|(index, row)| {
+            sparse::check(row)
+                .map_err(|why| format!("{why}, field {}, row {}", field.name, row_of(index)))
+        }),
         ColumnData::VarChar(values) => check_lengths(values, field, row_of),
         ColumnData::Json(documents) => documents
             .iter()

@@ -1,6 +1,7 @@
 //! Taking values out of a message. Errors are texts without a code: the caller knows who is to
 //! blame.
 
+use bytes::Bytes;
 use redkite_types::{BitSet, ColumnData, DataType, FieldSchema};
 
 use crate::{
@@ -27,7 +28,7 @@ pub(super) fn values(data: FieldData, field: &FieldSchema) -> Result<ColumnData,
         Some(field_data::Field::StructArrays(_)) => return Err(wrong_type(field, "ArrayOfStruct")),
     };
     match (field.data_type, scalars.data) {
-        (DataType::FloatVector, _) => Err(wrong_type(field, "a scalar")),
+        (kind, _) if kind.is_vector() => Err(wrong_type(field, "a scalar")),
         (kind, None) => Ok(ColumnData::empty(kind, 0)),
         (DataType::Bool, Some(Data::BoolData(array))) => Ok(ColumnData::Bool(array.data)),
         (DataType::Int8, Some(Data::IntData(array))) => {
@@ -142,6 +143,16 @@ pub(super) fn spread(values: ColumnData, filler: &ColumnData, valid: &BitSet) ->
             dim,
             values: spread_rows(values.into_vec(), filler, valid).into(),
         },
+        (C::PackedVector { kind, dim, values }, C::PackedVector { values: filler, .. }) => {
+            C::PackedVector {
+                kind,
+                dim,
+                values: spread_rows(values.to_vec(), filler, valid).into(),
+            }
+        }
+        (C::SparseVector(values), C::SparseVector(filler)) => {
+            C::SparseVector(spread_rows(values, filler, valid))
+        }
         (values, filler) => {
             debug_assert_eq!(
                 values.data_type(),
@@ -174,17 +185,24 @@ fn vector_values(
     if !field.data_type.is_vector() {
         return Err(wrong_type(field, "a vector"));
     }
-    let values = match data {
-        None => Vec::new(),
-        Some(vector_field::Data::FloatVector(array)) => array.data,
-        Some(_) => return Err(wrong_type(field, "another kind of vector")),
+    use vector_field::Data;
+    let values = match (field.data_type, data) {
+        (DataType::FloatVector, None) => Vec::new(),
+        (DataType::FloatVector, Some(Data::FloatVector(array))) => array.data,
+        (DataType::SparseFloatVector, None) => return Ok(ColumnData::SparseVector(Vec::new())),
+        (DataType::SparseFloatVector, Some(Data::SparseFloatVector(array))) => {
+            return Ok(ColumnData::SparseVector(array.contents));
+        }
+        (kind, None) if kind.is_packed_vector() => return packed(dim, Bytes::new(), field),
+        (DataType::BinaryVector, Some(Data::BinaryVector(bytes)))
+        | (DataType::Float16Vector, Some(Data::Float16Vector(bytes)))
+        | (DataType::BFloat16Vector, Some(Data::Bfloat16Vector(bytes)))
+        | (DataType::Int8Vector, Some(Data::Int8Vector(bytes))) => {
+            return packed(dim, bytes, field);
+        }
+        (_, _) => return Err(wrong_type(field, "another kind of vector")),
     };
-    if usize::try_from(dim) != Ok(field.dim) && !(dim == 0 && values.is_empty()) {
-        return Err(format!(
-            "the dim ({dim}) of field data({}) is not equal to schema dim ({})",
-            field.name, field.dim
-        ));
-    }
+    check_dim(dim, values.is_empty(), field)?;
     let dim = field.dim.max(1);
     if !values.len().is_multiple_of(dim) {
         return Err(format!(
@@ -196,6 +214,38 @@ fn vector_values(
     Ok(ColumnData::FloatVector {
         dim,
         values: values.into(),
+    })
+}
+
+fn check_dim(dim: i64, is_empty: bool, field: &FieldSchema) -> Result<(), String> {
+    if usize::try_from(dim) == Ok(field.dim) || dim == 0 && is_empty {
+        return Ok(());
+    }
+    Err(format!(
+        "the dim ({dim}) of field data({}) is not equal to schema dim ({})",
+        field.name, field.dim
+    ))
+}
+
+/// Vectors of fixed length that are no f32.
+fn packed(dim: i64, bytes: Bytes, field: &FieldSchema) -> Result<ColumnData, String> {
+    check_dim(dim, bytes.is_empty(), field)?;
+    let width = field.data_type.vector_bytes(field.dim).max(1);
+    if !bytes.len().is_multiple_of(width) {
+        return Err(format!(
+            "the length({}) of {} data should divide the dim({}), field {}: a vector takes {width} \
+             bytes",
+            bytes.len(),
+            field.data_type,
+            field.dim,
+            field.name
+        ));
+    }
+    Ok(ColumnData::PackedVector {
+        kind: field.data_type,
+        dim: field.dim,
+        // Not a view: rows outlive the message that brought them.
+        values: Vec::from(bytes).into(),
     })
 }
 

@@ -3,12 +3,13 @@ use proptest::prelude::*;
 use redkite_types::{BitSet, ColumnData, DataType, Value};
 
 use super::*;
+use crate::convert::sparse;
 use crate::milvus::schema::{
     self as proto, FloatArray, LongArray, ScalarField, VectorField, field_data::Field,
     scalar_field::Data, vector_field,
 };
 
-const TYPES: [DataType; 10] = [
+const TYPES: [DataType; 15] = [
     DataType::Bool,
     DataType::Int8,
     DataType::Int16,
@@ -19,12 +20,25 @@ const TYPES: [DataType; 10] = [
     DataType::VarChar,
     DataType::Json,
     DataType::FloatVector,
+    DataType::BinaryVector,
+    DataType::Float16Vector,
+    DataType::BFloat16Vector,
+    DataType::SparseFloatVector,
+    DataType::Int8Vector,
 ];
+
+fn dim(data_type: DataType) -> usize {
+    match data_type {
+        DataType::BinaryVector => 16,
+        kind if kind.is_fixed_vector() => 2,
+        _ => 0,
+    }
+}
 
 fn field(name: &str, data_type: DataType) -> FieldSchema {
     FieldSchema {
         id: FieldId(100),
-        dim: if data_type.is_vector() { 2 } else { 0 },
+        dim: dim(data_type),
         max_length: if data_type == DataType::VarChar { 4 } else { 0 },
         ..FieldSchema::new(name, data_type)
     }
@@ -49,7 +63,7 @@ fn schema(fields: Vec<FieldSchema>) -> CollectionSchema {
 }
 
 fn filled(data_type: DataType, rows: usize) -> ColumnData {
-    let mut data = ColumnData::with_capacity(data_type, 2, rows);
+    let mut data = ColumnData::with_capacity(data_type, dim(data_type), rows);
     for row in 0..rows as i64 {
         let value = match data_type {
             DataType::Bool => Value::Bool(row % 3 == 0),
@@ -60,6 +74,12 @@ fn filled(data_type: DataType, rows: usize) -> ColumnData {
         match &mut data {
             ColumnData::Json(documents) => documents.push(format!("{{\"k\":{row}}}").into()),
             ColumnData::FloatVector { values, .. } => values.extend_from_slice(&[row as f32, -1.5]),
+            ColumnData::PackedVector { kind, dim, values } => {
+                values.extend_from_slice(&vec![row as u8 % 8; kind.vector_bytes(*dim)]);
+            }
+            ColumnData::SparseVector(rows) => {
+                rows.push(sparse::encode(&[(row as u32, 1.5), (row as u32 + 9, 0.25)]));
+            }
             data => assert!(data.push_value(&value)),
         }
     }

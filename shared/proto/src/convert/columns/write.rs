@@ -1,12 +1,13 @@
 //! Columns into messages, in result form.
 
-use redkite_types::{BitSet, Column, ColumnData, FieldSchema};
+use redkite_types::{BitSet, Column, ColumnData, DataType, FieldSchema};
 
 use crate::{
-    convert::schema::data_type_to_proto,
+    convert::{schema::data_type_to_proto, sparse},
     milvus::schema::{
         BoolArray, DoubleArray, FieldData, FloatArray, IntArray, JsonArray, LongArray, ScalarField,
-        StringArray, VectorField, field_data::Field, scalar_field::Data, vector_field,
+        SparseFloatArray, StringArray, VectorField, field_data::Field, scalar_field::Data,
+        vector_field,
     },
 };
 
@@ -47,14 +48,43 @@ fn values(data: ColumnData, valid: Option<&BitSet>) -> Field {
                 None => values.into_vec(),
                 Some(valid) => compact(&values, dim, valid),
             };
-            return Field::Vectors(VectorField {
-                dim: dim as i64,
-                data: Some(vector_field::Data::FloatVector(FloatArray { data })),
-                valid_data: Vec::new(),
-            });
+            return vectors(dim, vector_field::Data::FloatVector(FloatArray { data }));
+        }
+        ColumnData::PackedVector { kind, dim, values } => {
+            use vector_field::Data;
+            let bytes = match valid {
+                None => values.into_bytes(),
+                Some(valid) => compact(&values, kind.vector_bytes(dim), valid).into(),
+            };
+            return vectors(
+                dim,
+                match kind {
+                    DataType::Float16Vector => Data::Float16Vector(bytes),
+                    DataType::BFloat16Vector => Data::Bfloat16Vector(bytes),
+                    DataType::Int8Vector => Data::Int8Vector(bytes),
+                    _ => Data::BinaryVector(bytes),
+                },
+            );
+        }
+        ColumnData::SparseVector(rows) => {
+            let contents = match valid {
+                None => rows,
+                Some(valid) => valid.iter().map(|row| rows[row].clone()).collect(),
+            };
+            let dim = sparse::dim(&contents);
+            let array = SparseFloatArray { contents, dim };
+            return vectors(dim as usize, vector_field::Data::SparseFloatVector(array));
         }
     };
     Field::Scalars(ScalarField {
+        data: Some(data),
+        valid_data: Vec::new(),
+    })
+}
+
+fn vectors(dim: usize, data: vector_field::Data) -> Field {
+    Field::Vectors(VectorField {
+        dim: dim as i64,
         data: Some(data),
         valid_data: Vec::new(),
     })
@@ -66,7 +96,7 @@ fn widen<T: Into<i32>>(values: Vec<T>) -> IntArray {
     }
 }
 
-fn compact(values: &[f32], dim: usize, valid: &BitSet) -> Vec<f32> {
+fn compact<T: Copy>(values: &[T], dim: usize, valid: &BitSet) -> Vec<T> {
     let mut kept = Vec::with_capacity(valid.count_ones() * dim);
     for row in valid.iter() {
         kept.extend_from_slice(&values[row * dim..(row + 1) * dim]);

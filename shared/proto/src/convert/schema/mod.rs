@@ -153,7 +153,7 @@ pub fn field_from_proto(message: proto::FieldSchema) -> Result<FieldSchema> {
 /// Puts a field into a message.
 pub fn field_to_proto(field: &FieldSchema) -> proto::FieldSchema {
     let mut type_params = Vec::with_capacity(field.type_params.len() + 1);
-    if field.data_type.is_vector() {
+    if field.data_type.is_fixed_vector() {
         type_params.push(kv::pair(DIM, field.dim));
     }
     if field.data_type == DataType::VarChar {
@@ -201,6 +201,11 @@ pub fn data_type_from_proto(number: i32, field: &str) -> Result<DataType> {
         Ok(Wire::VarChar) => Ok(DataType::VarChar),
         Ok(Wire::Json) => Ok(DataType::Json),
         Ok(Wire::FloatVector) => Ok(DataType::FloatVector),
+        Ok(Wire::BinaryVector) => Ok(DataType::BinaryVector),
+        Ok(Wire::Float16Vector) => Ok(DataType::Float16Vector),
+        Ok(Wire::BFloat16Vector) => Ok(DataType::BFloat16Vector),
+        Ok(Wire::SparseFloatVector) => Ok(DataType::SparseFloatVector),
+        Ok(Wire::Int8Vector) => Ok(DataType::Int8Vector),
         Ok(_) | Err(_) => Err(unsupported_type(field, number)),
     }
 }
@@ -218,6 +223,11 @@ pub const fn data_type_to_proto(data_type: DataType) -> proto::DataType {
         DataType::VarChar => proto::DataType::VarChar,
         DataType::Json => proto::DataType::Json,
         DataType::FloatVector => proto::DataType::FloatVector,
+        DataType::BinaryVector => proto::DataType::BinaryVector,
+        DataType::Float16Vector => proto::DataType::Float16Vector,
+        DataType::BFloat16Vector => proto::DataType::BFloat16Vector,
+        DataType::SparseFloatVector => proto::DataType::SparseFloatVector,
+        DataType::Int8Vector => proto::DataType::Int8Vector,
     }
 }
 
@@ -274,6 +284,12 @@ fn read_type_params(field: &mut FieldSchema, params: Vec<KeyValuePair>) -> Resul
     let mut has_dim = false;
     for KeyValuePair { key, value } in params {
         match key.as_str() {
+            DIM if field.data_type == DataType::SparseFloatVector => {
+                return Err(Error::invalid_parameter(format!(
+                    "dim should not be specified for sparse vector field {}({})",
+                    field.name, field.id
+                )));
+            }
             DIM if field.data_type.is_vector() => {
                 field.dim = value.trim().parse().map_err(|_| {
                     Error::invalid_parameter(format!(
@@ -305,7 +321,7 @@ fn read_type_params(field: &mut FieldSchema, params: Vec<KeyValuePair>) -> Resul
             _ => field.type_params.push((key, value)),
         }
     }
-    if field.data_type.is_vector() && !has_dim {
+    if field.data_type.is_fixed_vector() && !has_dim {
         return Err(Error::invalid_parameter(format!(
             "dimension is not defined in field type params of field {}, check type param `dim` \
              for vector field",

@@ -164,8 +164,8 @@ fn what_is_not_supported_is_refused_by_name() {
     };
     let mut schemas = vec![
         (
-            client(vec![typed(proto::DataType::SparseFloatVector)]),
-            "SparseFloatVector",
+            client(vec![typed(proto::DataType::ArrayOfVector)]),
+            "ArrayOfVector",
         ),
         (client(vec![typed(proto::DataType::Array)]), "Array"),
         (client(vec![typed(proto::DataType::None)]), "None"),
