@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use redkite_index::{BuildOptions, IndexParams};
+use redkite_index::{BuildOptions, ColumnIndex, ColumnIndexParams, ColumnRows};
 use redkite_node::{DiskSpace, DiskUse, MemoryBudget, MemoryUse};
 use redkite_proto::{
     convert::schema::field_from_proto,
@@ -16,7 +16,7 @@ use redkite_runtime::{CpuPool, Priority};
 use redkite_segment::{FileEntry, FileKind, file::read_column, manifest};
 use redkite_storage::{ObjectStore, crc32c, layout};
 use redkite_types::{
-    BuildId, CollectionId, ColumnData, Error, FloatBuffer, PartitionId, Result, SegmentId, StopFlag,
+    BuildId, CollectionId, ColumnData, DataType, Error, PartitionId, Result, SegmentId, StopFlag,
 };
 use tracing::info;
 
@@ -43,7 +43,7 @@ pub struct IndexBuilder {
 struct Job {
     build: BuildId,
     segment: SegmentInfo,
-    params: IndexParams,
+    params: ColumnIndexParams,
     field: redkite_types::FieldSchema,
     data: FileEntry,
 }
@@ -84,10 +84,10 @@ impl IndexBuilder {
             .await
             .map_err(|error| Error::from_coded(&error))?;
         let rows = column.len();
-        let ColumnData::FloatVector { dim, values } = column.data else {
+        if column.data.data_type() != job.field.data_type || !job.field.data_type.is_vector() {
             return Err(no_vector(&job));
-        };
-        let bytes = self.compute(&job, dim, values).await?;
+        }
+        let bytes = self.compute(&job, column.data).await?;
         let (collection, partition) = (
             CollectionId(job.segment.collection_id),
             PartitionId(job.segment.partition_id),
@@ -109,7 +109,7 @@ impl IndexBuilder {
         info!(
             build = job.build.0,
             segment = segment.0,
-            index_type = job.params.index_type.name(),
+            index_type = job.params.index_type().name(),
             rows,
             bytes = file.size,
             elapsed_ms = elapsed.as_millis(),
@@ -118,12 +118,12 @@ impl IndexBuilder {
         Ok(BuildIndexResponse {
             files: vec![file],
             rows: rows as i64,
-            format_version: job.params.index_type.format_version(),
+            format_version: job.params.index_type().format_version(),
         })
     }
 
     /// Builds on the pool; the file's bytes.
-    async fn compute(&self, job: &Job, dim: usize, values: FloatBuffer) -> Result<Bytes> {
+    async fn compute(&self, job: &Job, vectors: ColumnData) -> Result<Bytes> {
         let params = job.params.clone();
         // With one thread the same seed makes the same graph.
         let seed = job.build.0.unsigned_abs();
@@ -134,8 +134,14 @@ impl IndexBuilder {
                 progress: None,
                 stop,
             };
-            let index = redkite_index::build(&params, &values, dim, &options)?;
-            drop(values);
+            let index = match ColumnRows::of(&vectors) {
+                Some(rows) => ColumnIndex::build(&params, &rows, &options)?,
+                None => {
+                    let message = format!("{} is no vector", vectors.data_type());
+                    return Err(redkite_index::Error::InvalidParameter { message });
+                }
+            };
+            drop(vectors);
             let mut bytes = Vec::with_capacity(index.memory_bytes());
             index.write(&mut bytes)?;
             Ok(Bytes::from(bytes))
@@ -154,9 +160,11 @@ impl Job {
     /// are usual.
     fn memory_bytes(&self) -> u64 {
         let rows = self.segment.rows.unsigned_abs();
-        let vectors = match self.field.dim {
-            0 => self.data.size_bytes,
-            dim => rows * dim as u64 * size_of::<f32>() as u64,
+        let vectors = match (self.field.data_type, self.field.dim) {
+            (_, 0) => self.data.size_bytes,
+            (DataType::BinaryVector, dim) => rows * dim as u64 / 8,
+            // Narrower values are widened.
+            (_, dim) => rows * dim as u64 * size_of::<f32>() as u64,
         };
         vectors * COPIES + rows * LINK_BYTES
     }
@@ -166,7 +174,7 @@ impl Job {
         let segment = request.segment.ok_or_else(|| absent("segment"))?;
         let index = request.index.ok_or_else(|| absent("index"))?;
         let field = field_from_proto(request.field.ok_or_else(|| absent("field"))?)?;
-        let params = index_params(&index)?;
+        let params = index_params(&index, field.data_type)?;
         let data = data_file(&segment)?;
         Ok(Self {
             build: BuildId(request.build_id),
@@ -179,7 +187,7 @@ impl Job {
 }
 
 /// The definition's parameters, the type and the metric of the definition itself among them.
-fn index_params(index: &IndexInfo) -> Result<IndexParams> {
+fn index_params(index: &IndexInfo, data_type: DataType) -> Result<ColumnIndexParams> {
     let own = [
         ("index_type", &index.index_type),
         ("metric_type", &index.metric_type),
@@ -192,7 +200,7 @@ fn index_params(index: &IndexInfo) -> Result<IndexParams> {
         .filter(|(key, _)| own.iter().all(|(name, _)| name != key))
         .collect();
     pairs.extend(own.map(|(name, value)| (name.to_owned(), value.clone())));
-    IndexParams::from_pairs(&pairs).map_err(|error| user_error(&error))
+    ColumnIndexParams::from_pairs(data_type, &pairs)
 }
 
 /// The file that holds the rows, of whatever version.
@@ -207,7 +215,7 @@ fn no_vector(job: &Job) -> Error {
         "field {} of type {} cannot have an index of type {}",
         job.field.name,
         job.field.data_type,
-        job.params.index_type.name()
+        job.params.index_type().name()
     ))
 }
 

@@ -158,7 +158,7 @@ impl Codes {
         out.codes.resize(self.stride(), 0);
         let query_scale = match self.metric {
             MetricType::Ip => sq8::encode_query(out.values.iter().copied(), &mut out.codes),
-            MetricType::L2 | MetricType::Cosine => {
+            MetricType::L2 | MetricType::Cosine | MetricType::Hamming | MetricType::Jaccard => {
                 let centred = out
                     .values
                     .iter()
@@ -174,7 +174,9 @@ impl Codes {
             // Any positive factor orders inner products alike.
             MetricType::Ip => -1.0,
             // |c − q/s|² without its constant, in code units.
-            MetricType::L2 | MetricType::Cosine => -2.0 * (query_scale / quantizer.scale),
+            MetricType::L2 | MetricType::Cosine | MetricType::Hamming | MetricType::Jaccard => {
+                -2.0 * (query_scale / quantizer.scale)
+            }
         };
     }
 
@@ -266,14 +268,16 @@ impl Codes {
     fn pair_factor(&self) -> f32 {
         match self.metric {
             MetricType::Ip => -1.0,
-            MetricType::L2 | MetricType::Cosine => -2.0,
+            MetricType::L2 | MetricType::Cosine | MetricType::Hamming | MetricType::Jaccard => -2.0,
         }
     }
 
     fn f32_key(&self, a: &[f32], b: &[f32]) -> f32 {
         match self.metric {
             MetricType::Ip => -(kernels().ip_f32)(a, b),
-            MetricType::L2 | MetricType::Cosine => (kernels().l2_f32)(a, b),
+            MetricType::L2 | MetricType::Cosine | MetricType::Hamming | MetricType::Jaccard => {
+                (kernels().l2_f32)(a, b)
+            }
         }
     }
 
@@ -303,7 +307,7 @@ pub(crate) fn stride(encoding: &Encoding, dim: usize) -> usize {
 fn row_add(metric: MetricType, quantizer: &Quantizer, codes: &[u8]) -> f32 {
     let levels = codes.iter().map(|code| i32::from(*code) - 128);
     match metric {
-        MetricType::L2 | MetricType::Cosine => {
+        MetricType::L2 | MetricType::Cosine | MetricType::Hamming | MetricType::Jaccard => {
             levels.map(|level| level * level).sum::<i32>() as f32
         }
         // x·y = m·m + s(m·a + m·b) + s² a·b; each row brings its half of m·m and its m·a.
@@ -323,7 +327,7 @@ fn row_add(metric: MetricType, quantizer: &Quantizer, codes: &[u8]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raw::ExactScorer;
+    use crate::raw::{Element, ExactScorer, RawRow};
     use crate::testing::{Clusters, Rng};
 
     /// Keys must order rows as exact scores do, but for rounding.
@@ -359,9 +363,9 @@ mod tests {
                 let rows: Vec<u32> = (0..200).collect();
                 let row = |i: u32| &vectors[i as usize * dim..][..dim];
                 let exact = |query: &[f32]| -> Vec<f32> {
-                    let scorer = ExactScorer::new(metric, query);
+                    let scorer = ExactScorer::new(metric, query, Element::F32);
                     rows.iter()
-                        .map(|i| scorer.key(row(*i), inverse_norm(row(*i))))
+                        .map(|i| scorer.key(RawRow::F32(row(*i)), inverse_norm(row(*i))))
                         .collect()
                 };
                 let whole = unclamped(&codes);

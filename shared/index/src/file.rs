@@ -21,7 +21,8 @@
 //! All numbers are little-endian; every section starts on a multiple of 64 bytes, so a mapped file is
 //! used in place. Changing anything here means a new version; the older ones stay readable, and
 //! `tests/golden` keeps one file of each. Version 2 added index types: files of the types of version
-//! 1 (FLAT, HNSW, AUTOINDEX) are still written as such, so that an older build reads them.
+//! 1 (FLAT, HNSW, AUTOINDEX) are still written as such, so that an older build reads them. Version 3
+//! added the indexes of binary and of sparse vectors, in the same way.
 
 use std::io::Write;
 
@@ -34,7 +35,7 @@ use crate::kernel::LINE_BYTES;
 use crate::params::IndexType;
 
 /// The newest version this build reads and writes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 const MAGIC: &[u8; 8] = b"RKINDEX\n";
 const HEADER_BYTES: usize = 64;
@@ -77,6 +78,18 @@ pub(crate) enum Section {
     Signs = 14,
     /// `[rows, 2]` f32, what a row adds and what its sum of signs is multiplied by.
     SignFactors = 15,
+    /// `[nlist, dim / 8]` bytes, centroids of binary vectors.
+    BinaryCentroids = 16,
+    /// `[dims]` u32, the dimensions of sparse vectors that have a list, in order.
+    SparseDims = 17,
+    /// `[dims + 1]` u64, where each dimension's list begins.
+    SparseOffsets = 18,
+    /// `[postings]` u32, rows, in order in each list.
+    SparseRows = 19,
+    /// `[postings]` f32, their values.
+    SparseValues = 20,
+    /// `[dims]` f32, the largest value of each list.
+    SparseMaxima = 21,
 }
 
 /// The fixed part of a file.
@@ -124,11 +137,17 @@ impl Header {
             IndexType::IvfPq => 7,
             IndexType::Scann => 8,
             IndexType::IvfRabitq => 9,
+            IndexType::BinFlat => 10,
+            IndexType::BinIvfFlat => 11,
+            IndexType::SparseInverted => 12,
+            IndexType::SparseWand => 13,
         };
         let metric = match self.metric {
             MetricType::L2 => 1,
             MetricType::Ip => 2,
             MetricType::Cosine => 3,
+            MetricType::Hamming => 4,
+            MetricType::Jaccard => 5,
         };
         let mut bytes = Vec::with_capacity(HEADER_BYTES + sections * ENTRY_BYTES);
         bytes.extend_from_slice(MAGIC);
@@ -159,12 +178,18 @@ impl Header {
             7 => IndexType::IvfPq,
             8 => IndexType::Scann,
             9 => IndexType::IvfRabitq,
+            10 => IndexType::BinFlat,
+            11 => IndexType::BinIvfFlat,
+            12 => IndexType::SparseInverted,
+            13 => IndexType::SparseWand,
             other => return Err(Error::corrupt(format!("index type {other}"))),
         };
         let metric = match bytes[21] {
             1 => MetricType::L2,
             2 => MetricType::Ip,
             3 => MetricType::Cosine,
+            4 => MetricType::Hamming,
+            5 => MetricType::Jaccard,
             other => return Err(Error::corrupt(format!("metric {other}"))),
         };
         let header = Self {
@@ -180,7 +205,15 @@ impl Header {
             nlist: u32_at(bytes, 52) as usize,
             nbits: u32_at(bytes, 56) as usize,
         };
-        if header.dim == 0 || header.rows > u32::MAX as usize {
+        let fits_metric = match header.metric {
+            MetricType::Hamming | MetricType::Jaccard => index_type.is_binary(),
+            MetricType::Ip => !index_type.is_binary(),
+            MetricType::L2 | MetricType::Cosine => index_type.is_dense(),
+        };
+        if !fits_metric {
+            return Err(Error::corrupt("metric"));
+        }
+        if header.dim == 0 && !index_type.is_sparse() || header.rows > u32::MAX as usize {
             return Err(Error::corrupt("shape"));
         }
         Ok(header)

@@ -89,18 +89,34 @@ pub fn scan_topk(
     stop: &StopFlag,
     out: &mut Vec<Vec<Hit>>,
 ) -> Result<()> {
-    let mut best = collectors(queries.len() / dim.max(1), k);
-    scan(
-        rows,
-        dim,
+    scan_raw_topk(
+        &RawSlice::new(rows, dim)?,
         metric,
         queries,
         allow,
+        k,
         stop,
-        &mut |query, row, key| {
-            best[query].push(key, row);
-        },
-    )?;
+        out,
+    )
+}
+
+/// As [`scan_topk`], of rows of any type; queries are given in theirs, widened.
+///
+/// # Errors
+/// As [`scan_topk`].
+pub fn scan_raw_topk(
+    raw: &dyn RawVectors,
+    metric: MetricType,
+    queries: &[f32],
+    allow: Option<&BitSet>,
+    k: usize,
+    stop: &StopFlag,
+    out: &mut Vec<Vec<Hit>>,
+) -> Result<()> {
+    let mut best = collectors(queries.len() / raw.dim().max(1), k);
+    scan(raw, metric, queries, allow, stop, &mut |query, row, key| {
+        best[query].push(key, row);
+    })?;
     drain(best, metric, out);
     Ok(())
 }
@@ -139,36 +155,49 @@ pub fn scan_range(
     stop: &StopFlag,
     out: &mut Vec<Vec<Hit>>,
 ) -> Result<()> {
+    let raw = RawSlice::new(rows, dim)?;
+    scan_raw_range(&raw, metric, queries, range, allow, limit, stop, out)
+}
+
+/// As [`scan_range`], of rows of any type; queries are given in theirs, widened.
+///
+/// # Errors
+/// As [`scan_range`].
+#[allow(
+    clippy::too_many_arguments,
+    reason = "each is borrowed from a different owner on the hot path"
+)]
+pub fn scan_raw_range(
+    raw: &dyn RawVectors,
+    metric: MetricType,
+    queries: &[f32],
+    range: &RangeBounds,
+    allow: Option<&BitSet>,
+    limit: usize,
+    stop: &StopFlag,
+    out: &mut Vec<Vec<Hit>>,
+) -> Result<()> {
     range.validate(metric)?;
-    let mut best = collectors(queries.len() / dim.max(1), limit);
-    scan(
-        rows,
-        dim,
-        metric,
-        queries,
-        allow,
-        stop,
-        &mut |query, row, key| {
-            if range.contains(metric, flip(metric, key)) {
-                best[query].push(key, row);
-            }
-        },
-    )?;
+    let mut best = collectors(queries.len() / raw.dim().max(1), limit);
+    scan(raw, metric, queries, allow, stop, &mut |query, row, key| {
+        if range.contains(metric, flip(metric, key)) {
+            best[query].push(key, row);
+        }
+    })?;
     drain(best, metric, out);
     Ok(())
 }
 
 /// Calls `visit(query, row, key)` for every query and allowed row; queries in order for each row.
 fn scan(
-    rows: &[f32],
-    dim: usize,
+    raw: &dyn RawVectors,
     metric: MetricType,
     queries: &[f32],
     allow: Option<&BitSet>,
     stop: &StopFlag,
     visit: &mut dyn FnMut(usize, u32, f32),
 ) -> Result<()> {
-    let raw = RawSlice::new(rows, dim)?;
+    let dim = raw.dim();
     if !queries.len().is_multiple_of(dim) {
         return Err(Error::DimMismatch {
             expected: dim,
@@ -178,7 +207,7 @@ fn scan(
     let mut scorers = Vec::with_capacity(queries.len() / dim);
     for query in queries.chunks_exact(dim) {
         check_query(query, dim)?;
-        scorers.push(ExactScorer::new(metric, query));
+        scorers.push(ExactScorer::new(metric, query, raw.element()));
     }
     let mut block = Vec::with_capacity(BLOCK_ROWS);
     let mut pending = allowed_rows(allow, raw.rows());
@@ -187,8 +216,8 @@ fn scan(
         block.clear();
         block.extend(pending.by_ref().take(BLOCK_ROWS).map(|row| {
             let norm = match metric {
-                MetricType::Cosine => inverse_norm(raw.row(row)),
-                MetricType::L2 | MetricType::Ip => 1.0,
+                MetricType::Cosine => raw.row(row).inverse_norm(),
+                MetricType::L2 | MetricType::Ip | MetricType::Hamming | MetricType::Jaccard => 1.0,
             };
             (row, norm)
         }));
@@ -248,7 +277,7 @@ impl FlatIndex {
     ) -> Result<()> {
         check_query(query, self.dim)?;
         check_raw(raw, self.rows, self.dim)?;
-        let scorer = ExactScorer::new(self.metric, query);
+        let scorer = ExactScorer::new(self.metric, query, raw.element());
         let norms: &[f32] = view(&self.inverse_norms);
         let norm = |row: u32| norms.get(row as usize).copied().unwrap_or(1.0);
         scan_exact(
@@ -265,7 +294,9 @@ impl FlatIndex {
 /// The norms that cosine divides by, computed once.
 pub(crate) fn inverse_norms(metric: MetricType, rows: &[f32], dim: usize) -> bytes::Bytes {
     match metric {
-        MetricType::L2 | MetricType::Ip => bytes::Bytes::new(),
+        MetricType::L2 | MetricType::Ip | MetricType::Hamming | MetricType::Jaccard => {
+            bytes::Bytes::new()
+        }
         MetricType::Cosine => {
             let norms: Vec<f32> = rows.chunks_exact(dim).map(inverse_norm).collect();
             aligned_copy(&norms)
@@ -277,7 +308,7 @@ pub(crate) fn inverse_norms(metric: MetricType, rows: &[f32], dim: usize) -> byt
 pub(crate) fn norm_section(stored: &mut Stored) -> Result<bytes::Bytes> {
     let expected = match stored.header.metric {
         MetricType::Cosine => stored.header.rows * 4,
-        MetricType::L2 | MetricType::Ip => 0,
+        MetricType::L2 | MetricType::Ip | MetricType::Hamming | MetricType::Jaccard => 0,
     };
     stored.take(Section::InverseNorms, 0, expected)
 }
@@ -374,7 +405,9 @@ mod tests {
                 let product: f64 = pairs().map(|(x, y)| x * y).sum();
                 let norms = pairs().fold((0.0, 0.0), |(a, b), (x, y)| (a + x * x, b + y * y));
                 let score = match metric {
-                    MetricType::L2 => pairs().map(|(x, y)| (x - y).powi(2)).sum(),
+                    MetricType::L2 | MetricType::Hamming | MetricType::Jaccard => {
+                        pairs().map(|(x, y)| (x - y).powi(2)).sum()
+                    }
                     MetricType::Ip => product,
                     MetricType::Cosine => product / (norms.0 * norms.1).sqrt(),
                 };

@@ -137,6 +137,14 @@ pub fn build(
         | IndexType::IvfPq
         | IndexType::Scann
         | IndexType::IvfRabitq => Box::new(IvfIndex::build(params, rows, dim, options)?),
+        IndexType::BinFlat
+        | IndexType::BinIvfFlat
+        | IndexType::SparseInverted
+        | IndexType::SparseWand => {
+            return Err(Error::InvalidIndexType {
+                index_type: params.index_type.name().to_owned(),
+            });
+        }
     })
 }
 
@@ -158,7 +166,7 @@ pub fn open_verified(bytes: Bytes) -> Result<Box<dyn VectorIndex>> {
     opened(Stored::open_verified(bytes)?)
 }
 
-fn opened(stored: Stored) -> Result<Box<dyn VectorIndex>> {
+pub(crate) fn opened(stored: Stored) -> Result<Box<dyn VectorIndex>> {
     Ok(match stored.header.index_type {
         IndexType::Flat => Box::new(FlatIndex::from_stored(stored)?),
         IndexType::Hnsw | IndexType::HnswSq | IndexType::AutoIndex => {
@@ -169,6 +177,10 @@ fn opened(stored: Stored) -> Result<Box<dyn VectorIndex>> {
         | IndexType::IvfPq
         | IndexType::Scann
         | IndexType::IvfRabitq => Box::new(IvfIndex::from_stored(stored)?),
+        IndexType::BinFlat
+        | IndexType::BinIvfFlat
+        | IndexType::SparseInverted
+        | IndexType::SparseWand => return Err(Error::corrupt("no index of dense vectors")),
     })
 }
 

@@ -15,6 +15,8 @@
 //! | `hnsw` | the graph: build, search, filters, range search |
 //! | `ivf` | inverted lists: IVF_FLAT, IVF_SQ8, IVF_PQ, SCANN, IVF_RABITQ |
 //! | `allowed`, `rerank` | what a filter leaves; exact scores of candidates |
+//! | `binary`, `sparse` | indexes of binary and of sparse vectors |
+//! | `rows`, `column` | columns, queries and indexes of vectors of any type |
 //! | `params` | Milvus's names, ranges and error texts of index and search parameters |
 //! | `buffer`, `random` | aligned bytes; the seeded generator of the levels |
 //! | `file` | the versioned, checksummed file format, opened without decoding |
@@ -24,8 +26,10 @@
 compile_error!("index files are little-endian and read in place");
 
 mod allowed;
+mod binary;
 mod buffer;
 mod codes;
+mod column;
 mod error;
 mod file;
 mod flat;
@@ -37,22 +41,28 @@ mod params;
 mod random;
 mod raw;
 mod rerank;
+mod rows;
+mod sparse;
 mod sq8;
 #[cfg(test)]
 mod testing;
 mod topk;
 
+pub use binary::{BinaryIndex, BinaryParams, BinaryRows};
 pub use buffer::AlignedBuffer;
+pub use column::{ColumnIndex, ColumnIndexParams};
 pub use error::{Error, Result};
 pub use file::VERSION as FORMAT_VERSION;
-pub use flat::{FlatIndex, scan_range, scan_topk};
+pub use flat::{FlatIndex, scan_range, scan_raw_range, scan_raw_topk, scan_topk};
 pub use hnsw::HnswIndex;
 
 pub use index::{BuildOptions, Hit, VectorIndex, build, load, open, open_file, open_verified};
 pub use ivf::IvfIndex;
 pub use kernel::map_file;
 pub use params::{IndexParams, IndexType, RangeBounds, SearchParams};
-pub use raw::{RawSlice, RawVectors};
+pub use raw::{Element, RawRow, RawSlice, RawVectors};
+pub use rows::{ColumnRows, DenseRows, Queries, Query, SparseQuery};
+pub use sparse::{SparseAlgorithm, SparseIndex, SparseParams, SparseRows};
 
 /// Name of the kernels in use on this processor, for logs and benchmarks.
 pub fn kernel_name() -> &'static str {

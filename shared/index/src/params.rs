@@ -3,13 +3,13 @@
 //! Every parameter is honoured or refused, none is ignored; with one exception, said at
 //! [`SearchParams::parse`].
 
-use redkite_types::MetricType;
+use redkite_types::{DataType, MetricType};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
 /// Whether the index is mapped when it is loaded; looked at by whoever loads it.
-const MMAP_KEY: &str = "mmap.enabled";
+pub(crate) const MMAP_KEY: &str = "mmap.enabled";
 
 /// Largest value of an integer parameter without a range of its own.
 const INT_MAX: i64 = i32::MAX as i64;
@@ -35,6 +35,14 @@ pub enum IndexType {
     Scann,
     /// Inverted lists of one bit a dimension, the best candidates scored exactly.
     IvfRabitq,
+    /// Exact search over binary vectors; the index itself is almost nothing.
+    BinFlat,
+    /// Inverted lists of binary vectors, their rows scored exactly.
+    BinIvfFlat,
+    /// Lists of rows by dimension of sparse vectors.
+    SparseInverted,
+    /// [`IndexType::SparseInverted`], searched by the algorithm WAND.
+    SparseWand,
 }
 
 impl IndexType {
@@ -53,6 +61,10 @@ impl IndexType {
             "IVF_PQ" => Ok(Self::IvfPq),
             "SCANN" => Ok(Self::Scann),
             "IVF_RABITQ" => Ok(Self::IvfRabitq),
+            "BIN_FLAT" => Ok(Self::BinFlat),
+            "BIN_IVF_FLAT" => Ok(Self::BinIvfFlat),
+            "SPARSE_INVERTED_INDEX" => Ok(Self::SparseInverted),
+            "SPARSE_WAND" => Ok(Self::SparseWand),
             _ => Err(Error::InvalidIndexType {
                 index_type: name.to_owned(),
             }),
@@ -71,6 +83,10 @@ impl IndexType {
             Self::IvfPq => "IVF_PQ",
             Self::Scann => "SCANN",
             Self::IvfRabitq => "IVF_RABITQ",
+            Self::BinFlat => "BIN_FLAT",
+            Self::BinIvfFlat => "BIN_IVF_FLAT",
+            Self::SparseInverted => "SPARSE_INVERTED_INDEX",
+            Self::SparseWand => "SPARSE_WAND",
         }
     }
 
@@ -84,7 +100,23 @@ impl IndexType {
             | Self::IvfPq
             | Self::Scann
             | Self::IvfRabitq => 2,
+            Self::BinFlat | Self::BinIvfFlat | Self::SparseInverted | Self::SparseWand => 3,
         }
+    }
+
+    /// Whether it is for binary vectors.
+    pub const fn is_binary(self) -> bool {
+        matches!(self, Self::BinFlat | Self::BinIvfFlat)
+    }
+
+    /// Whether it is for sparse vectors.
+    pub const fn is_sparse(self) -> bool {
+        matches!(self, Self::SparseInverted | Self::SparseWand)
+    }
+
+    /// Whether it is for dense vectors of numbers.
+    pub const fn is_dense(self) -> bool {
+        !self.is_binary() && !self.is_sparse()
     }
 
     const fn is_graph(self) -> bool {
@@ -94,7 +126,12 @@ impl IndexType {
     const fn is_ivf(self) -> bool {
         matches!(
             self,
-            Self::IvfFlat | Self::IvfSq8 | Self::IvfPq | Self::Scann | Self::IvfRabitq
+            Self::IvfFlat
+                | Self::IvfSq8
+                | Self::IvfPq
+                | Self::Scann
+                | Self::IvfRabitq
+                | Self::BinIvfFlat
         )
     }
 }
@@ -197,6 +234,14 @@ impl IndexParams {
             | IndexType::IvfPq
             | IndexType::Scann
             | IndexType::IvfRabitq => Self::ivf(index_type, metric, DEFAULT_NLIST),
+            IndexType::BinFlat
+            | IndexType::BinIvfFlat
+            | IndexType::SparseInverted
+            | IndexType::SparseWand => {
+                return Err(Error::InvalidIndexType {
+                    index_type: index_type.name().to_owned(),
+                });
+            }
         };
         for (key, value) in params {
             match (index_type, key.as_str()) {
@@ -220,17 +265,7 @@ impl IndexParams {
     /// # Errors
     /// As [`IndexParams::parse`]; also when `params` is not a JSON object.
     pub fn from_pairs(pairs: &[(String, String)]) -> Result<Self> {
-        let mut merged = Map::new();
-        for (key, value) in pairs {
-            if key == "params" {
-                let nested: Map<String, Value> = serde_json::from_str(value).map_err(|_| {
-                    Error::invalid(format!("invalid index params, not a JSON object: {value}"))
-                })?;
-                merged.extend(nested);
-            } else {
-                merged.insert(key.clone(), Value::String(value.clone()));
-            }
-        }
+        let merged = merged(pairs)?;
         let text = |key: &str| merged.get(key).and_then(Value::as_str).unwrap_or_default();
         let (index_type, metric) = (
             text("index_type").to_owned(),
@@ -327,8 +362,24 @@ impl IndexParams {
     }
 }
 
+/// The pairs of the wire and the JSON object under `params` as one object.
+pub(crate) fn merged(pairs: &[(String, String)]) -> Result<Map<String, Value>> {
+    let mut merged = Map::new();
+    for (key, value) in pairs {
+        if key == "params" {
+            let nested: Map<String, Value> = serde_json::from_str(value).map_err(|_| {
+                Error::invalid(format!("invalid index params, not a JSON object: {value}"))
+            })?;
+            merged.extend(nested);
+        } else {
+            merged.insert(key.clone(), Value::String(value.clone()));
+        }
+    }
+    Ok(merged)
+}
+
 /// Lists when nothing is said.
-const DEFAULT_NLIST: usize = 128;
+pub(crate) const DEFAULT_NLIST: usize = 128;
 
 /// The codes a graph walks on. Other types than SQ8 are known but not built here.
 fn sq_type(value: &Value) -> Result<()> {
@@ -372,6 +423,9 @@ pub struct SearchParams {
     pub refine_k: Option<f32>,
     /// Bits to which IVF_RABITQ rounds a query's values; 0, which is also the default, for none.
     pub query_bits: Option<usize>,
+    /// Part of a sparse query's values, the smallest ones, that need not be looked at to find
+    /// candidates; at least 0, below 1.
+    pub drop_ratio: Option<f32>,
     /// The range, if one was asked for.
     pub range: Option<RangeBounds>,
 }
@@ -469,7 +523,7 @@ impl SearchParams {
                 ("metric_type" | "index_type", _) => {}
                 ("radius", _) => radius = Some(search_float(key, value)?),
                 ("range_filter", _) => range_filter = Some(search_float(key, value)?),
-                ("ef", IndexType::Flat) => {
+                ("ef", IndexType::Flat | IndexType::BinFlat) => {
                     search_integer(key, value, 1, INT_MAX)?;
                 }
                 ("ef", IndexType::Hnsw | IndexType::HnswSq | IndexType::AutoIndex) => {
@@ -491,12 +545,15 @@ impl SearchParams {
                 ("reorder_k", IndexType::Scann) => {
                     parsed.reorder_k = Some(search_integer(key, value, 1, INT_MAX)? as usize);
                 }
+                ("drop_ratio_search", kind) if kind.is_sparse() => {
+                    parsed.drop_ratio = Some(ratio(key, value)?);
+                }
                 ("level", IndexType::AutoIndex) => {
                     parsed.level = Some(search_integer(key, value, 1, 10)? as u8);
                 }
                 (
                     "nprobe" | "search_list" | "reorder_k",
-                    IndexType::Flat | IndexType::AutoIndex,
+                    IndexType::Flat | IndexType::BinFlat | IndexType::AutoIndex,
                 ) => {
                     search_integer(key, value, 1, INT_MAX)?;
                 }
@@ -559,14 +616,14 @@ fn parse_metric(metric: &str) -> Result<MetricType> {
     if metric.is_empty() {
         return Ok(MetricType::Cosine);
     }
-    MetricType::parse(metric).map_err(|_| {
+    MetricType::parse_for(DataType::FloatVector, metric).map_err(|_| {
         Error::invalid(format!(
             "metric type {metric} not found or not supported, supported: [L2 IP COSINE]"
         ))
     })
 }
 
-fn boolean(key: &str, value: &Value) -> Result<()> {
+pub(crate) fn boolean(key: &str, value: &Value) -> Result<()> {
     let is_bool = match value {
         Value::Bool(_) => true,
         Value::String(text) => text.to_ascii_lowercase().parse::<bool>().is_ok(),
@@ -580,14 +637,14 @@ fn boolean(key: &str, value: &Value) -> Result<()> {
     }
 }
 
-fn unknown(key: &str, index_type: IndexType) -> Error {
+pub(crate) fn unknown(key: &str, index_type: IndexType) -> Error {
     Error::invalid(format!(
         "unknown parameter '{key}' of index type {}",
         index_type.name()
     ))
 }
 
-fn in_range(key: &str, number: i64, low: i64, high: i64) -> Result<()> {
+pub(crate) fn in_range(key: &str, number: i64, low: i64, high: i64) -> Result<()> {
     if (low..=high).contains(&number) {
         Ok(())
     } else {
@@ -598,7 +655,12 @@ fn in_range(key: &str, number: i64, low: i64, high: i64) -> Result<()> {
 }
 
 /// A build parameter: an integer or its decimal text; null means the default.
-fn build_integer(key: &str, value: &Value, low: i64, high: i64) -> Result<Option<usize>> {
+pub(crate) fn build_integer(
+    key: &str,
+    value: &Value,
+    low: i64,
+    high: i64,
+) -> Result<Option<usize>> {
     let wrong = |text: &str| {
         let problem = if text.parse::<f64>().is_ok() {
             format!("wrong data type in json, key: '{key}', value: '{text}'")
@@ -644,6 +706,17 @@ fn search_float(key: &str, value: &Value) -> Result<f32> {
             "Type conflict in json: param '{key}' ({value}) should be a number"
         ))),
     }
+}
+
+/// A part of a whole: at least 0, below 1.
+pub(crate) fn ratio(key: &str, value: &Value) -> Result<f32> {
+    let ratio = search_float(key, value)?;
+    if (0.0..1.0).contains(&ratio) {
+        return Ok(ratio);
+    }
+    Err(Error::invalid(format!(
+        "Out of range in json: param '{key}' ({ratio}) should be in range [0.000000, 1.000000)"
+    )))
 }
 
 fn refine_k(key: &str, value: &Value) -> Result<f32> {

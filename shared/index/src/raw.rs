@@ -1,25 +1,79 @@
 //! Raw vectors, lent by whoever stores them, and the exact score of a row.
 
+use half::{bf16, f16};
 use redkite_types::MetricType;
 
 use crate::error::{Error, Result};
-use crate::kernel::{Kernels, kernels};
+use crate::kernel::{Kernels, LINE_BYTES, kernels, prefetch};
+
+/// What the values of raw vectors are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Element {
+    /// 32-bit floats.
+    F32,
+    /// IEEE 754 16-bit floats.
+    F16,
+    /// 16-bit floats with the exponent of 32-bit ones.
+    Bf16,
+    /// 8-bit signed integers.
+    I8,
+}
+
+/// One raw vector, where it lies.
+#[derive(Clone, Copy, Debug)]
+pub enum RawRow<'a> {
+    /// 32-bit floats.
+    F32(&'a [f32]),
+    /// IEEE 754 16-bit floats.
+    F16(&'a [f16]),
+    /// 16-bit floats with the exponent of 32-bit ones.
+    Bf16(&'a [bf16]),
+    /// 8-bit signed integers.
+    I8(&'a [i8]),
+}
+
+impl RawRow<'_> {
+    /// As [`inverse_norm`]: the same bits as of the values widened to f32.
+    pub(crate) fn inverse_norm(self) -> f32 {
+        match self {
+            Self::F32(row) => inverse_norm(row),
+            Self::F16(row) => inverse_root(row.iter().map(|value| value.to_f64())),
+            Self::Bf16(row) => inverse_root(row.iter().map(|value| value.to_f64())),
+            Self::I8(row) => inverse_root(row.iter().map(|value| f64::from(*value))),
+        }
+    }
+
+    /// Asks for the first cache lines.
+    #[inline]
+    pub(crate) fn prefetch(self, lines: usize) {
+        let bytes: &[u8] = match self {
+            Self::F32(row) => bytemuck::cast_slice(row),
+            Self::F16(row) => bytemuck::cast_slice(row),
+            Self::Bf16(row) => bytemuck::cast_slice(row),
+            Self::I8(row) => bytemuck::cast_slice(row),
+        };
+        prefetch(&bytes[..bytes.len().min(lines * LINE_BYTES)]);
+    }
+}
 
 /// The user's vectors as they were inserted; the index borrows them to score exactly.
 ///
 /// # Correctness
 /// Row `i` must be the row `i` that the index was built from, unchanged, for as long as the index
-/// is searched; `row` must return `dim` values and be cheap (no decoding, no IO it can avoid).
+/// is searched; `row` must return `dim` values of the type that `element` says and be cheap (no
+/// decoding, no IO it can avoid).
 pub trait RawVectors: Sync {
     /// Number of rows.
     fn rows(&self) -> usize;
     /// Values in a row.
     fn dim(&self) -> usize;
+    /// What the values are.
+    fn element(&self) -> Element;
     /// One row.
     ///
     /// # Panics
     /// May panic when `row >= rows()`.
-    fn row(&self, row: u32) -> &[f32];
+    fn row(&self, row: u32) -> RawRow<'_>;
 }
 
 /// Raw vectors in one row-major slice.
@@ -57,9 +111,13 @@ impl RawVectors for RawSlice<'_> {
         self.dim
     }
 
+    fn element(&self) -> Element {
+        Element::F32
+    }
+
     #[inline]
-    fn row(&self, row: u32) -> &[f32] {
-        &self.values[row as usize * self.dim..][..self.dim]
+    fn row(&self, row: u32) -> RawRow<'_> {
+        RawRow::F32(&self.values[row as usize * self.dim..][..self.dim])
     }
 }
 
@@ -83,7 +141,11 @@ pub(crate) fn check_query(query: &[f32], dim: usize) -> Result<()> {
 /// `1 / |row|`, or 0 for a row without direction. Summed in f64 and in order, so that every
 /// processor gets the same bits.
 pub(crate) fn inverse_norm(row: &[f32]) -> f32 {
-    let square: f64 = row.iter().map(|value| f64::from(*value).powi(2)).sum();
+    inverse_root(row.iter().map(|value| f64::from(*value)))
+}
+
+fn inverse_root(values: impl Iterator<Item = f64>) -> f32 {
+    let square: f64 = values.map(|value| value.powi(2)).sum();
     if square > 0.0 {
         (1.0 / square.sqrt()) as f32
     } else {
@@ -91,25 +153,40 @@ pub(crate) fn inverse_norm(row: &[f32]) -> f32 {
     }
 }
 
+/// A query in the type of the rows that it is compared with.
+enum TypedQuery<'a> {
+    F32(&'a [f32]),
+    F16(Vec<f16>),
+    Bf16(Vec<bf16>),
+    I8(Vec<i8>),
+}
+
 /// Scores rows exactly against one query, as Milvus reports them.
 ///
 /// For ordering it uses keys, where smaller is always nearer: the score itself for L2, the negated
 /// score otherwise.
 pub(crate) struct ExactScorer<'a> {
-    query: &'a [f32],
+    query: TypedQuery<'a>,
     metric: MetricType,
     query_inverse_norm: f32,
     kernels: &'static Kernels,
 }
 
 impl<'a> ExactScorer<'a> {
-    pub(crate) fn new(metric: MetricType, query: &'a [f32]) -> Self {
+    /// Makes a query ready for rows of a type; it was given in that type, and so nothing is rounded.
+    pub(crate) fn new(metric: MetricType, query: &'a [f32], element: Element) -> Self {
         let query_inverse_norm = match metric {
             MetricType::Cosine => inverse_norm(query),
-            MetricType::L2 | MetricType::Ip => 1.0,
+            MetricType::L2 | MetricType::Ip | MetricType::Hamming | MetricType::Jaccard => 1.0,
         };
+        let values = query.iter();
         Self {
-            query,
+            query: match element {
+                Element::F32 => TypedQuery::F32(query),
+                Element::F16 => TypedQuery::F16(values.map(|x| f16::from_f32(*x)).collect()),
+                Element::Bf16 => TypedQuery::Bf16(values.map(|x| bf16::from_f32(*x)).collect()),
+                Element::I8 => TypedQuery::I8(values.map(|x| *x as i8).collect()),
+            },
             metric,
             query_inverse_norm,
             kernels: kernels(),
@@ -118,16 +195,45 @@ impl<'a> ExactScorer<'a> {
 
     /// The ordering key of a row; `row_inverse_norm` matters for cosine only.
     #[inline]
-    pub(crate) fn key(&self, row: &[f32], row_inverse_norm: f32) -> f32 {
+    pub(crate) fn key(&self, row: RawRow<'_>, row_inverse_norm: f32) -> f32 {
         match self.metric {
-            MetricType::L2 => (self.kernels.l2_f32)(self.query, row),
-            MetricType::Ip => -(self.kernels.ip_f32)(self.query, row),
+            MetricType::Ip => -self.product(row),
             MetricType::Cosine => {
-                let product = (self.kernels.ip_f32)(self.query, row);
+                let product = self.product(row);
                 -(product * self.query_inverse_norm * row_inverse_norm).clamp(-1.0, 1.0)
             }
+            MetricType::L2 | MetricType::Hamming | MetricType::Jaccard => self.distance(row),
         }
     }
+
+    #[inline]
+    fn distance(&self, row: RawRow<'_>) -> f32 {
+        match (&self.query, row) {
+            (TypedQuery::F32(query), RawRow::F32(row)) => (self.kernels.l2_f32)(query, row),
+            (TypedQuery::F16(query), RawRow::F16(row)) => (self.kernels.l2_f16)(query, row),
+            (TypedQuery::Bf16(query), RawRow::Bf16(row)) => (self.kernels.l2_bf16)(query, row),
+            (TypedQuery::I8(query), RawRow::I8(row)) => (self.kernels.l2_i8)(query, row) as f32,
+            _ => other_type(),
+        }
+    }
+
+    #[inline]
+    fn product(&self, row: RawRow<'_>) -> f32 {
+        match (&self.query, row) {
+            (TypedQuery::F32(query), RawRow::F32(row)) => (self.kernels.ip_f32)(query, row),
+            (TypedQuery::F16(query), RawRow::F16(row)) => (self.kernels.ip_f16)(query, row),
+            (TypedQuery::Bf16(query), RawRow::Bf16(row)) => (self.kernels.ip_bf16)(query, row),
+            (TypedQuery::I8(query), RawRow::I8(row)) => (self.kernels.ip_i8)(query, row) as f32,
+            _ => other_type(),
+        }
+    }
+}
+
+/// A scorer is made for the type that its rows say they have.
+#[cold]
+fn other_type() -> f32 {
+    debug_assert!(false, "rows are not of the type that they say");
+    f32::INFINITY
 }
 
 /// The score Milvus reports for an ordering key, and back: the mapping is its own inverse.

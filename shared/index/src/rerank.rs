@@ -1,7 +1,6 @@
 //! Scoring candidates exactly.
 
 use crate::index::Hit;
-use crate::kernel::prefetch;
 use crate::raw::{ExactScorer, RawVectors};
 use crate::topk::TopK;
 use redkite_types::MetricType;
@@ -12,8 +11,7 @@ const RAW_LINES_AHEAD: usize = 4;
 /// Asks for the start of a raw row.
 #[inline]
 pub(crate) fn prefetch_raw(raw: &dyn RawVectors, row: u32) {
-    let values = raw.row(row);
-    prefetch(&values[..values.len().min(RAW_LINES_AHEAD * 16)]);
+    raw.row(row).prefetch(RAW_LINES_AHEAD);
 }
 
 /// Scores the candidates exactly and appends the best `k`, best first; `norms` is empty unless the

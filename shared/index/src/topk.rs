@@ -42,6 +42,12 @@ impl TopK {
         }
     }
 
+    /// The largest key that is kept, once there are `k`: another hit must have a smaller one.
+    pub(crate) fn worst(&self) -> Option<f32> {
+        let worst = self.heap.first().filter(|_| self.heap.len() >= self.k);
+        worst.map(|packed| unpack(*packed).0)
+    }
+
     /// Appends the kept hits to `out`, best first, and forgets them.
     pub(crate) fn drain_into(&mut self, metric: MetricType, out: &mut Vec<Hit>) {
         self.heap.sort_unstable();

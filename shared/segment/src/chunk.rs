@@ -3,16 +3,20 @@
 use std::{
     cmp::Ordering,
     collections::BTreeSet,
-    ops::Range,
+    ops::{Deref, Range},
     sync::{Arc, OnceLock},
 };
 
 use redkite_expr::ColumnSource;
 use redkite_types::{
-    CollectionSchema, Column, ColumnData, FieldId, PrimaryKey, RowBatch, RowId, Timestamp,
+    CollectionSchema, Column, ColumnData, FieldId, PrimaryKey, RowBatch, RowId, SegmentId,
+    Timestamp,
 };
 
-use crate::{error::Result, file::FileColumns};
+use crate::{
+    error::{Error, Result},
+    file::FileColumns,
+};
 
 /// Rows with their hidden columns, never changed once made.
 #[derive(Debug)]
@@ -235,7 +239,7 @@ impl Chunk {
             .iter()
             .enumerate()
             .map(|(index, column)| {
-                let dim = vector_dim(&column.data);
+                let dim = column.data.dim();
                 let mut whole = Column::new(
                     column.field,
                     ColumnData::with_capacity(column.data.data_type(), dim, rows),
@@ -270,7 +274,7 @@ impl Chunk {
         let order = self.order.get().map_or(0, |order| order.len() * 4);
         let file = self.file.as_ref().map_or(0, FileColumns::memory_bytes);
         let is_mapped = |column: &&Column| {
-            let is_vector = vector_dim(&column.data) > 0;
+            let is_vector = column.data.dim() > 0;
             let file = self.file.as_ref().filter(|_| is_vector);
             file.is_some_and(|file| file.is_mapped(column.field))
         };
@@ -298,6 +302,22 @@ impl Chunk {
             batch: &self.batch,
             decoded,
         })
+    }
+
+    /// A whole column, decoded if need be.
+    ///
+    /// # Errors
+    /// `NoField` when there is no such column · `Corrupt`
+    pub(crate) fn column(&self, segment: SegmentId, field: FieldId) -> Result<ColumnRef<'_>> {
+        if let Some(column) = self.batch.column(field) {
+            return Ok(ColumnRef::Here(column));
+        }
+        let decoded = match &self.file {
+            Some(file) => file.column(field)?,
+            None => None,
+        };
+        let decoded = decoded.map(ColumnRef::Decoded);
+        decoded.ok_or(Error::NoField { segment, field })
     }
 
     /// Some rows of a column, in the order given; `None` when there is no such column.
@@ -346,6 +366,23 @@ impl Chunk {
     }
 }
 
+/// A column of a chunk.
+pub(crate) enum ColumnRef<'a> {
+    Here(&'a Column),
+    Decoded(Arc<Column>),
+}
+
+impl Deref for ColumnRef<'_> {
+    type Target = Column;
+
+    fn deref(&self) -> &Column {
+        match self {
+            Self::Here(column) => column,
+            Self::Decoded(column) => column,
+        }
+    }
+}
+
 /// Columns of a chunk, held while a filter looks at them.
 pub(crate) struct ChunkColumns<'a> {
     batch: &'a RowBatch,
@@ -357,21 +394,5 @@ impl ColumnSource for ChunkColumns<'_> {
         let mut decoded = self.decoded.iter().map(Arc::as_ref);
         let found = decoded.find(|column| column.field == field);
         found.or_else(|| self.batch.column(field))
-    }
-}
-
-/// Dimensions of a vector column; zero for others.
-pub(crate) fn vector_dim(data: &ColumnData) -> usize {
-    match data {
-        ColumnData::FloatVector { dim, .. } => *dim,
-        ColumnData::Bool(_)
-        | ColumnData::Int8(_)
-        | ColumnData::Int16(_)
-        | ColumnData::Int32(_)
-        | ColumnData::Int64(_)
-        | ColumnData::Float(_)
-        | ColumnData::Double(_)
-        | ColumnData::VarChar(_)
-        | ColumnData::Json(_) => 0,
     }
 }

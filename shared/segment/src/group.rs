@@ -11,7 +11,7 @@ use std::{
     collections::{HashMap, HashSet},
 };
 
-use redkite_index::VectorIndex;
+use redkite_index::ColumnIndex;
 use redkite_types::{BitSet, FieldId, GroupKey, SegmentId, StopFlag};
 
 use crate::{
@@ -63,8 +63,7 @@ impl SegmentSearcher {
     ) -> Result<TopK<InGroup>> {
         let id = segment.id();
         self.check_shape(id)?;
-        let queries = self.queries.len() / self.dim;
-        let mut found = TopK::empty(self.metric, queries);
+        let mut found = TopK::empty(self.metric, self.queries.len());
         found.rows_searched = segment.rows() as u64;
         if self.k == 0 {
             return Ok(found);
@@ -115,7 +114,7 @@ impl SegmentSearcher {
     /// The same search for one of its queries.
     fn for_query(&self, query: usize) -> Self {
         Self {
-            queries: self.queries[query * self.dim..(query + 1) * self.dim].into(),
+            queries: self.queries.only(query),
             ..self.clone()
         }
     }
@@ -188,7 +187,7 @@ impl Quota {
 
 /// One chunk of one segment, while queries are answered on it.
 struct ChunkSearch<'a> {
-    index: Option<&'a dyn VectorIndex>,
+    index: Option<&'a ColumnIndex>,
     segment: SegmentId,
     chunk: &'a Chunk,
     values: Groups<'a>,

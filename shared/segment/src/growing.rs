@@ -208,7 +208,7 @@ pub(crate) fn check_columns(meta: &SegmentMeta, batch: &RowBatch) -> Result<()> 
         )));
     }
     for (field, column) in fields.iter().zip(batch.columns()) {
-        let dim = crate::chunk::vector_dim(&column.data);
+        let dim = column.data.dim();
         let fits = column.field == field.id
             && column.data.data_type() == field.data_type
             && (!field.data_type.is_vector() || dim == field.dim);

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use redkite_index::VectorIndex;
+use redkite_index::ColumnIndex;
 use redkite_types::{FieldId, PrimaryKey, Timestamp};
 
 use crate::{
@@ -22,7 +22,7 @@ pub struct SealedSegment {
     meta: Arc<SegmentMeta>,
     chunk: [Arc<Chunk>; 1],
     deletes: Arc<SegmentDeletes>,
-    indexes: BTreeMap<FieldId, Arc<dyn VectorIndex>>,
+    indexes: BTreeMap<FieldId, Arc<ColumnIndex>>,
     /// The fields whose index is mapped.
     mapped: BTreeSet<FieldId>,
 }
@@ -97,9 +97,13 @@ impl SealedSegment {
     ///
     /// # Errors
     /// `BadRows` when the index does not have the rows or the dimension of the column.
-    pub fn with_index(&self, field: FieldId, index: Arc<dyn VectorIndex>) -> Result<Arc<Self>> {
+    pub fn with_index(&self, field: FieldId, index: Arc<ColumnIndex>) -> Result<Arc<Self>> {
         let column = self.chunk[0].batch().column(field);
-        let dim = column.map_or(0, |column| crate::chunk::vector_dim(&column.data));
+        let dim = match (column, self.chunk[0].file_schema()) {
+            (Some(column), _) => column.data.dim(),
+            (None, Some(schema)) => schema.field_by_id(field).map_or(0, |field| field.dim),
+            (None, None) => 0,
+        };
         if index.len() != self.rows() || index.dim() != dim {
             return Err(self.meta.bad_rows(format!(
                 "the index of field {field} is [{}, {}], its column [{}, {dim}]",
@@ -118,11 +122,7 @@ impl SealedSegment {
     ///
     /// # Errors
     /// As [`SealedSegment::with_index`].
-    pub fn with_mapped_index(
-        &self,
-        field: FieldId,
-        index: Arc<dyn VectorIndex>,
-    ) -> Result<Arc<Self>> {
+    pub fn with_mapped_index(&self, field: FieldId, index: Arc<ColumnIndex>) -> Result<Arc<Self>> {
         let mut with = Self::clone(&*self.with_index(field, index)?);
         with.mapped.insert(field);
         Ok(Arc::new(with))
@@ -166,7 +166,7 @@ impl SealedSegment {
     }
 
     /// The index over a vector field, if there is one.
-    pub fn index(&self, field: FieldId) -> Option<&Arc<dyn VectorIndex>> {
+    pub fn index(&self, field: FieldId) -> Option<&Arc<ColumnIndex>> {
         self.indexes.get(&field)
     }
 

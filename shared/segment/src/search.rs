@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use redkite_expr::Plan;
-use redkite_index::{RawSlice, SearchParams, VectorIndex, scan_range, scan_topk};
+use redkite_index::{ColumnIndex, ColumnRows, Queries, SearchParams};
 use redkite_types::StopFlag;
-use redkite_types::{ColumnData, FieldId, MetricType, SegmentId};
+use redkite_types::{Column, FieldId, MetricType, SegmentId};
 
 use crate::{
     chunk::Chunk,
@@ -15,19 +15,14 @@ use crate::{
 };
 
 /// A search, prepared once and run on any number of segments.
-///
-/// # Shapes
-/// `queries` is `[nq, dim]` row-major.
 #[derive(Clone, Debug)]
 pub struct SegmentSearcher {
     /// The vector field.
     pub field: FieldId,
     /// How nearness is measured.
     pub metric: MetricType,
-    /// The query vectors.
-    pub queries: Arc<[f32]>,
-    /// Values in a vector, at least one.
-    pub dim: usize,
+    /// The query vectors, of the type of the field.
+    pub queries: Queries,
     /// Hits a query at most.
     pub k: usize,
     /// Effort of an index search; with a range it is a range search.
@@ -48,7 +43,7 @@ impl SegmentSearcher {
     pub fn search(&self, segment: &Segment, stop: &StopFlag) -> Result<TopK> {
         let id = segment.id();
         self.check_shape(id)?;
-        let mut found = TopK::empty(self.metric, self.queries.len() / self.dim);
+        let mut found = TopK::empty(self.metric, self.queries.len());
         found.rows_searched = segment.rows() as u64;
         if self.k == 0 {
             return Ok(found);
@@ -87,7 +82,7 @@ impl SegmentSearcher {
     }
 
     /// The index that serves this search, if the segment has one.
-    pub(crate) fn index_of<'a>(&self, segment: &'a Segment) -> Option<&'a dyn VectorIndex> {
+    pub(crate) fn index_of<'a>(&self, segment: &'a Segment) -> Option<&'a ColumnIndex> {
         let index = segment.index(self.field)?;
         (index.metric() == self.metric).then_some(&**index)
     }
@@ -95,7 +90,7 @@ impl SegmentSearcher {
     /// Appends one list a query: the `k` nearest allowed rows of a chunk, best first.
     pub(crate) fn nearest(
         &self,
-        index: Option<&dyn VectorIndex>,
+        index: Option<&ColumnIndex>,
         segment: SegmentId,
         chunk: &Chunk,
         allowed: &Allowed,
@@ -109,53 +104,39 @@ impl SegmentSearcher {
     }
 
     pub(crate) fn check_shape(&self, segment: SegmentId) -> Result<()> {
-        if self.dim > 0 && self.queries.len().is_multiple_of(self.dim) {
-            return Ok(());
-        }
-        let source = redkite_index::Error::DimMismatch {
-            expected: self.dim,
-            actual: self.queries.len(),
-        };
-        Err(Error::search(segment, source))
-    }
-
-    fn vectors<'a>(&self, segment: SegmentId, chunk: &'a Chunk) -> Result<&'a [f32]> {
-        let field = self.field;
-        let column = chunk.batch().column(field);
-        match column.map(|column| &column.data) {
-            Some(ColumnData::FloatVector { dim, values }) if *dim == self.dim => Ok(values),
-            Some(ColumnData::FloatVector { dim, .. }) => {
-                let source = redkite_index::Error::DimMismatch {
-                    expected: *dim,
-                    actual: self.dim,
-                };
-                Err(Error::search(segment, source))
-            }
-            _ => Err(Error::NoField { segment, field }),
-        }
+        let checked = self.queries.check();
+        checked.map_err(|source| Error::search(segment, source))
     }
 
     fn by_index(
         &self,
-        index: &dyn VectorIndex,
+        index: &ColumnIndex,
         segment: SegmentId,
         chunk: &Chunk,
         allowed: &Allowed,
         stop: &StopFlag,
         lists: &mut Vec<Vec<redkite_index::Hit>>,
     ) -> Result<()> {
-        let values = self.vectors(segment, chunk)?;
-        let failed = |source| Error::search(segment, source);
-        let raw = RawSlice::new(values, self.dim).map_err(failed)?;
-        let (params, allow) = (&self.params, allowed.bits());
-        for query in self.queries.chunks_exact(self.dim) {
+        let column = match index.is_self_contained() {
+            true => None,
+            false => Some(chunk.column(segment, self.field)?),
+        };
+        let rows = match column.as_deref() {
+            Some(column) => Some(self.rows(segment, column)?),
+            None => None,
+        };
+        for query in 0..self.queries.len() {
             let mut hits = Vec::new();
-            let searched = if params.range.is_some() {
-                index.range_search(query, &raw, params, allow, self.k, stop, &mut hits)
-            } else {
-                index.search(query, &raw, params, allow, self.k, stop, &mut hits)
-            };
-            searched.map_err(failed)?;
+            let searched = index.search(
+                self.queries.get(query),
+                rows.as_ref(),
+                &self.params,
+                allowed.bits(),
+                self.k,
+                stop,
+                &mut hits,
+            );
+            searched.map_err(|source| Error::search(segment, source))?;
             lists.push(hits);
         }
         Ok(())
@@ -169,14 +150,22 @@ impl SegmentSearcher {
         stop: &StopFlag,
         lists: &mut Vec<Vec<redkite_index::Hit>>,
     ) -> Result<()> {
-        let rows = self.vectors(segment, chunk)?;
-        let (dim, metric, queries, allow) = (self.dim, self.metric, &self.queries, allowed.bits());
-        let scanned = match &self.params.range {
-            Some(range) => scan_range(
-                rows, dim, metric, queries, range, allow, self.k, stop, lists,
-            ),
-            None => scan_topk(rows, dim, metric, queries, allow, self.k, stop, lists),
-        };
+        let column = chunk.column(segment, self.field)?;
+        let rows = self.rows(segment, &column)?;
+        let scanned = rows.scan(
+            &self.queries,
+            self.metric,
+            &self.params,
+            allowed.bits(),
+            self.k,
+            stop,
+            lists,
+        );
         scanned.map_err(|source| Error::search(segment, source))
+    }
+
+    fn rows<'a>(&self, segment: SegmentId, column: &'a Column) -> Result<ColumnRows<'a>> {
+        let field = self.field;
+        ColumnRows::of(&column.data).ok_or(Error::NoField { segment, field })
     }
 }

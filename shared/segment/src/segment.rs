@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use redkite_expr::Plan;
-use redkite_index::VectorIndex;
+use redkite_index::ColumnIndex;
 use redkite_types::{
     BitSet, CollectionId, CollectionSchema, FieldId, PartitionId, SegmentId, Timestamp,
 };
@@ -112,7 +112,7 @@ impl Segment {
     }
 
     /// The index over a vector field, if there is one.
-    pub fn index(&self, field: FieldId) -> Option<&Arc<dyn VectorIndex>> {
+    pub fn index(&self, field: FieldId) -> Option<&Arc<ColumnIndex>> {
         match self {
             Self::Growing(_) => None,
             Self::Sealed(segment) => segment.index(field),

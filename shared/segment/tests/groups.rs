@@ -68,7 +68,7 @@ fn indexed(schema: &CollectionSchema, sealed: &SealedSegment) -> Arc<SealedSegme
     };
     let params = IndexParams::hnsw(MetricType::L2, 16, 200);
     let index = build(&params, &values, DIM, &options).unwrap();
-    sealed.with_index(vector, index.into()).unwrap()
+    sealed.with_index(vector, Arc::new(index.into())).unwrap()
 }
 
 /// All matching rows' groups and distances to a query, by looking at every row.
@@ -139,8 +139,7 @@ fn the_nearest_groups_are_found_and_filled() {
         let searcher = SegmentSearcher {
             field: field(&schema, "vector"),
             metric: MetricType::L2,
-            queries: queries.clone().into(),
-            dim: DIM,
+            queries: redkite_index::Queries::dense(queries.clone(), DIM),
             k,
             params: SearchParams::with_ef(1_024),
             filter: Arc::new(plan.clone()),

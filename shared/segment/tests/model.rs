@@ -226,7 +226,9 @@ impl World {
             stop: &stop,
         };
         let index = build(&IndexParams::flat(MetricType::L2), values, DIM, &options).unwrap();
-        self.sealed[at] = self.sealed[at].with_index(vector, index.into()).unwrap();
+        self.sealed[at] = self.sealed[at]
+            .with_index(vector, Arc::new(index.into()))
+            .unwrap();
     }
 
     fn segments(&self) -> Vec<Segment> {
@@ -337,8 +339,7 @@ impl World {
         let searcher = SegmentSearcher {
             field: vector,
             metric: MetricType::L2,
-            queries: queries.clone().into(),
-            dim: DIM,
+            queries: redkite_index::Queries::dense(queries.clone(), DIM),
             k,
             params: SearchParams {
                 range,

@@ -26,8 +26,7 @@ fn searcher(schema: &CollectionSchema, queries: Vec<f32>, filter: Plan) -> Segme
     SegmentSearcher {
         field: field(schema, "vector"),
         metric: MetricType::L2,
-        queries: queries.into(),
-        dim: DIM,
+        queries: redkite_index::Queries::dense(queries, DIM),
         k: 10,
         params: SearchParams::default(),
         filter: Arc::new(filter),
@@ -65,7 +64,7 @@ fn an_index_answers_as_many_as_match_and_only_those() {
     };
     let params = IndexParams::hnsw(MetricType::L2, 8, 64);
     let index = build(&params, &values, DIM, &options).unwrap();
-    let indexed = sealed.with_index(vector, index.into()).unwrap();
+    let indexed = sealed.with_index(vector, Arc::new(index.into())).unwrap();
     let gone: Vec<i64> = (0..3_000).filter(|key| key % 3 == 0).collect();
     indexed.delete(&DeleteBatch::at(
         PrimaryKeys::Int(gone),

@@ -28,6 +28,7 @@ pub mod name;
 pub mod order;
 mod packed;
 pub mod schema;
+pub mod sparse;
 pub mod stop;
 pub mod timestamp;
 pub mod value;

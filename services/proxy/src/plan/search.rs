@@ -3,7 +3,10 @@
 use bytes::Bytes;
 use redkite_catalog::CollectionEntry;
 use redkite_proto::{
-    convert::{keys, vectors},
+    convert::{
+        keys,
+        vectors::{self, QueryVectors},
+    },
     milvus::{
         milvus::{SearchRequest, search_request::SearchInput},
         schema::IDs,
@@ -33,8 +36,8 @@ pub struct SearchPlan {
     pub field: FieldId,
     /// Its index's metric.
     pub metric: MetricType,
-    /// `[nq, dim]`, little-endian f32; empty until the vectors of [`SearchPlan::ids`] are read.
-    pub queries: Bytes,
+    /// The query vectors; none until the vectors of [`SearchPlan::ids`] are read.
+    pub queries: QueryVectors,
     /// Rows whose vectors are searched for, one query each.
     pub ids: Option<PrimaryKeys>,
     /// Number of queries.
@@ -105,7 +108,11 @@ impl SearchPlan {
         };
         let field = vector_field(entry, params.take("anns_field"))?;
         let index = entry.index_on(field.id);
-        let metric = metric(index.map(AsRef::as_ref), params.take("metric_type"))?;
+        let metric = metric(
+            field.data_type,
+            index.map(AsRef::as_ref),
+            params.take("metric_type"),
+        )?;
         let mut inner = inner_params(params.take("params"), metric)?;
         let inner_offset = inner_number(&mut inner, "offset")?;
         let (mut limit, offset) = window(&mut params, inner_offset)?;
@@ -129,7 +136,7 @@ impl SearchPlan {
                 "Not allowed to do range-search when doing search-group-by",
             ));
         }
-        for key in ["ef", "level", "nprobe", "search_list"] {
+        for key in ["ef", "level", "nprobe", "search_list", "drop_ratio_search"] {
             if let Some(value) = params.take(key) {
                 inner.entry(key).or_insert(Value::String(value));
             }
@@ -272,11 +279,20 @@ fn vector_field(entry: &CollectionEntry, name: Option<String>) -> Result<&FieldS
     }
 }
 
-fn metric(index: Option<&IndexInfo>, asked: Option<String>) -> Result<MetricType> {
+fn metric(
+    data_type: DataType,
+    index: Option<&IndexInfo>,
+    asked: Option<String>,
+) -> Result<MetricType> {
     let own = index
-        .map(|index| MetricType::parse(&index.metric_type))
+        .map(|index| MetricType::parse_for(data_type, &index.metric_type))
         .transpose()?;
-    let asked = asked.map(|name| MetricType::parse(&name)).transpose()?;
+    let asked = match (asked, own) {
+        (None, _) => None,
+        // Whether the type has such a metric at all matters only if none is set.
+        (Some(name), Some(_)) => Some(MetricType::parse(&name)?),
+        (Some(name), None) => Some(MetricType::parse_for(data_type, &name)?),
+    };
     match (own, asked) {
         (Some(own), Some(asked)) if own != asked => Err(Error::input(
             ErrorCode::Unexpected,
@@ -287,7 +303,7 @@ fn metric(index: Option<&IndexInfo>, asked: Option<String>) -> Result<MetricType
         )),
         (Some(own), _) => Ok(own),
         (None, Some(asked)) => Ok(asked),
-        (None, None) => Ok(MetricType::Cosine),
+        (None, None) => MetricType::parse_for(data_type, ""),
     }
 }
 
@@ -373,16 +389,17 @@ fn queries(
     input: Option<SearchInput>,
     field: &FieldSchema,
     schema: &CollectionSchema,
-) -> Result<(Bytes, Option<PrimaryKeys>, usize)> {
+) -> Result<(QueryVectors, Option<PrimaryKeys>, usize)> {
     let (queries, ids, nq) = match input {
         Some(SearchInput::PlaceholderGroup(group)) => {
             let queries = vectors::from_placeholder_group(group, field)?;
-            (vectors::to_le_bytes(&queries.values), None, queries.nq)
+            let nq = queries.nq;
+            (queries, None, nq)
         }
         Some(SearchInput::Ids(ids)) => {
             let ids = row_ids(ids, schema)?;
             let nq = ids.len();
-            (Bytes::new(), Some(ids), nq)
+            (QueryVectors::default(), Some(ids), nq)
         }
         None => return Err(Error::missing_parameter("a search without vectors")),
     };
@@ -462,12 +479,15 @@ mod tests {
             metric_type: "L2".into(),
             ..IndexInfo::default()
         };
-        assert_eq!(metric(Some(&index), None).unwrap(), MetricType::L2);
         assert_eq!(
-            metric(Some(&index), Some("l2".into())).unwrap(),
+            metric(DataType::FloatVector, Some(&index), None).unwrap(),
             MetricType::L2
         );
-        let error = metric(Some(&index), Some("IP".into())).unwrap_err();
+        assert_eq!(
+            metric(DataType::FloatVector, Some(&index), Some("l2".into())).unwrap(),
+            MetricType::L2
+        );
+        let error = metric(DataType::FloatVector, Some(&index), Some("IP".into())).unwrap_err();
         assert!(error.message.contains("metric type not match"));
         assert!(inner_params(Some(r#"{"metric_type": "IP"}"#.into()), MetricType::L2).is_err());
     }

@@ -2,11 +2,11 @@
 
 use redkite_expr::Templates;
 use redkite_proto::{
-    convert::{columns, keys, vectors},
+    convert::{columns, keys, vectors::QueryVectors},
     milvus::schema::FieldData,
     redkite::querynode::{QueryRequest, SearchRequest},
 };
-use redkite_types::{ColumnData, Error, FieldId, PrimaryKey, PrimaryKeys, Result, Value, limits};
+use redkite_types::{Error, FieldId, PrimaryKey, PrimaryKeys, Result, Value, limits};
 use std::collections::{HashMap, HashSet};
 
 use super::Reading;
@@ -187,7 +187,8 @@ fn message(reading: &Reading<'_>, plan: &SearchPlan, ask: &Ask, channel: String)
         partition_ids: plan.partitions.iter().map(|id| id.0).collect(),
         field_id: plan.field.0,
         metric_type: plan.metric.name().to_owned(),
-        queries: plan.queries.clone(),
+        queries: plan.queries.bytes.clone(),
+        query_lengths: plan.queries.lengths.clone(),
         nq: plan.nq as u32,
         topk: ask.k as u32,
         params: plan.params_for(ask.k),
@@ -212,7 +213,7 @@ async fn vectors_of(
     reading: &Reading<'_>,
     plan: &SearchPlan,
     ids: &PrimaryKeys,
-) -> Result<bytes::Bytes> {
+) -> Result<QueryVectors> {
     let schema = reading.entry.schema();
     let key = schema.primary_key();
     let value = |id| match id {
@@ -252,7 +253,7 @@ async fn vectors_of(
     .await?;
     let field = schema.field_by_id(plan.field);
     let field = field.ok_or_else(|| Error::internal("a search on an unknown field"))?;
-    let mut found: HashMap<PrimaryKey, Vec<f32>> = HashMap::new();
+    let mut found: HashMap<PrimaryKey, Vec<u8>> = HashMap::new();
     for (_, answer) in answers {
         let Some(keys) = answer.ids.filter(|ids| ids.id_field.is_some()) else {
             continue;
@@ -260,24 +261,25 @@ async fn vectors_of(
         let keys = keys::from_proto(keys)?;
         for data in answer.fields {
             let column = columns::from_proto(data, field, keys.len())?;
-            if let ColumnData::FloatVector { dim, values } = &column.data {
-                let rows = keys.iter().zip(values.chunks(*dim));
-                found.extend(rows.map(|(key, vector)| (key, vector.to_vec())));
-            }
+            let rows = keys.iter().enumerate();
+            found.extend(rows.filter_map(|(row, key)| {
+                let vector = column.data.vector_bytes(row)?;
+                Some((key, vector.into_owned()))
+            }));
         }
     }
     let mut missing: Vec<PrimaryKey> = Vec::new();
     let mut seen = HashSet::new();
-    let mut queries = Vec::with_capacity(ids.len() * field.dim);
+    let mut queries: Vec<&[u8]> = Vec::with_capacity(ids.len());
     for id in ids.iter() {
         match found.get(&id) {
-            Some(vector) => queries.extend_from_slice(vector),
+            Some(vector) => queries.push(vector),
             None if seen.insert(id.clone()) => missing.push(id),
             None => {}
         }
     }
     if missing.is_empty() {
-        return Ok(vectors::to_le_bytes(&queries));
+        return Ok(QueryVectors::join(field.data_type, queries.into_iter()));
     }
     let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
     Err(Error::invalid_parameter(format!(

@@ -143,7 +143,7 @@ fn normalized(metric: MetricType, score: f32) -> f32 {
     match metric {
         MetricType::Cosine => (1.0 + score) * 0.5,
         MetricType::Ip => 0.5 + score.atan() / PI,
-        MetricType::L2 => turned(metric, score),
+        MetricType::L2 | MetricType::Hamming | MetricType::Jaccard => turned(metric, score),
     }
 }
 
@@ -151,6 +151,8 @@ fn normalized(metric: MetricType, score: f32) -> f32 {
 fn turned(metric: MetricType, score: f32) -> f32 {
     match metric {
         MetricType::Cosine | MetricType::Ip => score,
-        MetricType::L2 => 1.0 - FRAC_2_PI * score.atan(),
+        MetricType::L2 | MetricType::Hamming | MetricType::Jaccard => {
+            1.0 - FRAC_2_PI * score.atan()
+        }
     }
 }

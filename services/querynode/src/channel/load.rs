@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::future::join_all;
-use redkite_index::VectorIndex;
+use redkite_index::ColumnIndex;
 use redkite_node::MemoryUse;
 use redkite_proto::redkite::meta::{DeltaInfo, SegmentIndexInfo, SegmentInfo};
 use redkite_runtime::{OnFailure, Priority};
@@ -346,7 +346,7 @@ async fn read_deletes(store: &dyn ObjectStore, info: &DeltaInfo) -> Result<Arc<D
 
 /// An index that is open.
 struct OpenIndex {
-    index: Arc<dyn VectorIndex>,
+    index: Arc<ColumnIndex>,
     is_mapped: bool,
 }
 
@@ -377,10 +377,10 @@ async fn open_index(
     let checked = read_checked(store, &entry, mapped).await;
     let checked = checked.map_err(|error| Error::from_coded(&error))?;
     let is_mapped = checked.is_mapped;
-    let open = move || redkite_index::open_verified(checked.bytes);
+    let open = move || ColumnIndex::open_verified(checked.bytes);
     match tokio::task::spawn_blocking(open).await {
         Ok(Ok(index)) => Ok(OpenIndex {
-            index: Arc::from(index),
+            index: Arc::new(index),
             is_mapped,
         }),
         Ok(Err(error)) => {

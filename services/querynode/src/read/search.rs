@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use futures::future::try_join_all;
-use redkite_index::{IndexType, RangeBounds, SearchParams};
+use redkite_index::{IndexType, Queries, RangeBounds, SearchParams};
 use redkite_proto::{
-    convert::{keys, vectors},
+    convert::keys,
     redkite::querynode::{SearchRequest, SearchResponse},
 };
 use redkite_runtime::Priority;
 use redkite_segment::{Segment, SegmentSearcher, StopFlag, TopK, merge_topk};
-use redkite_types::{CollectionSchema, Error, ErrorCode, FieldId, MetricType, Result, Timestamp};
+use redkite_types::{
+    CollectionSchema, Error, ErrorCode, FieldId, FieldSchema, MetricType, Result, Timestamp,
+};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 use tracing::instrument;
@@ -72,25 +74,25 @@ pub(crate) async fn search(
 }
 
 fn searcher(request: &SearchRequest, read: &Read) -> Result<SegmentSearcher> {
-    let field = FieldId(request.field_id);
-    let metric = MetricType::parse(&request.metric_type)?;
-    let (queries, dim) = queries(request, &read.snapshot.schema)?;
+    let field = vector_field(request, &read.snapshot.schema)?;
+    let metric = MetricType::parse_for(field.data_type, &request.metric_type)?;
     Ok(SegmentSearcher {
-        field,
+        field: field.id,
         metric,
-        queries,
-        dim,
+        queries: queries(request, field)?,
         k: request.topk as usize,
-        params: params(request, metric, &read.snapshot)?,
+        params: params(request, field, metric, &read.snapshot)?,
         filter: read.filter.clone(),
         view: read.view,
     })
 }
 
-/// The query vectors and their dimension, which must be the field's.
-fn queries(request: &SearchRequest, schema: &CollectionSchema) -> Result<(Arc<[f32]>, usize)> {
+fn vector_field<'a>(
+    request: &SearchRequest,
+    schema: &'a CollectionSchema,
+) -> Result<&'a FieldSchema> {
     let field = schema.field_by_id(FieldId(request.field_id));
-    let field = field
+    field
         .filter(|field| field.data_type.is_vector())
         .ok_or_else(|| {
             let text = format!(
@@ -98,27 +100,29 @@ fn queries(request: &SearchRequest, schema: &CollectionSchema) -> Result<(Arc<[f
                 request.field_id
             );
             Error::new(ErrorCode::FieldNotFound, text)
-        })?;
-    let expected = (request.nq as usize).saturating_mul(field.dim);
-    let values = vectors::from_le_bytes(&request.queries).unwrap_or_default();
-    if expected == 0 || values.len() != expected {
-        return Err(Error::invalid_parameter(format!(
-            "{} queries of field {} have {} bytes, expected {}",
-            request.nq,
+        })
+}
+
+/// The query vectors, which must be of the field's type and dimension.
+fn queries(request: &SearchRequest, field: &FieldSchema) -> Result<Queries> {
+    let (kind, dim, nq) = (field.data_type, field.dim, request.nq as usize);
+    let (bytes, lengths) = (&request.queries, &request.query_lengths);
+    Queries::decode(kind, dim, nq, bytes, lengths).ok_or_else(|| {
+        Error::invalid_parameter(format!(
+            "{nq} queries of field {} have {} bytes, expected vectors of {kind} of dim {dim}",
             field.name,
-            request.queries.len(),
-            expected * size_of::<f32>()
-        )));
-    }
-    Ok((values.into(), field.dim))
+            bytes.len()
+        ))
+    })
 }
 
 fn params(
     request: &SearchRequest,
+    field: &FieldSchema,
     metric: MetricType,
     snapshot: &ShardSnapshot,
 ) -> Result<SearchParams> {
-    let index = snapshot.indexes.get(&FieldId(request.field_id));
+    let index = snapshot.indexes.get(&field.id);
     let index_type = match index {
         Some(index) => IndexType::parse(&index.index_type).map_err(|e| Error::from_coded(&e))?,
         None => IndexType::AutoIndex,
@@ -129,7 +133,7 @@ fn params(
             Error::invalid_parameter(format!("search params are no JSON object: {error}"))
         })?,
     };
-    let mut params = SearchParams::parse(index_type, &map).map_err(input)?;
+    let mut params = SearchParams::parse_for(field.data_type, index_type, &map).map_err(input)?;
     if let Some(radius) = request.radius {
         params.range = Some(RangeBounds {
             radius: radius as f32,
@@ -182,7 +186,7 @@ pub(super) fn search_jobs(segments: &[Segment], searcher: &SegmentSearcher) -> V
             Some(_) => INDEX_SEARCH_ROWS.min(segment.rows()),
             None => segment.rows(),
         };
-        rows.saturating_mul(searcher.queries.len())
+        rows.saturating_mul(searcher.queries.values())
     })
 }
 
@@ -221,7 +225,7 @@ impl Finish {
     /// The answer of merged hits.
     pub(super) fn answer(self, mut merged: TopK) -> Result<SearchResponse> {
         let searcher = &self.searcher;
-        let nq = searcher.queries.len() / searcher.dim;
+        let nq = searcher.queries.len();
         merged.lists.resize_with(nq, Vec::new);
         let counts = merged.lists.iter().map(|list| list.len() as u32).collect();
         let hits = merged.lists.into_iter().flatten();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use redkite_catalog::{CollectionEntry, keys};
-use redkite_index::IndexParams;
+use redkite_index::ColumnIndexParams;
 use redkite_metastore::{Op, Txn};
 use redkite_proto::{
     convert::kv,
@@ -12,15 +12,12 @@ use redkite_proto::{
 };
 use redkite_saga::{Check, LockKey, Outputs, Saga, Step, StepKey};
 use redkite_types::{
-    BuildId, CollectionId, DatabaseId, Error, ErrorCode, FieldId, IndexId, PartitionId, Result,
-    SegmentId, Timestamp, limits, name,
+    BuildId, CollectionId, DatabaseId, Error, ErrorCode, FieldId, FieldSchema, IndexId, MetricType,
+    PartitionId, Result, SegmentId, Timestamp, limits, name,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{context::DdlContext, resolve, steps};
-
-/// The metric of a float vector's index when none is given.
-const DEFAULT_METRIC: &str = "COSINE";
 
 /// An index definition.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,7 +84,7 @@ pub async fn create_params(
         index_type,
         metric_type,
         pairs: params,
-    } = canonical(pairs, field.dim)?;
+    } = canonical(pairs, field)?;
     Ok(CreateIndexParams {
         database: entry.database_id(),
         collection: entry.id(),
@@ -109,7 +106,7 @@ struct Canonical {
     pairs: Vec<(String, String)>,
 }
 
-fn canonical(mut pairs: Vec<(String, String)>, dim: usize) -> Result<Canonical> {
+fn canonical(mut pairs: Vec<(String, String)>, field: &FieldSchema) -> Result<Canonical> {
     let given = |pairs: &[(String, String)], key: &str| {
         pairs
             .iter()
@@ -122,7 +119,8 @@ fn canonical(mut pairs: Vec<(String, String)>, dim: usize) -> Result<Canonical> 
         .any(|json| json.get("metric_type").is_some());
     if !given(&pairs, "metric_type") && !nested_metric {
         pairs.retain(|(key, _)| key != "metric_type");
-        pairs.push(("metric_type".to_owned(), DEFAULT_METRIC.to_owned()));
+        let metric = MetricType::parse_for(field.data_type, "")?;
+        pairs.push(("metric_type".to_owned(), metric.name().to_owned()));
     }
     if !given(&pairs, "index_type") {
         pairs.retain(|(key, _)| key != "index_type");
@@ -132,11 +130,11 @@ fn canonical(mut pairs: Vec<(String, String)>, dim: usize) -> Result<Canonical> 
         is_input_error: true,
         ..Error::from_coded(&error)
     };
-    let parsed = IndexParams::from_pairs(&pairs).map_err(refused)?;
-    parsed.check_dim(dim).map_err(refused)?;
+    let parsed = ColumnIndexParams::from_pairs(field.data_type, &pairs)?;
+    parsed.check_dim(field.dim).map_err(refused)?;
     Ok(Canonical {
-        index_type: parsed.index_type.name().to_owned(),
-        metric_type: parsed.metric.name().to_owned(),
+        index_type: parsed.index_type().name().to_owned(),
+        metric_type: parsed.metric().name().to_owned(),
         pairs,
     })
 }

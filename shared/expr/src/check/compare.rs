@@ -133,7 +133,18 @@ fn field_with_constant(field: &FieldSchema, op: CompareOp, scalar: Scalar) -> Op
             }))
         }
         (DataType::VarChar, Scalar::Str(value)) => Some(str_compare(id, op, value)),
-        (DataType::Bool | DataType::VarChar | DataType::Json | DataType::FloatVector, _) => None,
+        (
+            DataType::Bool
+            | DataType::VarChar
+            | DataType::Json
+            | DataType::FloatVector
+            | DataType::BinaryVector
+            | DataType::Float16Vector
+            | DataType::BFloat16Vector
+            | DataType::SparseFloatVector
+            | DataType::Int8Vector,
+            _,
+        ) => None,
     }
 }
 
@@ -255,7 +266,12 @@ fn computed(term: &Term<'_>) -> Option<(Class, Operand)> {
             | DataType::Double => Class::Number,
             DataType::VarChar => Class::Text,
             DataType::Json => Class::Json,
-            DataType::FloatVector => return None,
+            DataType::FloatVector
+            | DataType::BinaryVector
+            | DataType::Float16Vector
+            | DataType::BFloat16Vector
+            | DataType::SparseFloatVector
+            | DataType::Int8Vector => return None,
         },
         Term::Constant(_) | Term::Condition(_) => return None,
     };

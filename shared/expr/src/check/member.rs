@@ -154,7 +154,13 @@ fn field_in(
                 (false, false) => Predicate::and(vec![leaf(true), leaf(false)]),
             })
         }
-        DataType::Json | DataType::FloatVector => {
+        DataType::Json
+        | DataType::FloatVector
+        | DataType::BinaryVector
+        | DataType::Float16Vector
+        | DataType::BFloat16Vector
+        | DataType::SparseFloatVector
+        | DataType::Int8Vector => {
             let problem = format!("'in' is not supported on {}", field.data_type);
             Err(flaw(needle_at, problem))
         }

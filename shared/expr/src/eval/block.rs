@@ -107,7 +107,9 @@ fn load(data: &ColumnData, block: usize) -> Option<Lane> {
         ColumnData::Bool(_)
         | ColumnData::VarChar(_)
         | ColumnData::Json(_)
-        | ColumnData::FloatVector { .. } => None,
+        | ColumnData::FloatVector { .. }
+        | ColumnData::PackedVector { .. }
+        | ColumnData::SparseVector(_) => None,
     }
 }
 

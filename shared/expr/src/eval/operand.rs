@@ -90,7 +90,7 @@ impl<'a> Evaluator<'a> {
             let narrowed = known.among.into_owned();
             bound.push(match (keys, data) {
                 (Some(keys), ColumnData::Json(_)) => Bound::Json(data, keys),
-                (None, _) if !matches!(data, ColumnData::FloatVector { .. }) => Bound::Column(data),
+                (None, _) if !data.data_type().is_vector() => Bound::Column(data),
                 _ => {
                     let reason = format!("no comparable value in {}", data.data_type());
                     return Err(Error::Column { field, reason });
@@ -141,7 +141,9 @@ fn cell(data: &ColumnData, row: usize) -> Option<Cell<'_>> {
         ColumnData::Double(values) => Cell::Number(Number::Float(*values.get(row)?)),
         ColumnData::VarChar(values) => Cell::Text(Cow::Borrowed(values.get(row)?)),
         ColumnData::Json(values) => value_at(values.get(row)?, &[])?,
-        ColumnData::FloatVector { .. } => return None,
+        ColumnData::FloatVector { .. }
+        | ColumnData::PackedVector { .. }
+        | ColumnData::SparseVector(_) => return None,
     };
     Some(cell)
 }

@@ -86,7 +86,7 @@ impl HnswIndex {
         self.codes.prepare(query, &mut scratch.prepared);
         self.candidates(allowed, pool_size, k, stop, scratch)?;
         scratch.candidates.truncate(reranked);
-        let scorer = ExactScorer::new(self.codes.metric, query);
+        let scorer = ExactScorer::new(self.codes.metric, query, raw.element());
         self.rerank(&scorer, raw, k, scratch, out);
         Ok(())
     }
@@ -247,7 +247,7 @@ impl HnswIndex {
         out: &mut Vec<Hit>,
     ) -> Result<()> {
         let metric = self.codes.metric;
-        let scorer = ExactScorer::new(metric, query);
+        let scorer = ExactScorer::new(metric, query, raw.element());
         let start = out.len();
         self.codes.prepare(query, &mut scratch.prepared);
         // Here `ef` says where to begin, so one below the limit is no error.

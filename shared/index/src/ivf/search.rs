@@ -126,7 +126,7 @@ impl IvfIndex {
         let k = k.min(allowed.count);
         let pool = self.rerank_count(params, k).min(allowed.count);
         let effort = self.effort(params, allowed, k);
-        let scorer = ExactScorer::new(self.metric, query);
+        let scorer = ExactScorer::new(self.metric, query, raw.element());
         if allowed.count <= effort.rows {
             let norm = |row: u32| self.norms().get(row as usize).copied().unwrap_or(1.0);
             let rows = allowed_rows(allowed.set, self.rows);
@@ -284,7 +284,7 @@ impl IvfIndex {
     ) -> Result<()> {
         let effort = self.effort(params, allowed, 0);
         let patience = params.max_empty_buckets.unwrap_or(DEFAULT_EMPTY_BUCKETS);
-        let scorer = ExactScorer::new(self.metric, query);
+        let scorer = ExactScorer::new(self.metric, query, raw.element());
         self.begin(query, params, &effort, scratch);
         let norms = self.norms();
         scratch.best.reset(limit.min(allowed.count));

@@ -27,10 +27,6 @@ pub(crate) const LINE_BYTES: usize = 64;
 /// All of them are safe to call with any slices; those that take two vectors need equal lengths and
 /// panic otherwise. Sums of int8 vectors and of codes are exact up to 32,768 dimensions.
 #[derive(Clone, Copy)]
-#[cfg_attr(
-    not(test),
-    allow(dead_code, reason = "kernels land before the indexes that use them")
-)]
 pub(crate) struct Kernels {
     /// Name for logs and benchmarks.
     pub(crate) name: &'static str,

@@ -8,7 +8,6 @@
 //! - [`columns`]: columns of rows, with Milvus's rules for nulls
 //! - [`keys`]: primary keys
 //! - [`kv`]: key-value pairs, the form of nearly every option
-//! - [`sparse`]: sparse vectors
 //! - [`template`]: values of a filter's templates
 //! - [`vectors`]: query vectors, and vectors as little-endian bytes
 
@@ -16,6 +15,5 @@ pub mod columns;
 pub mod keys;
 pub mod kv;
 pub mod schema;
-pub mod sparse;
 pub mod template;
 pub mod vectors;

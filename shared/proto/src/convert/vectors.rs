@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use redkite_types::{DataType, Error, FieldSchema, Result};
+use redkite_types::{DataType, Error, FieldSchema, Result, sparse};
 
-use super::{schema, sparse};
+use super::schema;
 use crate::milvus::common::{PlaceholderGroup, PlaceholderType, PlaceholderValue};
 
 /// The vectors that a search looks for, as they travel to those who search.

@@ -1,6 +1,9 @@
 //! How each field is written.
 
-use redkite_types::{Column, ColumnData, FieldSchema, RowBatch};
+use std::ops::Range;
+
+use redkite_index::ColumnRows;
+use redkite_types::{Column, ColumnData, DataType, FieldSchema, RowBatch};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -58,6 +61,28 @@ pub(super) fn list_of(
         Ok(Value::Null) => Ok(None),
         Ok(_) | Err(_) => Err(not_a_list(column)),
     }
+}
+
+/// The numbers of vectors of floats in some rows, as 32-bit ones.
+pub(super) fn widened(values: &Column, rows: Range<usize>) -> Result<Vec<f32>> {
+    let taken: Vec<usize> = rows.collect();
+    let taken = values.data.take(&taken);
+    match (taken.data_type(), ColumnRows::of(&taken)) {
+        (
+            DataType::FloatVector | DataType::Float16Vector | DataType::BFloat16Vector,
+            Some(ColumnRows::Dense(rows)),
+        ) => Ok(rows.widened().into_owned()),
+        _ => Err(no_form(values)),
+    }
+}
+
+/// Vectors that no file for other programs has a form for.
+pub(super) fn no_form(values: &Column) -> Error {
+    failure(format!(
+        "field {} of type {} cannot be exported",
+        values.field,
+        values.data.data_type()
+    ))
 }
 
 pub(super) fn not_a_list(column: &ExportColumn) -> Error {

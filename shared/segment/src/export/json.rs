@@ -5,7 +5,9 @@ use redkite_types::{Column, ColumnData, RowBatch};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::columns::{ExportColumn, ListKind, failure, list_of, not_a_list, paired};
+use super::columns::{
+    ExportColumn, ListKind, failure, list_of, no_form, not_a_list, paired, widened,
+};
 use crate::error::Result;
 
 pub(super) struct JsonFile {
@@ -102,6 +104,8 @@ fn cell(out: &mut BytesMut, column: &ExportColumn, values: &Column, row: usize) 
         ColumnData::VarChar(values) => put(out, &values[row]),
         ColumnData::Json(values) => put(out, &String::from_utf8_lossy(&values[row])),
         ColumnData::FloatVector { dim, values } => put(out, &values[row * dim..(row + 1) * dim]),
+        ColumnData::PackedVector { .. } => put(out, &*widened(values, row..row + 1)?),
+        ColumnData::SparseVector(_) => Err(no_form(values)),
     }
 }
 

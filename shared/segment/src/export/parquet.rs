@@ -15,9 +15,11 @@ use parquet::{
     file::properties::{EnabledStatistics, WriterProperties},
     schema::types::ColumnPath,
 };
-use redkite_types::{Column, ColumnData, DataType, RowBatch};
+use redkite_types::{Column, ColumnData, RowBatch};
 
-use super::columns::{ExportColumn, ListKind, failure, list_of, not_a_list, paired};
+use super::columns::{
+    ExportColumn, ListKind, failure, list_of, no_form, not_a_list, paired, widened,
+};
 use crate::{
     error::Result,
     file::{export_array, export_type, null_rows},
@@ -43,7 +45,7 @@ impl ParquetFile {
             .set_compression(Compression::ZSTD(level))
             .set_max_row_group_row_count(None);
         for column in &columns {
-            if column.field.data_type == DataType::FloatVector {
+            if column.field.data_type.is_fixed_vector() {
                 let name = column.field.name.clone();
                 let path = ColumnPath::from(vec![name, "list".to_owned(), "element".to_owned()]);
                 properties = properties
@@ -99,7 +101,9 @@ fn field(column: &ExportColumn) -> Field {
     let kind = match (column.list, schema.data_type) {
         (Some(ListKind::Int), _) => ArrowType::List(element(ArrowType::Int64, true)),
         (Some(ListKind::Text), _) => ArrowType::List(element(ArrowType::Utf8, true)),
-        (None, DataType::FloatVector) => ArrowType::List(element(ArrowType::Float32, false)),
+        (None, kind) if kind.is_fixed_vector() => {
+            ArrowType::List(element(ArrowType::Float32, false))
+        }
         (None, _) => export_type(schema),
     };
     Field::new(&schema.name, kind, schema.nullable || schema.is_dynamic)
@@ -116,6 +120,14 @@ fn array(column: &ExportColumn, values: &Column) -> Result<ArrayRef> {
             let lists = ListArray::try_new(kind, offsets, flat, null_rows(values));
             Ok(Arc::new(lists.map_err(failure)?))
         }
+        (None, ColumnData::PackedVector { dim, .. }) => {
+            let offsets = OffsetBuffer::from_repeated_length(*dim, values.len());
+            let flat = Float32Array::from(widened(values, 0..values.len())?);
+            let kind = element(ArrowType::Float32, false);
+            let lists = ListArray::try_new(kind, offsets, Arc::new(flat), null_rows(values));
+            Ok(Arc::new(lists.map_err(failure)?))
+        }
+        (None, ColumnData::SparseVector(_)) => Err(no_form(values)),
         (None, _) => export_array(values).map_err(failure),
     }
 }

@@ -3,8 +3,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arrow_array::{
-    Array, ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, Float64Array, Int8Array,
-    Int16Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    Array, ArrayRef, BinaryArray, BooleanArray, FixedSizeBinaryArray, FixedSizeListArray,
+    Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, RecordBatch,
+    StringArray,
 };
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer};
 use arrow_schema::{DataType as ArrowType, Field, Schema};
@@ -60,6 +61,14 @@ pub(crate) fn user_type(schema: &FieldSchema) -> ArrowType {
         DataType::Double => ArrowType::Float64,
         DataType::VarChar | DataType::Json => ArrowType::Utf8,
         DataType::FloatVector => vector_type(schema.dim),
+        DataType::BinaryVector
+        | DataType::Float16Vector
+        | DataType::BFloat16Vector
+        | DataType::Int8Vector => {
+            // Limits keep it far below what an i32 holds.
+            ArrowType::FixedSizeBinary(schema.data_type.vector_bytes(schema.dim) as i32)
+        }
+        DataType::SparseFloatVector => ArrowType::Binary,
     }
 }
 
@@ -71,7 +80,7 @@ pub(super) fn user_spec(schema: &FieldSchema) -> ColumnSpec {
             Field::new(&schema.name, kind, schema.nullable || schema.is_dynamic),
             schema.id,
         ),
-        is_vector: schema.data_type.is_vector(),
+        is_vector: schema.data_type.is_fixed_vector(),
         is_sequence: false,
     }
 }
@@ -136,7 +145,7 @@ fn vector_item() -> Arc<Field> {
 fn is_squeezed(kind: &ArrowType) -> bool {
     matches!(
         kind,
-        ArrowType::Utf8 | ArrowType::Float32 | ArrowType::Float64
+        ArrowType::Utf8 | ArrowType::Binary | ArrowType::Float32 | ArrowType::Float64
     )
 }
 
@@ -166,7 +175,10 @@ pub(crate) fn parquet_bytes(
     for spec in &specs {
         let name = spec.field.name().clone();
         if spec.is_vector {
-            let path = ColumnPath::from(vec![name, "list".to_owned(), "element".to_owned()]);
+            let path = match spec.field.data_type() {
+                ArrowType::FixedSizeBinary(_) => ColumnPath::from(name),
+                _ => ColumnPath::from(vec![name, "list".to_owned(), "element".to_owned()]),
+            };
             properties = properties
                 .set_column_compression(path.clone(), Compression::UNCOMPRESSED)
                 .set_column_dictionary_enabled(path.clone(), false)
@@ -248,6 +260,15 @@ pub(crate) fn to_array(column: &Column) -> Result<ArrayRef, Failure> {
                 nulls,
             )?)
         }
+        ColumnData::PackedVector { kind, dim, values } => {
+            let width = i32::try_from(kind.vector_bytes(*dim))?;
+            let values = Buffer::from_vec(values.to_vec());
+            Arc::new(FixedSizeBinaryArray::try_new(width, values, nulls)?)
+        }
+        ColumnData::SparseVector(rows) => {
+            let (offsets, bytes) = joined(rows.iter().map(Bytes::as_ref))?;
+            Arc::new(BinaryArray::try_new(offsets, bytes, nulls)?)
+        }
     })
 }
 
@@ -264,16 +285,20 @@ fn text_array<'a>(
     values: impl Iterator<Item = &'a [u8]> + Clone,
     nulls: Option<NullBuffer>,
 ) -> Result<ArrayRef, Failure> {
+    let (offsets, text) = joined(values)?;
+    Ok(Arc::new(StringArray::try_new(offsets, text, nulls)?))
+}
+
+/// Values one after the other, and where they begin.
+fn joined<'a>(
+    values: impl Iterator<Item = &'a [u8]> + Clone,
+) -> Result<(OffsetBuffer<i32>, Buffer), Failure> {
     let offsets = OffsetBuffer::<i32>::try_from_lengths(values.clone().map(<[u8]>::len))?;
-    let mut text = Vec::with_capacity(values.clone().map(<[u8]>::len).sum());
+    let mut bytes = Vec::with_capacity(values.clone().map(<[u8]>::len).sum());
     for value in values {
-        text.extend_from_slice(value);
+        bytes.extend_from_slice(value);
     }
-    Ok(Arc::new(StringArray::try_new(
-        offsets,
-        Buffer::from_vec(text),
-        nulls,
-    )?))
+    Ok((offsets, Buffer::from_vec(bytes)))
 }
 
 /// Copies an Arrow array into a column of a type; `None` when the array is of another one.
@@ -331,6 +356,33 @@ pub(super) fn from_array(
                 dim,
                 values: values.to_vec().into(),
             }
+        }
+        DataType::BinaryVector
+        | DataType::Float16Vector
+        | DataType::BFloat16Vector
+        | DataType::Int8Vector => {
+            let rows = any.downcast_ref::<FixedSizeBinaryArray>()?;
+            let width = usize::try_from(rows.value_length()).ok()?;
+            if width == 0 || width != kind.vector_bytes(dim) {
+                return None;
+            }
+            let mut values = Vec::with_capacity(rows.len() * width);
+            for row in rows {
+                match row {
+                    Some(row) => values.extend_from_slice(row),
+                    None => values.resize(values.len() + width, 0),
+                }
+            }
+            ColumnData::PackedVector {
+                kind,
+                dim,
+                values: values.into(),
+            }
+        }
+        DataType::SparseFloatVector => {
+            let rows = any.downcast_ref::<BinaryArray>()?.iter();
+            let rows = rows.map(Option::unwrap_or_default);
+            ColumnData::SparseVector(rows.map(Bytes::copy_from_slice).collect())
         }
     };
     let nulls = array.nulls().filter(|nulls| nulls.null_count() > 0);

@@ -47,14 +47,7 @@ fn read(found: Found, segment: SegmentId, file: &FileEntry, field: &FieldSchema)
     if let Some(at) = at {
         let values = found.read(file, &ranges[at + 1..at + 2])?;
         let values = values.into_iter().next().unwrap_or_default();
-        let dim = layout.vectors[at].dim as usize;
-        if dim != field.dim || !field.data_type.is_vector() {
-            return Err(corrupt(format!(
-                "column {} is a vector of dim {dim} where {} of dim {} was expected",
-                field.name, field.data_type, field.dim
-            )));
-        }
-        return vector_column(field.id, dim, values, true).map_err(corrupt);
+        return vector_column(field, &layout.vectors[at], values, true).map_err(corrupt);
     }
     let scalars = found.read(file, &ranges[..1])?.into_iter().next();
     let columns = FileColumns::new(

@@ -20,7 +20,7 @@ use parquet::{
     },
     schema::types::SchemaDescPtr,
 };
-use redkite_types::{CollectionSchema, ColumnData, FieldId, FieldSchema};
+use redkite_types::{CollectionSchema, ColumnData, DataType, FieldId, FieldSchema};
 
 use super::{
     FORMAT_VERSION, METADATA_PREFIX, SCALAR_BYTES_KEY, VECTORS_KEY,
@@ -67,7 +67,9 @@ fn encode(
 ) -> Result<Bytes, Failure> {
     let rows: usize = chunks.iter().map(|chunk| chunk.len()).sum();
     let is_page = |field: &FieldSchema| {
-        field.data_type.is_vector() && !field.nullable && page::fits(rows, field.dim)
+        field.data_type.is_fixed_vector()
+            && !field.nullable
+            && page::fits(rows, field.data_type.vector_bytes(field.dim))
     };
     let in_pages: Vec<&FieldSchema> = schema
         .fields
@@ -86,7 +88,8 @@ fn encode(
     let whole: Vec<ColumnSpec> = schema.fields.iter().map(user_spec).chain(hidden).collect();
     let whole = arrow_schema(whole);
     let descriptor = Arc::new(ArrowSchemaConverter::new().convert(&whole)?);
-    let vectors: usize = in_pages.iter().map(|field| field.dim * rows * 4).sum();
+    let row_bytes = |field: &&FieldSchema| field.data_type.vector_bytes(field.dim);
+    let vectors: usize = in_pages.iter().map(row_bytes).sum::<usize>() * rows;
     let mut file = Vec::with_capacity(footer + vectors + vectors / 24 + (64 << 10));
     file.extend_from_slice(&scalars[..footer]);
     // At least one byte: the library's reader wants one behind the page index.
@@ -138,7 +141,11 @@ fn append_vectors(
     rows: usize,
     schema: &SchemaDescPtr,
 ) -> Result<(VectorPart, ColumnChunkMetaData), Failure> {
-    let before = page::before_values(rows, field.dim);
+    let row_bytes = field.data_type.vector_bytes(field.dim);
+    let (before, values) = match field.data_type {
+        DataType::FloatVector => (page::before_values(rows, field.dim), rows * field.dim),
+        _ => (page::before_rows(rows, row_bytes), rows),
+    };
     let values_at = (file.len() + before.len()).next_multiple_of(ALIGNMENT);
     file.resize(values_at - before.len(), 0);
     let page_at = file.len();
@@ -151,11 +158,16 @@ fn append_vectors(
                 // The format is little-endian, and so are all processors that we build for.
                 file.extend_from_slice(bytemuck::cast_slice(values));
             }
+            ColumnData::PackedVector { kind, dim, values }
+                if *dim == field.dim && *kind == field.data_type =>
+            {
+                file.extend_from_slice(values);
+            }
             data => return Err(format!("field {} is {}", field.id, data.data_type()).into()),
         }
     }
     let bytes = (file.len() - page_at) as i64;
-    if file.len() - values_at != rows * field.dim * 4 {
+    if file.len() - values_at != rows * row_bytes {
         return Err(format!("field {} has another number of values", field.id).into());
     }
     let leaf = (0..schema.num_columns())
@@ -164,7 +176,7 @@ fn append_vectors(
     let column = ColumnChunkMetaData::builder(schema.column(leaf))
         .set_encodings(vec![Encoding::PLAIN, Encoding::RLE])
         .set_compression(Compression::UNCOMPRESSED)
-        .set_num_values((rows * field.dim) as i64)
+        .set_num_values(values as i64)
         .set_total_compressed_size(bytes)
         .set_total_uncompressed_size(bytes)
         .set_data_page_offset(page_at as i64)
@@ -174,6 +186,10 @@ fn append_vectors(
         offset: values_at as u64,
         rows: rows as u64,
         dim: field.dim as u64,
+        row_bytes: match field.data_type {
+            DataType::FloatVector => None,
+            _ => Some(row_bytes as u64),
+        },
     };
     Ok((part, column))
 }
@@ -221,7 +237,7 @@ fn append_footer(
 #[cfg(test)]
 mod tests {
     use arrow_array::{Array, FixedSizeListArray, Float32Array};
-    use redkite_types::{Column, DataType, PartitionId, RowBatch, RowId, SegmentId, Timestamp};
+    use redkite_types::{Column, PartitionId, RowBatch, RowId, SegmentId, Timestamp};
 
     use super::{super::arrow::read_batches, *};
 

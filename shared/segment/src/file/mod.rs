@@ -9,6 +9,9 @@
 //! (`.scalar_bytes`, `.vectors`). `stats.v1.bin` is a bloom filter of the primary keys. Any Parquet
 //! reader opens the first; both are written once and never changed.
 //!
+//! Vectors of 32-bit floats are lists, other vectors of fixed length byte arrays of one length, and
+//! sparse ones byte arrays among the scalar columns.
+//!
 //! Version 1 (`data.v1.parquet`, vectors in pages of the library's choice) is still read, as a
 //! whole.
 //!

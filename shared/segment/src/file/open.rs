@@ -7,8 +7,8 @@ use bytes::Bytes;
 use redkite_index::AlignedBuffer;
 use redkite_storage::{ObjectStore, layout};
 use redkite_types::{
-    CollectionSchema, Column, ColumnData, DataType, FieldId, FieldSchema, FloatBuffer, RowBatch,
-    RowId, Timestamp,
+    CollectionSchema, Column, ColumnData, DataType, FieldId, FieldSchema, FloatBuffer,
+    PackedBuffer, RowBatch, RowId, Timestamp,
 };
 
 use super::{
@@ -16,7 +16,9 @@ use super::{
     cache::ColumnCache,
     checked::{Found, find},
     columns::{FileColumns, Scalars},
-    decode, reading,
+    decode,
+    page::VectorPart,
+    reading,
 };
 use crate::{
     chunk::Chunk,
@@ -105,9 +107,11 @@ pub(super) fn open(
     let mut parts = parts.into_iter();
     let scalars = parts.next().unwrap_or_default();
     let vectors = layout.vectors.iter().zip(parts);
-    let vectors = vectors.map(|(part, bytes)| {
+    // A field that the schema has lost since is skipped.
+    let vectors = vectors.filter_map(|(part, bytes)| {
         let in_place = !is_mapped || placement.mapped.contains(&part.field);
-        vector_column(part.field, part.dim as usize, bytes, in_place)
+        let field = schema.field_by_id(part.field)?;
+        Some(vector_column(field, part, bytes, in_place))
     });
     let vectors = vectors.collect::<Result<Vec<_>, _>>().map_err(corrupt)?;
     let scalars = match is_mapped {
@@ -120,11 +124,22 @@ pub(super) fn open(
 
 /// Values in place, or copied out of the mapping.
 pub(super) fn vector_column(
-    field: FieldId,
-    dim: usize,
+    field: &FieldSchema,
+    part: &VectorPart,
     bytes: Bytes,
     in_place: bool,
 ) -> Result<Column, String> {
+    let (kind, dim) = (field.data_type, field.dim);
+    let row_bytes = match kind {
+        DataType::FloatVector => None,
+        _ => Some(kind.vector_bytes(dim) as u64),
+    };
+    if part.dim != dim as u64 || part.row_bytes != row_bytes || !kind.is_fixed_vector() {
+        return Err(format!(
+            "column {} has dim {} and rows of {:?} bytes instead of {kind} of dim {dim}",
+            field.name, part.dim, part.row_bytes
+        ));
+    }
     let bytes = if in_place {
         bytes
     } else {
@@ -132,9 +147,19 @@ pub(super) fn vector_column(
         copy.as_mut().copy_from_slice(&bytes);
         copy.into_bytes()
     };
-    let values = FloatBuffer::from_le_bytes(bytes)
-        .ok_or_else(|| format!("field {field} has no whole number of values"))?;
-    Ok(Column::new(field, ColumnData::FloatVector { dim, values }))
+    let data = match kind {
+        DataType::FloatVector => {
+            let values = FloatBuffer::from_le_bytes(bytes)
+                .ok_or_else(|| format!("field {} has no whole number of values", field.id))?;
+            ColumnData::FloatVector { dim, values }
+        }
+        kind => ColumnData::PackedVector {
+            kind,
+            dim,
+            values: PackedBuffer::from_bytes(bytes),
+        },
+    };
+    Ok(Column::new(field.id, data))
 }
 
 /// Opens a file and decodes every column.
@@ -163,7 +188,7 @@ fn chunk(
     for field in &schema.fields {
         if field.id == key.id {
             present.push(columns.decode(field)?);
-        } else if field.data_type == DataType::FloatVector {
+        } else if field.data_type.is_fixed_vector() {
             present.push(take_vectors(field, &mut vectors, &columns)?);
         }
     }
@@ -183,14 +208,5 @@ fn take_vectors(
     let Some(at) = vectors.iter().position(|column| column.field == field.id) else {
         return columns.decode(field);
     };
-    let column = vectors.swap_remove(at);
-    let dim = crate::chunk::vector_dim(&column.data);
-    if dim != field.dim {
-        let reason = format!(
-            "column {} has dim {dim} instead of {}",
-            field.name, field.dim
-        );
-        return Err(Error::corrupt(columns.path(), reason));
-    }
-    Ok(column)
+    Ok(vectors.swap_remove(at))
 }

@@ -2,8 +2,9 @@
 //! are read, or mapped, as they are.
 //!
 //! The page is an ordinary one (data page version 1, PLAIN, not compressed) of a required list of
-//! required floats: any Parquet reader reads it. What ours adds is where the values are, see
-//! [`VectorPart`].
+//! required floats, or, where vectors are no f32, of required byte arrays of one length, which have
+//! neither repetition nor definition levels: any Parquet reader reads it. What ours adds is where the
+//! values are, see [`VectorPart`].
 //!
 //! # Source
 //! The Parquet format's `parquet.thrift`, `Encodings.md` (hybrid of runs and packed bits) and the
@@ -21,7 +22,7 @@ const TYPE_I32: u8 = 5;
 const TYPE_STRUCT: u8 = 12;
 const ENCODING_RLE: i32 = 3;
 
-/// Where the values of a vector column are in the file: `[rows, dim]` little-endian f32, row-major,
+/// Where the values of a vector column are in the file: `[rows, dim]`, row-major, little-endian,
 /// nothing between them. Part of the file's metadata.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct VectorPart {
@@ -33,19 +34,29 @@ pub(super) struct VectorPart {
     pub(super) rows: u64,
     /// Values in a row.
     pub(super) dim: u64,
+    /// Bytes of a row; absent where values are f32, as in files that are older than other vectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) row_bytes: Option<u64>,
 }
 
 impl VectorPart {
     /// The bytes of the values; `None` when no file is as long.
     pub(super) fn range(&self) -> Option<std::ops::Range<u64>> {
-        let bytes = self.rows.checked_mul(self.dim)?.checked_mul(4)?;
+        let row = self.row_bytes.or_else(|| self.dim.checked_mul(4))?;
+        let bytes = self.rows.checked_mul(row)?;
         Some(self.offset..self.offset.checked_add(bytes)?)
     }
 }
 
-/// Whether a column of that shape can be one page.
-pub(super) fn fits(rows: usize, dim: usize) -> bool {
-    rows.saturating_mul(dim).saturating_mul(4) <= MAX_BYTES
+/// Whether so many rows of so many bytes can be one page.
+pub(super) fn fits(rows: usize, row_bytes: usize) -> bool {
+    rows.saturating_mul(row_bytes) <= MAX_BYTES
+}
+
+/// The header of a page of rows that are byte arrays of one length.
+pub(super) fn before_rows(rows: usize, row_bytes: usize) -> Vec<u8> {
+    // `fits` keeps both far below an i32.
+    header(rows as i32, (rows * row_bytes) as i32)
 }
 
 /// Everything of the page that comes before the values: header, repetition and definition levels.

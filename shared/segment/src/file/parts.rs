@@ -88,6 +88,7 @@ impl Layout {
                     && range.start.is_multiple_of(ALIGNMENT as u64)
                     && i64::try_from(part.rows) == Ok(rows)
                     && part.dim > 0
+                    && part.row_bytes != Some(0)
             });
             let range = range.ok_or_else(|| format!("field {} is misplaced", part.field))?;
             end = range.end;

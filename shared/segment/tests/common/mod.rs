@@ -29,6 +29,10 @@ pub(crate) fn schema(key: DataType) -> Arc<CollectionSchema> {
         nullable: true,
         ..FieldSchema::new(name, kind)
     };
+    let vector = |name: &str, kind, dim| FieldSchema {
+        dim,
+        ..FieldSchema::new(name, kind)
+    };
     let text = |name: &str| FieldSchema {
         max_length: 100,
         ..FieldSchema::new(name, DataType::VarChar)
@@ -59,6 +63,11 @@ pub(crate) fn schema(key: DataType) -> Arc<CollectionSchema> {
             plain("float", DataType::Float),
             plain("double", DataType::Double),
             plain("doc", DataType::Json),
+            vector("bits", DataType::BinaryVector, 16),
+            vector("half", DataType::Float16Vector, 3),
+            vector("brain", DataType::BFloat16Vector, 5),
+            vector("bytes", DataType::Int8Vector, 7),
+            vector("sparse", DataType::SparseFloatVector, 0),
         ],
         enable_dynamic_field: true,
         ..CollectionSchema::default()
@@ -107,6 +116,36 @@ pub(crate) fn random_rows(schema: &CollectionSchema, keys: &[i64], rng: &mut Std
                 ColumnData::FloatVector { values, .. } => {
                     let row = (0..DIM).map(|_| rng.random_range(-3..4i32) as f32);
                     values.make_mut().extend(row);
+                }
+                ColumnData::PackedVector { kind, dim, values } => {
+                    // Small integers in each type.
+                    for _ in 0..*dim {
+                        let number = rng.random_range(-3..4i8);
+                        match kind {
+                            DataType::Float16Vector => {
+                                let high = [0xc2, 0xc0, 0xbc, 0, 0x3c, 0x40, 0x42];
+                                values.extend_from_slice(&[0, high[(number + 3) as usize]]);
+                            }
+                            DataType::BFloat16Vector => {
+                                let bits = f32::from(number).to_bits() >> 16;
+                                values.extend_from_slice(&(bits as u16).to_le_bytes());
+                            }
+                            DataType::Int8Vector => values.extend_from_slice(&[number as u8]),
+                            _ => {}
+                        }
+                    }
+                    if *kind == DataType::BinaryVector {
+                        let row: Vec<u8> = (0..*dim / 8).map(|_| rng.random()).collect();
+                        values.extend_from_slice(&row);
+                    }
+                }
+                ColumnData::SparseVector(rows) => {
+                    let dims = (0..40u32).filter(|_| rng.random_bool(0.2));
+                    let dims: Vec<u32> = dims.collect();
+                    let pairs = dims.iter().map(|dim| (dim * 9, rng.random_range(1..5u8)));
+                    let pairs: Vec<(u32, f32)> =
+                        pairs.map(|(dim, value)| (dim, f32::from(value))).collect();
+                    rows.push(redkite_types::sparse::encode(&pairs));
                 }
                 ColumnData::Float(_) | ColumnData::Double(_) => {
                     assert!(data.push_value(&Value::Double(number as f64 / 4.0)));

@@ -15,7 +15,7 @@ use redkite_proto::{
         },
     },
 };
-use redkite_types::{DataType, FieldSchema};
+use redkite_types::{CollectionSchema, DataType, FieldSchema};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -234,11 +234,34 @@ fn values_of<'a>(
                 ..VectorField::default()
             }));
         }
+        DataType::BinaryVector
+        | DataType::Float16Vector
+        | DataType::BFloat16Vector
+        | DataType::SparseFloatVector
+        | DataType::Int8Vector => {
+            // VikingDB has no such vectors: no value of its own form is one.
+            return match values.first() {
+                Some(value) => Err(value),
+                None => Ok(Field::Vectors(VectorField::default())),
+            };
+        }
     };
     Ok(Field::Scalars(ScalarField {
         data: Some(data),
         ..ScalarField::default()
     }))
+}
+
+/// Refuses collections with vectors of other types: VikingDB has no form for them.
+pub(super) fn refuse_vectors(schema: &CollectionSchema, known: &[DataType]) -> Result<(), Failure> {
+    let mut vectors = schema.vector_fields();
+    match vectors.find(|field| !known.contains(&field.data_type)) {
+        None => Ok(()),
+        Some(field) => Err(Failure::not_allowed(format!(
+            "field {} of type {} has no form in VikingDB",
+            field.name, field.data_type
+        ))),
+    }
 }
 
 /// `/api/collection/fetch_data`: rows by their keys, in the order of the keys.
@@ -249,6 +272,7 @@ pub(super) async fn fetch(call: Call<'_>) -> Outcome {
     let view = call.context.view();
     let entry = lookup::collection(&view, &call.meta.database, name)?;
     let schema = entry.schema();
+    refuse_vectors(schema, &[DataType::FloatVector])?;
     let key = &schema.primary_key().name;
     let keys = body.list("primary_keys")?;
     let fields = schema.fields.iter().filter(|field| !field.is_dynamic);

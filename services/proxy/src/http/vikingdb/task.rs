@@ -11,7 +11,7 @@ use redkite_proto::redkite::{
 };
 use redkite_runtime::Backoff;
 use redkite_storage::layout;
-use redkite_types::{Result as CodedResult, Timestamp};
+use redkite_types::{DataType, Result as CodedResult, Timestamp};
 use serde_json::{Map, Value, json};
 use tracing::warn;
 
@@ -24,6 +24,12 @@ use super::{
 };
 use crate::{lookup, plan::encode_filter};
 
+/// Vectors that are written as lists of 32-bit floats.
+const EXPORTED_VECTORS: [DataType; 3] = [
+    DataType::FloatVector,
+    DataType::Float16Vector,
+    DataType::BFloat16Vector,
+];
 const EXPORT: &str = "data_export";
 /// Tasks that VikingDB has and this server has not.
 const UNSERVED: [&str; 3] = ["data_import", "filter_delete", "filter_update"];
@@ -69,6 +75,7 @@ pub(super) async fn create(call: Call<'_>) -> Outcome {
     call.caller.check("Query", &call.meta.database, name)?;
     let view = call.context.view();
     let entry = lookup::collection(&view, &call.meta.database, name)?;
+    super::data::refuse_vectors(entry.schema(), &EXPORTED_VECTORS)?;
     let target = target(&params)?;
     let filter = rows(&entry, &params)?;
     let task_id = uuid(

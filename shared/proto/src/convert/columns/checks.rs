@@ -1,10 +1,10 @@
 //! Checks of single values that a client inserts. `row_of` turns a value's position into its row.
 
 use bytes::Bytes;
-use redkite_types::{ColumnData, FieldSchema, limits};
+use redkite_types::{ColumnData, FieldSchema, limits, sparse};
 use serde::de::IgnoredAny;
 
-use crate::convert::{sparse, vectors};
+use crate::convert::vectors;
 
 /// Checks that numbers are finite, texts short enough and documents JSON.
 ///

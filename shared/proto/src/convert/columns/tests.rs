@@ -1,9 +1,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
-use redkite_types::{BitSet, ColumnData, DataType, Value};
+use redkite_types::{BitSet, ColumnData, DataType, Value, sparse};
 
 use super::*;
-use crate::convert::sparse;
 use crate::milvus::schema::{
     self as proto, FloatArray, LongArray, ScalarField, VectorField, field_data::Field,
     scalar_field::Data, vector_field,

@@ -1,9 +1,9 @@
 //! Columns into messages, in result form.
 
-use redkite_types::{BitSet, Column, ColumnData, DataType, FieldSchema};
+use redkite_types::{BitSet, Column, ColumnData, DataType, FieldSchema, sparse};
 
 use crate::{
-    convert::{schema::data_type_to_proto, sparse},
+    convert::schema::data_type_to_proto,
     milvus::schema::{
         BoolArray, DoubleArray, FieldData, FloatArray, IntArray, JsonArray, LongArray, ScalarField,
         SparseFloatArray, StringArray, VectorField, field_data::Field, scalar_field::Data,

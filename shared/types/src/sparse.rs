@@ -51,7 +51,7 @@ pub fn check(row: &[u8]) -> Result<(), String> {
 }
 
 /// Dimensions of the space that vectors lie in, as messages say it: the largest index and one.
-pub(super) fn dim(rows: &[Bytes]) -> i64 {
+pub fn dim(rows: &[Bytes]) -> i64 {
     let last = |row: &Bytes| pairs(row).last().map(|(index, _)| i64::from(index) + 1);
     rows.iter().filter_map(last).max().unwrap_or(0)
 }
