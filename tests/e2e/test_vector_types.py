@@ -152,7 +152,7 @@ def wait_indexed(client, name, index_name):
         info = client.describe_index(name, index_name)
         return info["state"] == "Finished" and info["pending_index_rows"] == 0
 
-    eventually(indexed)
+    eventually(indexed, f"the index {index_name}")
 
 
 @pytest.mark.parametrize("field, index, metric, params", INDEXES)
@@ -294,11 +294,11 @@ def test_all_types_in_one_collection_survive_a_kill_and_a_compaction(restartable
     restartable_server.kill9()
     restartable_server.start()
     client = restartable_server.client()
-    eventually(lambda: count(client, "all") == 117)
+    eventually(lambda: count(client, "all") == 117, "the rows")
     look(client)
     client.flush("all")
     job = client.compact("all")
-    eventually(lambda: client.get_compaction_state(job) == "Completed")
+    eventually(lambda: client.get_compaction_state(job) == "Completed", "the compaction")
     look(client)
     client.close()
 
@@ -366,7 +366,8 @@ def test_empty_sparse_vectors_are_kept_and_not_found(client, name):
         index_params=index_params("SPARSE_INVERTED_INDEX", "IP", field="sparse"),
         consistency_level="Strong",
     )
-    client.insert(name, [{"id": 1, "number": 1, "sparse": {}}, {"id": 2, "number": 2, "sparse": {5: 1.0}}])
+    rows = [{"id": 1, "number": 1, "sparse": {}}, {"id": 2, "number": 2, "sparse": {5: 1.0}}]
+    client.insert(name, rows)
     hits = client.search(name, [{5: 2.0}], anns_field="sparse", limit=10)[0]
     assert [(hit["id"], hit["distance"]) for hit in hits] == [(2, 2.0)]
     assert client.search(name, [{6: 2.0}], anns_field="sparse", limit=10)[0] == []
@@ -434,7 +435,6 @@ def test_dimensions_are_checked(client, name):
         schema.add_field("bits", DataType.BINARY_VECTOR, dim=dim)
         with fails(None, text):
             client.create_collection(name, schema=schema)
-    described = None
     client.create_collection(name, schema=schema_of(*KINDS))
     described = {field["name"]: field for field in client.describe_collection(name)["fields"]}
     assert described["sparse"]["params"] == {}
@@ -443,13 +443,9 @@ def test_dimensions_are_checked(client, name):
 
 
 def test_vectors_that_do_not_fit_are_refused(client, name):
-    client.create_collection(
-        name,
-        schema=schema_of("half", "sparse"),
-        index_params=index_params("FLAT", "L2", field="half"),
-    )
-    client.create_index(name, index_params("SPARSE_WAND", "IP", field="sparse"))
-    client.load_collection(name)
+    params = index_params("FLAT", "L2", field="half")
+    params.add_index("sparse", index_type="SPARSE_WAND", metric_type="IP")
+    client.create_collection(name, schema=schema_of("half", "sparse"), index_params=params)
     good = {"id": 1, "number": 1, "half": np.zeros(12, np.float16), "sparse": {1: 1.0}}
     bad = [
         ({"half": np.zeros(11, np.float16)}, "dim"),
