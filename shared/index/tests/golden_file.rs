@@ -148,7 +148,7 @@ fn a_mapped_file_answers_after_it_was_unlinked() {
 #[test]
 fn a_newer_version_is_refused_by_name() {
     let mut newer = include_bytes!("golden/hnsw_v1.rkindex").to_vec();
-    newer[8] = 3;
+    newer[8] = 4;
     let message = open(newer.into()).err().unwrap().to_string();
-    assert!(message.contains("version 3"), "{message}");
+    assert!(message.contains("version 4"), "{message}");
 }

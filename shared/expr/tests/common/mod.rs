@@ -188,6 +188,15 @@ pub(crate) fn rows(seed: u64, rows: usize) -> RowBatch {
             DataType::Double => ColumnData::Double((0..rows).map(|_| dice.float()).collect()),
             DataType::VarChar => ColumnData::VarChar((0..rows).map(|_| dice.text()).collect()),
             DataType::Json => ColumnData::Json((0..rows).map(|_| dice.json_document()).collect()),
+            kind @ (DataType::BinaryVector
+            | DataType::Float16Vector
+            | DataType::BFloat16Vector
+            | DataType::SparseFloatVector
+            | DataType::Int8Vector) => {
+                let mut data = ColumnData::empty(kind, field.dim);
+                (0..rows).for_each(|_| data.push_placeholder());
+                data
+            }
             DataType::FloatVector => ColumnData::FloatVector {
                 dim: 2,
                 values: vec![0.0; rows * 2].into(),
