@@ -1,9 +1,14 @@
 //! Users, roles and grants in the view.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use imbl::{OrdMap, OrdSet};
 use redkite_proto::redkite::meta::{CredentialInfo, GrantInfo, PrivilegeGroupInfo, RoleInfo};
+
+use crate::rights::{self, Rights};
 
 /// Who there is and what they may do.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +20,8 @@ pub struct Access {
     /// By key behind the prefix, which begins with the role.
     pub(crate) grants: OrdMap<String, Arc<GrantInfo>>,
     pub(crate) groups: OrdMap<String, Arc<PrivilegeGroupInfo>>,
+    /// What each user may do, worked out when it is first asked for after a change.
+    rights: Arc<OnceLock<HashMap<String, Rights>>>,
 }
 
 impl Access {
@@ -73,6 +80,16 @@ impl Access {
     /// The groups of privileges that users have made, by name.
     pub fn groups(&self) -> impl Iterator<Item = &Arc<PrivilegeGroupInfo>> {
         self.groups.values()
+    }
+
+    /// What a user may do; `None` for a name that nobody has.
+    pub fn rights(&self, user: &str) -> Option<&Rights> {
+        self.rights.get_or_init(|| rights::of_all(self)).get(user)
+    }
+
+    /// To be called with every change, which the views before it must not see.
+    pub(crate) fn changed(&mut self) {
+        self.rights = Arc::default();
     }
 
     /// The group of a name that a user has made.

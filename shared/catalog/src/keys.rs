@@ -329,6 +329,18 @@ impl<'a> Key<'a> {
         Self::parse_known(key).unwrap_or(Self::Other)
     }
 
+    /// Whether the record is about who may do what.
+    pub fn is_of_access(self) -> bool {
+        matches!(
+            self,
+            Self::User(_)
+                | Self::Role(_)
+                | Self::UserRole(_)
+                | Self::Grant(_)
+                | Self::PrivilegeGroup(_)
+        )
+    }
+
     /// The collection that the record belongs to, where it belongs to one.
     pub fn collection(self) -> Option<CollectionId> {
         match self {

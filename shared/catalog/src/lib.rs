@@ -6,7 +6,9 @@
 //! - [`keys`]: where each record lives, in Milvus's layout
 //! - [`view`]: everything at one revision, cheap to share and to change
 //! - [`access`]: users, roles and grants in the view
+//! - [`rights`]: what each user may do
 //! - [`privileges`]: which privileges and built-in groups of them there are
+//! - [`privilege_set`]: sets of them as bits
 //! - [`collection`]: one collection in the view, with its partitions, indexes, load state, segments
 //! - [`follow`]: keeps the newest view by following the metastore
 //! - [`readable`]: records as people read them
@@ -21,8 +23,10 @@ pub mod follow;
 pub mod keys;
 pub mod lease;
 pub mod office;
+pub mod privilege_set;
 pub mod privileges;
 pub mod readable;
+pub mod rights;
 pub mod session;
 pub mod view;
 
@@ -32,5 +36,7 @@ pub use error::{Error, Result};
 pub use follow::Catalog;
 pub use lease::Lease;
 pub use office::{Fence, Office};
+pub use privilege_set::{Privilege, PrivilegeSet};
+pub use rights::Rights;
 pub use session::{Role, Session};
 pub use view::CatalogView;

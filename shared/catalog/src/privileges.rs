@@ -26,7 +26,7 @@ pub enum Level {
     Cluster,
 }
 
-const ON_COLLECTIONS: &[&str] = &[
+pub(crate) const ON_COLLECTIONS: &[&str] = &[
     "Load",
     "Release",
     "Compaction",
@@ -61,7 +61,7 @@ const ON_COLLECTIONS: &[&str] = &[
     "ReadWrite",
 ];
 
-const GLOBAL: &[&str] = &[
+pub(crate) const GLOBAL: &[&str] = &[
     "All",
     "CreateCollection",
     "DropCollection",
@@ -118,7 +118,7 @@ const GLOBAL: &[&str] = &[
     "CollectionAdmin",
 ];
 
-const ON_USERS: &[&str] = &["UpdateUser", "SelectUser"];
+pub(crate) const ON_USERS: &[&str] = &["UpdateUser", "SelectUser"];
 
 const COLLECTION_READ_ONLY: &[&str] = &[
     "Query",
@@ -184,6 +184,71 @@ const CLUSTER_ADMIN: &[&str] = &[
     "OperatePrivilegeGroup",
 ];
 
+/// What the groups of earlier versions have beyond the lists of newer ones.
+const READ_ONLY: &[&str] = &["ShowCollections", "ListDatabases", "DescribeDatabase"];
+const READ_WRITE: &[&str] = &[
+    "CreateCollection",
+    "DropCollection",
+    "RenameCollection",
+    "CreateAlias",
+    "DropAlias",
+];
+const ADMINISTER: &[&str] = &[
+    "CreateOwnership",
+    "DropOwnership",
+    "SelectOwnership",
+    "ManageOwnership",
+    "SelectUser",
+    "UpdateUser",
+    "BackupRBAC",
+    "RestoreRBAC",
+    "CreateResourceGroup",
+    "UpdateResourceGroups",
+    "DropResourceGroup",
+    "DescribeResourceGroup",
+    "ListResourceGroups",
+    "TransferReplica",
+    "TransferNode",
+    "CreateDatabase",
+    "DropDatabase",
+    "AlterDatabase",
+    "FlushAll",
+    "CreatePrivilegeGroup",
+    "DropPrivilegeGroup",
+    "ListPrivilegeGroups",
+    "OperatePrivilegeGroup",
+];
+
+/// Groups of earlier versions, which can be granted and are not listed.
+const UNLISTED_GROUPS: &[(&str, &[&[&str]])] = &[
+    ("ReadOnly", &[COLLECTION_READ_ONLY, READ_ONLY]),
+    (
+        "ReadWrite",
+        &[
+            COLLECTION_READ_ONLY,
+            READ_ONLY,
+            COLLECTION_READ_WRITE,
+            READ_WRITE,
+        ],
+    ),
+    (
+        "Admin",
+        &[
+            COLLECTION_READ_ONLY,
+            READ_ONLY,
+            COLLECTION_READ_WRITE,
+            READ_WRITE,
+            ADMINISTER,
+        ],
+    ),
+];
+
+/// Privileges that others bring along.
+const RELATED: &[(&str, &[&str])] = &[
+    ("Load", &["GetLoadState", "GetLoadingProgress"]),
+    ("Flush", &["GetFlushState"]),
+];
+
 /// The groups that always exist: each is its level's lists up to its own.
 const GROUPS: &[(&str, Level, &[&[&str]])] = &[
     ("ClusterReadOnly", Level::Cluster, &[CLUSTER_READ_ONLY]),
@@ -238,7 +303,7 @@ pub fn is_defined(name: &str) -> bool {
 
 /// Whether a name is that of a group that always exists.
 pub fn is_builtin_group(name: &str) -> bool {
-    matches!(name, "ReadOnly" | "ReadWrite" | "Admin")
+    UNLISTED_GROUPS.iter().any(|(group, _)| *group == name)
         || GROUPS.iter().any(|(group, ..)| *group == name)
 }
 
@@ -271,9 +336,25 @@ pub fn builtin_groups() -> impl Iterator<Item = (&'static str, Vec<&'static str>
         .map(|(group, _, lists)| (*group, lists.concat()))
 }
 
+/// The privileges in a group that always exists, listed or not; none for other names.
+pub fn members(group: &str) -> impl Iterator<Item = &'static str> {
+    let listed = GROUPS.iter().find(|(name, ..)| *name == group);
+    let unlisted = UNLISTED_GROUPS.iter().find(|(name, _)| *name == group);
+    let lists = listed.map(|(.., lists)| *lists);
+    let lists = lists.or(unlisted.map(|(_, lists)| *lists)).unwrap_or(&[]);
+    lists.iter().flat_map(|list| list.iter().copied())
+}
+
+/// Privileges that come with a privilege: who may start something may look how far it is.
+pub fn related(privilege: &str) -> &'static [&'static str] {
+    let found = RELATED.iter().find(|(name, _)| *name == privilege);
+    found.map_or(&[], |(_, related)| related)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PrivilegeSet;
 
     #[test]
     fn every_member_of_a_group_is_a_privilege_of_the_group_s_level() {
@@ -300,5 +381,21 @@ mod tests {
         assert_eq!(object_type("DescribeCollection"), "Global");
         assert_eq!(object_type("UpdateUser"), "User");
         assert!(!is_defined("Nothing"));
+    }
+
+    #[test]
+    fn unlisted_groups_hold_each_other() {
+        let set = |group: &str| PrivilegeSet::named(members(group));
+        let names = ["ReadOnly", "ReadWrite", "Admin"];
+        for pair in names.windows(2) {
+            assert!(set(pair[0]).without(set(pair[1])).is_empty());
+        }
+        assert_eq!(members("ReadOnly").count(), 15);
+        for name in names {
+            assert!(members(name).all(is_defined) && is_builtin_group(name));
+        }
+        assert_eq!(members("Search").count(), 0);
+        assert_eq!(related("Flush"), ["GetFlushState"]);
+        assert!(related("Search").is_empty());
     }
 }

@@ -183,7 +183,11 @@ impl CatalogView {
     }
 
     fn put(&mut self, pair: &KeyValue, dirty: &mut OrdSet<CollectionId>) -> Result<()> {
-        match Key::parse(&pair.key) {
+        let key = Key::parse(&pair.key);
+        if key.is_of_access() {
+            self.access.changed();
+        }
+        match key {
             Key::Database(id) => {
                 self.databases
                     .insert(id, Arc::new(decode::<DatabaseInfo>(pair)?));
@@ -327,6 +331,9 @@ impl CatalogView {
 
     fn delete(&mut self, key: &str, dirty: &mut OrdSet<CollectionId>) {
         let key = Key::parse(key);
+        if key.is_of_access() {
+            self.access.changed();
+        }
         match key {
             Key::Database(id) => {
                 self.databases.remove(&id);

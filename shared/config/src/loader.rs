@@ -23,6 +23,7 @@ pub const SECTIONS: &[&str] = &[
     "telemetry",
     "rpc",
     "proxy",
+    "security",
     "vikingdb",
     "rootcoord",
     "datacoord",
