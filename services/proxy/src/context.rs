@@ -15,7 +15,11 @@ use redkite_runtime::{Admission, Deadline, Permit, Random, TaskGroup};
 use redkite_types::{Error, ErrorCode, NodeId, Result, limits};
 use tonic::Request;
 
-use crate::{options::ProxyOptions, services::Services};
+use crate::{
+    auth::{Caller, Guard},
+    options::{ProxyOptions, SecurityOptions},
+    services::Services,
+};
 
 /// Unit of the memory for writes, in bytes.
 const BUFFER_UNIT: usize = 1 << 10;
@@ -55,6 +59,8 @@ pub struct ProxyContext {
     /// By database, or under no name for all of them: everything written up to this timestamp was
     /// flushed by a `FlushAll` of this proxy.
     pub(crate) flushed_all: Mutex<HashMap<String, u64>>,
+    /// Lets calls in, or refuses them.
+    pub(crate) guard: Guard,
     /// Memory for writes on their way.
     write_buffer: Admission,
     sequence: AtomicU64,
@@ -68,6 +74,7 @@ impl ProxyContext {
         catalog: Arc<Catalog>,
         peers: Arc<dyn Services>,
         options: ProxyOptions,
+        security: &SecurityOptions,
         tasks: TaskGroup,
         identity: Identity,
         lease: Lease,
@@ -83,6 +90,7 @@ impl ProxyContext {
             tasks,
             identity,
             lease,
+            guard: Guard::new(security, &random),
             run: random.next_u64(),
             random,
             flushed_all: Mutex::default(),
@@ -140,13 +148,15 @@ pub struct RequestContext {
     pub deadline: Deadline,
     /// What [`Connect`](crate::grpc) gave the client to identify itself with.
     pub client: Option<i64>,
+    /// Whose call it is.
+    pub caller: Caller,
 }
 
 impl RequestContext {
     /// Reads the metadata of a request.
     ///
-    /// `db_name` is what the message itself says; `timeout` is for clients that set none.
-    /// `authorization` is accepted whatever it says, as Milvus does with authorization switched off.
+    /// `db_name` is what the message itself says; `timeout` is for clients that set none. Whose call
+    /// it is remains to be found out.
     pub fn read<T>(
         context: &ProxyContext,
         request: &Request<T>,
@@ -171,6 +181,7 @@ impl RequestContext {
                 .map_or_else(|| context.unique_id(), ToOwned::to_owned),
             deadline: redkite_rpc::deadline_of(request, timeout),
             client: text("identifier").and_then(|text| text.parse().ok()),
+            caller: Caller::anybody(),
         }
     }
 }
@@ -206,14 +217,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_is_known_by_what_it_sends_and_needs_no_password() {
+    async fn a_client_is_known_by_what_it_sends() {
         let fixture = Fixture::new().await;
         let context = &fixture.context;
-        let sent = [
-            ("identifier", "77"),
-            ("client-request-id", "r1"),
-            ("authorization", "cm9vdA=="),
-        ];
+        let sent = [("identifier", "77"), ("client-request-id", "r1")];
         let request = read(context, &sent, "");
         assert_eq!(
             (request.client, request.request_id.as_str()),

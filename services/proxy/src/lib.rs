@@ -6,6 +6,7 @@
 //! serves it.
 //!
 //! - [`serve`]: the gRPC services of a proxy, ready to be put on a listener
+//! - [`auth`]: who a caller is, and what callers may do
 //! - [`context`]: what all handlers share, and what comes with a request
 //! - [`options`]: what an operator may set
 //! - [`grpc`]: `MilvusService`: `ddl` changes what exists, `info` tells about it, `dml` changes rows,
@@ -21,6 +22,7 @@
 //! - [`run`]: puts it together and starts it
 //! - [`services`]: how the other services are reached
 
+pub mod auth;
 pub mod context;
 pub mod grpc;
 pub mod http;
@@ -43,6 +45,6 @@ pub use context::{AWAIT_LEASE, Identity, ProxyContext, RequestContext};
 pub use grpc::Front;
 pub use http::vikingdb::VikingDbOptions;
 pub use internal::InternalService;
-pub use options::ProxyOptions;
+pub use options::{ProxyOptions, SecurityOptions};
 pub use serve::{internal_server, milvus_server};
 pub use services::Services;

@@ -25,6 +25,11 @@ pub(crate) fn unserved(rpc: &'static str) {
     counter!("redkite_proxy_unserved_total", "rpc" => rpc).increment(1);
 }
 
+/// One call that its caller may not make.
+pub(crate) fn refused(rpc: &'static str, reason: &'static str) {
+    counter!("redkite_proxy_refused_total", "rpc" => rpc, "reason" => reason).increment(1);
+}
+
 /// One answered HTTP request; `code` is the surface's own, zero for success.
 pub(crate) fn answered_http(
     surface: &'static str,

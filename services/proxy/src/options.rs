@@ -22,6 +22,15 @@ pub struct ProxyOptions {
     pub load_poll: HumanDuration,
 }
 
+/// Section `security` of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SecurityOptions {
+    /// Whether users must come with their passwords and may do only what was granted to them;
+    /// Milvus's `common.security.authorizationEnabled`.
+    pub authorization: bool,
+}
+
 impl Default for ProxyOptions {
     fn default() -> Self {
         Self {

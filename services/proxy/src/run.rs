@@ -16,7 +16,8 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::{
-    AWAIT_LEASE, Identity, InternalService, ProxyContext, ProxyOptions, VikingDbOptions,
+    AWAIT_LEASE, Identity, InternalService, ProxyContext, ProxyOptions, SecurityOptions,
+    VikingDbOptions,
     http::{self, vikingdb::VikingDb},
     milvus_server,
 };
@@ -27,6 +28,8 @@ use crate::{
 pub struct Config {
     /// The proxy.
     pub proxy: ProxyOptions,
+    /// Who may do what.
+    pub security: SecurityOptions,
     /// VikingDB's API.
     pub vikingdb: VikingDbOptions,
 }
@@ -57,6 +60,7 @@ pub async fn start(
         context.catalog.clone(),
         context.peers.clone(),
         config.proxy,
+        &config.security,
         context.control_tasks(Role::Proxy),
         Identity {
             node: context.identity.node,

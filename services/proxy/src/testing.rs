@@ -26,7 +26,7 @@ use redkite_types::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::{Front, Identity, ProxyContext, ProxyOptions, Services};
+use crate::{Front, Identity, ProxyContext, ProxyOptions, SecurityOptions, Services};
 
 pub(crate) const COLLECTION: &str = "books";
 pub(crate) const COLLECTION_ID: CollectionId = CollectionId(10);
@@ -68,7 +68,19 @@ impl Fixture {
         .await
     }
 
+    /// The same with authorization switched on.
+    pub(crate) async fn guarded() -> Self {
+        let security = SecurityOptions {
+            authorization: true,
+        };
+        Self::with_all_options(ProxyOptions::default(), security).await
+    }
+
     async fn with_options(options: ProxyOptions) -> Self {
+        Self::with_all_options(options, SecurityOptions::default()).await
+    }
+
+    async fn with_all_options(options: ProxyOptions, security: SecurityOptions) -> Self {
         let kv = Arc::new(MemKv::new());
         let catalog = Catalog::load(kv.as_ref()).await.unwrap();
         let tasks = TaskGroup::new("test");
@@ -88,6 +100,7 @@ impl Fixture {
             catalog,
             Arc::new(FakeServices(fake.clone())),
             options,
+            &security,
             tasks.clone(),
             identity,
             Lease::endless(),
@@ -105,6 +118,12 @@ impl Fixture {
     /// The same with a collection of two channels, which has two partitions and an alias.
     pub(crate) async fn with_collection() -> Self {
         let fixture = Self::new().await;
+        fixture.put_collection().await;
+        fixture
+    }
+
+    /// Makes a collection of two channels, which has two partitions and an alias.
+    pub(crate) async fn put_collection(&self) {
         let prepared = test_schema();
         let info = meta::CollectionInfo {
             id: COLLECTION_ID.0,
@@ -149,9 +168,8 @@ impl Fixture {
             created_ts: CREATED,
         };
         records.push((keys::alias(DatabaseId(1), ALIAS), alias.encode_to_vec()));
-        fixture.put(records).await;
-        fixture.own().await;
-        fixture
+        self.put(records).await;
+        self.own().await;
     }
 
     /// Writes records and waits until the proxy sees them.

@@ -34,6 +34,8 @@ pub struct Config {
     pub datanode: redkite_datanode::run::DataNodeOptions,
     /// The proxy.
     pub proxy: redkite_proxy::ProxyOptions,
+    /// Who may do what.
+    pub security: redkite_proxy::SecurityOptions,
     /// VikingDB's API.
     pub vikingdb: redkite_proxy::VikingDbOptions,
 }
@@ -86,6 +88,7 @@ pub async fn run(process: Process, config: Config, clients: TcpListener) -> Resu
     let keeper = redkite_querycoord::run::start(&context, Exposure::Local, &fence);
     let proxy = redkite_proxy::run::Config {
         proxy: config.proxy,
+        security: config.security,
         vikingdb: config.vikingdb,
     };
     redkite_proxy::run::start(&context, proxy, clients, Exposure::Local).await?;

@@ -9,7 +9,7 @@ use redkite_config::Secret;
 use redkite_proto::{
     milvus::{common::Status, milvus::*},
     redkite::{
-        meta::{CredentialInfo, GrantInfo},
+        meta::GrantInfo,
         rootcoord::{PutUser, ddl_request::Command},
     },
     status,
@@ -28,7 +28,13 @@ pub(crate) async fn create_credential(
     let password = checked_password(&message.password)?;
     let user = PutUser {
         username: message.username,
-        encrypted_password: Some(hash(password).await?),
+        encrypted_password: Some(
+            context
+                .guard
+                .passwords()
+                .hash(password, meta.deadline)
+                .await?,
+        ),
         description: message.description,
     };
     submit(context, &meta, Command::CreateUser(user)).await
@@ -49,9 +55,10 @@ pub(crate) async fn update_credential(
     if !only_describes || user.description.is_none() {
         let old = decoded(&message.old_password)?;
         let new = checked_password(&message.new_password)?;
+        let passwords = context.guard.passwords();
         let found = context.view().access().user(&user.username).cloned();
         let is_right = match found {
-            Some(record) => verify(old, record).await?,
+            Some(record) => passwords.verify(&record, old, meta.deadline).await?,
             None => false,
         };
         if !is_right {
@@ -64,7 +71,7 @@ pub(crate) async fn update_credential(
                 ),
             ));
         }
-        user.encrypted_password = Some(hash(new).await?);
+        user.encrypted_password = Some(passwords.hash(new, meta.deadline).await?);
     }
     submit(context, &meta, Command::UpdateUser(user)).await
 }
@@ -89,27 +96,6 @@ fn checked_password(password: &str) -> Result<Secret> {
         )));
     }
     Ok(password)
-}
-
-/// Hashing takes tens of milliseconds, which is why it is done elsewhere.
-async fn hash(password: Secret) -> Result<String> {
-    let hashed =
-        tokio::task::spawn_blocking(move || bcrypt::hash(password.expose(), limits::BCRYPT_COST));
-    match hashed.await {
-        Ok(Ok(text)) => Ok(text),
-        Ok(Err(error)) => Err(Error::internal(format!("hashing a password: {error}"))),
-        Err(error) => Err(Error::internal(format!("hashing a password: {error}"))),
-    }
-}
-
-async fn verify(password: Secret, record: Arc<CredentialInfo>) -> Result<bool> {
-    let verified = tokio::task::spawn_blocking(move || {
-        // A record that is no hash matches no password.
-        bcrypt::verify(password.expose(), &record.encrypted_password).unwrap_or(false)
-    });
-    verified
-        .await
-        .map_err(|error| Error::internal(format!("verifying a password: {error}")))
 }
 
 ddl! {
@@ -152,7 +138,7 @@ pub(crate) async fn operate_privilege(
         name::check_role(entity.role.as_ref().map_or("", |role| role.name.as_str()))?;
         check_scope(&entity.db_name, &entity.object_name)?;
         if let Some(grantor) = &mut entity.grantor {
-            grantor.user = Some(grantor_of_calls());
+            grantor.user = Some(user_named(meta.caller.grantor()));
         }
     }
     submit(context, &meta, Command::OperatePrivilege(message)).await
@@ -178,13 +164,6 @@ pub(crate) async fn operate_privilege_v2(
         version: "v2".to_owned(),
     };
     operate_privilege(context, meta, message).await
-}
-
-/// Calls are not authenticated, so all of them are those of the user who may do everything.
-fn grantor_of_calls() -> UserEntity {
-    UserEntity {
-        name: privileges::ROOT.to_owned(),
-    }
 }
 
 /// Names of what a grant is about become part of a key, so that they must be names.

@@ -3,12 +3,13 @@
 use std::{future::Future, time::Instant};
 
 use redkite_runtime::Deadline;
-use redkite_types::{Error, Result};
-use tonic::{Request, Response};
+use redkite_types::Error;
+use tonic::{Request, Response, Status};
 use tracing::debug;
 
 use super::message::{Message, Reply};
 use crate::{
+    auth::{self, Guard, guarded::Guarded},
     context::{ProxyContext, RequestContext},
     metrics,
 };
@@ -21,12 +22,15 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Takes a request apart.
-    pub(super) fn begin<M: Message>(
+    /// Takes a request apart, and finds out whether its caller may make it.
+    ///
+    /// # Errors
+    /// A gRPC status where the caller may not; clients do not try that again.
+    pub(super) async fn begin<M: Message + Guarded>(
         rpc: &'static str,
         context: &ProxyContext,
         request: Request<M>,
-    ) -> (Self, RequestContext, M) {
+    ) -> Result<(Self, RequestContext, M), Status> {
         let options = &context.options;
         let timeout = if M::WRITES_FILES {
             options.flush_timeout
@@ -34,19 +38,37 @@ impl Call {
             options.request_timeout
         };
         let db_name = request.get_ref().db_name();
-        let meta = RequestContext::read(context, &request, db_name, timeout.get());
+        let mut meta = RequestContext::read(context, &request, db_name, timeout.get());
         let call = Self {
             rpc,
             started: Instant::now(),
             deadline: meta.deadline,
         };
-        (call, meta, request.into_inner())
+        let (metadata, _, message) = request.into_parts();
+        if context.guard.is_on() {
+            let header = metadata.get(auth::HEADER);
+            let header = header.map(|value| value.as_encoded_bytes());
+            let admitted = context
+                .guard
+                .authenticate(&context.catalog, header, meta.deadline)
+                .await
+                .and_then(|caller| {
+                    Guard::authorize(&context.view(), &caller, &meta.database, &message)?;
+                    Ok(caller)
+                });
+            meta.caller = admitted.map_err(|refusal| {
+                metrics::refused(rpc, refusal.reason());
+                debug!(rpc, %refusal, "call refused");
+                Status::from(refusal)
+            })?;
+        }
+        Ok((call, meta, message))
     }
 
     /// Runs a read: it ends when its client leaves.
     pub(super) async fn inline<T: Reply>(
         self,
-        work: impl Future<Output = Result<T>> + Send,
+        work: impl Future<Output = redkite_types::Result<T>> + Send,
     ) -> Response<T> {
         let outcome = self.deadline.timeout(self.rpc, work).await;
         self.answer(outcome.map_err(Error::from).flatten())
@@ -56,7 +78,7 @@ impl Call {
     pub(super) async fn detached<T: Reply>(
         self,
         context: &ProxyContext,
-        work: impl Future<Output = Result<T>> + Send + 'static,
+        work: impl Future<Output = redkite_types::Result<T>> + Send + 'static,
     ) -> Response<T> {
         let running = context.tasks.detach(self.rpc, work);
         let outcome = self.deadline.timeout(self.rpc, running).await;
@@ -64,7 +86,7 @@ impl Call {
     }
 
     /// Answers; business errors travel in the message, with gRPC OK.
-    pub(super) fn answer<T: Reply>(self, outcome: Result<T>) -> Response<T> {
+    pub(super) fn answer<T: Reply>(self, outcome: redkite_types::Result<T>) -> Response<T> {
         let code = outcome
             .as_ref()
             .map_or_else(|error| error.code.number(), |_| 0);

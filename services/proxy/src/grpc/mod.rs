@@ -60,6 +60,14 @@ macro_rules! milvus_service {
         views { $($view:ident $view_fn:ident($view_in:ty) -> $view_out:ty = $view_to:path;)* }
         unserved { $($none:ident $none_fn:ident($none_in:ty) -> $none_out:ty;)* }
     ) => {
+        /// Every RPC that is served, with the privilege that it needs.
+        #[cfg(test)]
+        pub(crate) const SERVED: &[(&str, Option<redkite_catalog::Privilege>)] = &[
+            $((stringify!($change), <$change_in as crate::auth::guarded::Guarded>::NEEDS),)*
+            $((stringify!($read), <$read_in as crate::auth::guarded::Guarded>::NEEDS),)*
+            $((stringify!($view), <$view_in as crate::auth::guarded::Guarded>::NEEDS),)*
+        ];
+
         #[tonic::async_trait]
         impl MilvusService for Front {
             $(
@@ -68,7 +76,7 @@ macro_rules! milvus_service {
                     request: Request<$change_in>,
                 ) -> Result<Response<$change_out>, Status> {
                     let (call, meta, message) =
-                        Call::begin(stringify!($change), &self.context, request);
+                        Call::begin(stringify!($change), &self.context, request).await?;
                     let context = self.context.clone();
                     let work = async move { $change_to(&context, meta, message).await };
                     Ok(call.detached(&self.context, work).await)
@@ -81,7 +89,7 @@ macro_rules! milvus_service {
                     request: Request<$read_in>,
                 ) -> Result<Response<$read_out>, Status> {
                     let (call, meta, message) =
-                        Call::begin(stringify!($read), &self.context, request);
+                        Call::begin(stringify!($read), &self.context, request).await?;
                     Ok(call.inline($read_to(&self.context, meta, message)).await)
                 }
             )*
@@ -92,7 +100,7 @@ macro_rules! milvus_service {
                     request: Request<$view_in>,
                 ) -> Result<Response<$view_out>, Status> {
                     let (call, meta, message) =
-                        Call::begin(stringify!($view), &self.context, request);
+                        Call::begin(stringify!($view), &self.context, request).await?;
                     Ok(call.answer($view_to(&self.context, meta, message)))
                 }
             )*

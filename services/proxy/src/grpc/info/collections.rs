@@ -33,7 +33,7 @@ pub(crate) fn has_collection(
         status: Some(status::success()),
         value: view
             .collection(database, &message.collection_name)
-            .is_some(),
+            .is_some_and(|entry| meta.caller.sees(&view, entry)),
     })
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn describe_collection(
 ) -> Result<DescribeCollectionResponse> {
     describe(
         &context.view(),
-        &meta.database,
+        &meta,
         &message.collection_name,
         message.collection_id,
     )
@@ -64,11 +64,9 @@ pub(crate) fn batch_describe_collection(
     let responses = names
         .chain(ids)
         .map(|(name, id)| {
-            describe(&view, &meta.database, name, id).unwrap_or_else(|error| {
-                DescribeCollectionResponse {
-                    status: Some(status::failure(&error)),
-                    ..DescribeCollectionResponse::default()
-                }
+            describe(&view, &meta, name, id).unwrap_or_else(|error| DescribeCollectionResponse {
+                status: Some(status::failure(&error)),
+                ..DescribeCollectionResponse::default()
             })
         })
         .collect();
@@ -80,10 +78,11 @@ pub(crate) fn batch_describe_collection(
 
 fn describe(
     view: &CatalogView,
-    database: &str,
+    meta: &RequestContext,
     name: &str,
     id: i64,
 ) -> Result<DescribeCollectionResponse> {
+    let database = meta.database.as_str();
     let entry = lookup::collection_or_id(view, database, name, id).map_err(|mut error| {
         if lookup::is_absent(&error) {
             // Older clients look for these words.
@@ -91,6 +90,8 @@ fn describe(
         }
         error
     })?;
+    // Everybody has the privilege, but not for what they have nothing to do with.
+    meta.caller.must_see(view, &entry)?;
     let info = entry
         .info()
         .ok_or_else(|| Error::collection_not_found(database, name))?;
@@ -162,6 +163,9 @@ pub(crate) async fn show_collections(
         let Some(info) = entry.info().filter(|_| wanted) else {
             continue;
         };
+        if !meta.caller.sees(&view, entry) {
+            continue;
+        }
         if loaded_only {
             if !entry.is_loaded() {
                 continue;

@@ -19,14 +19,16 @@ use crate::{
 
 pub(crate) fn list_databases(
     context: &ProxyContext,
-    _: RequestContext,
+    meta: RequestContext,
     _: ListDatabasesRequest,
 ) -> Result<ListDatabasesResponse> {
     let mut response = ListDatabasesResponse {
         status: Some(status::success()),
         ..Default::default()
     };
-    for database in context.view().databases() {
+    let view = context.view();
+    let sees = |name: &str| meta.caller.sees_database(&view, name);
+    for database in view.databases().filter(|database| sees(&database.name)) {
         response.db_names.push(database.name.clone());
         response.created_timestamp.push(database.created_ts);
         response.db_ids.push(database.id);

@@ -33,7 +33,9 @@ pub(crate) fn get_persistent_segment_info(
     meta: RequestContext,
     message: GetPersistentSegmentInfoRequest,
 ) -> Result<GetPersistentSegmentInfoResponse> {
-    let entry = lookup::collection(&context.view(), &meta.database, &message.collection_name)?;
+    let view = context.view();
+    let entry = lookup::collection(&view, &meta.database, &message.collection_name)?;
+    meta.caller.must_see(&view, &entry)?;
     let flushed = i32::from(SegmentState::Flushed);
     let wanted = message.states.is_empty() || message.states.contains(&flushed);
     let infos = entry
@@ -67,7 +69,9 @@ pub(crate) async fn get_query_segment_info(
     meta: RequestContext,
     message: GetQuerySegmentInfoRequest,
 ) -> Result<GetQuerySegmentInfoResponse> {
-    let entry = lookup::collection(&context.view(), &meta.database, &message.collection_name)?;
+    let view = context.view();
+    let entry = lookup::collection(&view, &meta.database, &message.collection_name)?;
+    meta.caller.must_see(&view, &entry)?;
     let mut response = GetQuerySegmentInfoResponse {
         status: Some(status::success()),
         infos: Vec::new(),
@@ -123,7 +127,9 @@ pub(crate) fn get_replicas(
     message: GetReplicasRequest,
 ) -> Result<GetReplicasResponse> {
     let (name, id) = (&message.collection_name, message.collection_id);
-    let entry = lookup::collection_or_id(&context.view(), &meta.database, name, id)?;
+    let view = context.view();
+    let entry = lookup::collection_or_id(&view, &meta.database, name, id)?;
+    meta.caller.must_see(&view, &entry)?;
     let replicas = if entry.is_loaded() {
         vec![replica(&entry, message.with_shard_nodes)]
     } else {

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use redkite_catalog::{
-    CatalogView,
-    privileges::{self, ADMIN, ANY, PUBLIC, ROOT},
-};
+use redkite_catalog::{CatalogView, CollectionEntry, Privilege, privileges::ANY};
 
 use super::answer::Failure;
+use crate::auth::{self, guarded::Object};
 
 /// The user of a request's key.
 #[derive(Clone, Debug)]
@@ -15,7 +13,9 @@ pub struct Caller<'a> {
     /// The user's name.
     pub user: &'a str,
     /// Users, roles and grants.
-    pub access: Arc<CatalogView>,
+    pub view: Arc<CatalogView>,
+    /// Whether the user is told of no other collections than those that were granted.
+    pub sees_only_granted: bool,
 }
 
 impl Caller<'_> {
@@ -24,46 +24,26 @@ impl Caller<'_> {
     /// # Errors
     /// 403/1000002.
     pub fn check(&self, privilege: &str, database: &str, collection: &str) -> Result<(), Failure> {
-        let access = self.access.access();
-        if self.user == ROOT {
+        let object = match collection {
+            ANY => Object::Any,
+            name => Object::Collection(name),
+        };
+        let rights = self.view.access().rights(self.user);
+        let allowed = rights
+            .zip(Privilege::find(privilege))
+            .is_some_and(|(rights, privilege)| {
+                auth::has(&self.view, rights, privilege, database, object)
+            });
+        if allowed {
             return Ok(());
         }
-        let refuse = || {
-            let reason = format!("user {} lacks {privilege} on {collection}", self.user);
-            Err(Failure::no_permission(reason))
-        };
-        if access.user(self.user).is_none() {
-            return refuse();
-        }
-        let roles = access.roles_of(self.user).chain([PUBLIC]);
-        for role in roles {
-            if role == ADMIN {
-                return Ok(());
-            }
-            let granted = access.grants_of(role).any(|grant| {
-                covers(&grant.db_name, database)
-                    && covers(&grant.object_name, collection)
-                    && self.includes(&grant.privilege, privilege)
-            });
-            if granted {
-                return Ok(());
-            }
-        }
-        refuse()
+        let reason = format!("user {} lacks {privilege} on {collection}", self.user);
+        Err(Failure::no_permission(reason))
     }
 
-    /// Whether a granted privilege or group includes a privilege.
-    fn includes(&self, granted: &str, privilege: &str) -> bool {
-        if granted == privilege || granted == ANY {
-            return true;
-        }
-        let builtin = privileges::builtin_groups()
-            .any(|(group, members)| group == granted && members.contains(&privilege));
-        let own = self.access.access().group(granted);
-        builtin || own.is_some_and(|group| group.privileges.iter().any(|one| one == privilege))
+    /// Whether the user is told of a collection of a database.
+    pub fn sees(&self, database: &str, entry: &CollectionEntry) -> bool {
+        let rights = self.view.access().rights(self.user);
+        !self.sees_only_granted || rights.is_some_and(|rights| rights.sees(database, entry.name()))
     }
-}
-
-fn covers(granted: &str, wanted: &str) -> bool {
-    granted == ANY || granted == wanted
 }

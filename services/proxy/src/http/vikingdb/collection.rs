@@ -216,6 +216,10 @@ pub(super) fn info(call: &Call<'_>) -> Outcome {
     call.caller
         .check("DescribeCollection", &call.meta.database, name)?;
     let entry = lookup::collection(&view, &call.meta.database, name)?;
+    if !call.caller.sees(&call.meta.database, &entry) {
+        let reason = format!("user {} was granted nothing on {name}", call.caller.user);
+        return Err(Failure::no_permission(reason));
+    }
     Ok(describe(&entry))
 }
 

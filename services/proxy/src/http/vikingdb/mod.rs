@@ -39,6 +39,7 @@ use self::{
 };
 use super::message::{HttpAnswer, HttpRequest, Surface};
 use crate::{
+    auth::Caller as AnyCaller,
     context::{ProxyContext, RequestContext},
     metrics,
 };
@@ -84,7 +85,8 @@ impl VikingDb {
         self.context.await_lease().await?;
         let caller = Caller {
             user: &key.user,
-            access: self.context.view(),
+            view: self.context.view(),
+            sees_only_granted: self.context.guard.is_on(),
         };
         let call = Call {
             context: &self.context,
@@ -94,6 +96,8 @@ impl VikingDb {
                 request_id: request.request_id.clone(),
                 deadline: Deadline::after(self.context.options.request_timeout.get()),
                 client: None,
+                // Each operation checks its caller itself.
+                caller: AnyCaller::anybody(),
             },
             body: Body::read(&request.body, &request.query)?,
         };

@@ -57,13 +57,15 @@ async fn an_export_is_recorded_with_its_filter_and_shown() {
             context: &fixture.context,
             caller: Caller {
                 user: "root",
-                access: fixture.context.view(),
+                view: fixture.context.view(),
+                sees_only_granted: false,
             },
             meta: RequestContext {
                 database: limits::DEFAULT_DATABASE.to_owned(),
                 request_id: "r1".to_owned(),
                 deadline: Deadline::after(std::time::Duration::from_secs(10)),
                 client: None,
+                caller: crate::auth::Caller::anybody(),
             },
             body: Body::read(bytes.as_bytes(), "").unwrap(),
         };
