@@ -183,6 +183,13 @@ impl Fixture {
         revision
     }
 
+    /// Makes changes and waits until the proxy sees them.
+    pub(crate) async fn commit(&self, txn: Txn) {
+        let revision = self.fake.commit(txn).await;
+        let seen = self.context.catalog.at_least(revision, VISIBLE_WITHIN);
+        seen.await.unwrap();
+    }
+
     /// Writes something that nobody looks at.
     pub(crate) async fn touch(&self) -> Revision {
         self.put(vec![("other/key".to_owned(), b"x".to_vec())])
@@ -226,12 +233,7 @@ impl Fixture {
             .fold(Txn::new(), |txn, channel| {
                 txn.then(Op::delete(keys::channel_owner(channel)))
             });
-        let revision = self.fake.commit(txn).await;
-        self.context
-            .catalog
-            .at_least(revision, VISIBLE_WITHIN)
-            .await
-            .unwrap();
+        self.commit(txn).await;
     }
 
     /// Asks for partitions to be served.

@@ -118,7 +118,9 @@ impl Rights {
 /// What all users may do, by name.
 pub(crate) fn of_all(access: &Access) -> HashMap<String, Rights> {
     let users = access.users().map(|user| user.username.as_str());
+    // Whoever has logged in as root has a record; keys of other interfaces may name it without.
     users
+        .chain([ROOT])
         .map(|user| (user.to_owned(), of_user(access, user)))
         .collect()
 }
