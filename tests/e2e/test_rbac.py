@@ -1,4 +1,4 @@
-"""Users, roles, grants and groups of privileges, as records: who may do what is not enforced yet."""
+"""Users, roles, grants and groups of privileges, as records."""
 
 import base64
 
