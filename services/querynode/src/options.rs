@@ -17,7 +17,7 @@ pub struct QueryNodeOptions {
     /// Rows and deletes of all channels that are in no segment file may take up this much, together
     /// with the writes on their way; writes are refused beyond.
     pub growing_memory_limit: ByteSize,
-    /// Bytes of one channel's writes that may wait.
+    /// Bytes of one channel's writes that may wait or be on their way into the log.
     pub write_queue_size: ByteSize,
     /// Writes of one channel that may wait.
     pub write_queue_length: usize,

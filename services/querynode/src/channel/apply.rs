@@ -36,6 +36,8 @@ pub(crate) struct Steps {
     sealed: Vec<Arc<SealedSegment>>,
     rows: usize,
     deletes: usize,
+    /// Rows for partitions that have no growing segment.
+    homeless: usize,
 }
 
 impl State {
@@ -83,6 +85,7 @@ impl State {
             sealed: sealed.collect(),
             rows: 0,
             deletes: 0,
+            homeless: 0,
         }
     }
 
@@ -102,6 +105,7 @@ impl State {
         }
         for rows in write.inserts {
             let Some(growing) = self.growing.get_mut(&rows.partition) else {
+                steps.homeless += rows.batch.len();
                 continue;
             };
             growing.bytes += rows.batch.memory_bytes() + rows.batch.len() * ROW_OVERHEAD_BYTES;
@@ -132,6 +136,10 @@ impl Steps {
     /// # Errors
     /// A bug, since every write was checked before: memory is not what the log says any more.
     pub(crate) async fn run(self, cpu: &CpuPool) -> Result<()> {
+        if self.homeless > 0 {
+            let rows = self.homeless;
+            return Err(Error::internal(format!("no segment takes {rows} rows")));
+        }
         let weight = self.rows + self.deletes * (1 + self.sealed.len());
         let done = if weight <= INLINE_ROWS {
             self.run_here()

@@ -4,8 +4,10 @@
 //! through a second one that goes first. It publishes a new [`ShardSnapshot`] after each change;
 //! reads take the last one and never meet the owner.
 //!
-//! - `owner`: the loop, and the writes: timestamps, log, memory, snapshot, answers
+//! - `owner`: the loop
 //! - `prepare`: a write before it reaches the owner
+//! - `write`: writes through the owner: timestamps, log, memory, snapshot, answers
+//! - `pipeline`: writes that the log has and has not answered
 //! - `apply`: durable writes into memory
 //! - `state`: what the owner knows
 //! - `deletes`: deletes that are in no file yet
@@ -24,12 +26,14 @@ mod handover;
 mod load;
 mod mapping;
 mod owner;
+mod pipeline;
 mod prepare;
 mod recover;
 mod snapshot;
 mod state;
 mod sync;
 mod times;
+mod write;
 
 use std::sync::Arc;
 
@@ -65,8 +69,8 @@ const BUDGET_UNIT: usize = 1 << 10;
 struct QueuedWrite {
     write: PreparedWrite,
     reply: oneshot::Sender<Result<Timestamp, RpcError>>,
-    /// Its share of the queue's bytes.
-    _budget: OwnedSemaphorePermit,
+    /// Its share of the queue's bytes, until the log has answered.
+    budget: OwnedSemaphorePermit,
     /// Its share of the node's memory.
     pending: PendingBytes,
 }
@@ -194,7 +198,7 @@ impl Channel {
         let queued = QueuedWrite {
             write,
             reply,
-            _budget: budget,
+            budget,
             pending,
         };
         self.writes.try_send(queued).map_err(|error| match error {

@@ -1,24 +1,24 @@
 //! The owner of a channel: one task, one writer.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
-use redkite_rpc::RpcError;
-use redkite_runtime::{Backoff, OnFailure};
-use redkite_types::{Coded as _, Error, ErrorCode, Outcome, PartitionId, Result, Timestamp};
-use redkite_wal::{ChannelLog, Lsn};
-use tokio::{sync::oneshot, time::Instant};
-use tracing::{Instrument as _, debug_span, error, info, warn};
+use redkite_runtime::OnFailure;
+use redkite_types::{Result, Timestamp};
+use redkite_wal::ChannelLog;
+use tokio::time::Instant;
+use tracing::{Instrument as _, debug_span, info};
 
 use super::{
-    Channel, Control, Inbox, QueuedWrite, flush::FlushControl, load::Loads, prepare::PreparedWrite,
+    Channel, Control, Inbox,
+    flush::FlushControl,
+    load::Loads,
+    pipeline::{Asking, Pipeline},
     state::State,
+    write::refuse,
 };
-use crate::{deps::PendingBytes, metrics};
 
-/// Writes that share one wait for the log.
+/// Writes that get their timestamps together.
 const WRITE_BATCH: usize = 1_024;
-/// How often timestamps are asked for again because a read has relied on later ones.
-const ALLOC_TRIES: usize = 8;
 
 /// Whether the owner goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,17 +33,12 @@ pub(super) struct Owner {
     pub(super) state: State,
     /// `None` after a failure, until it is opened again.
     pub(super) log: Option<Arc<dyn ChannelLog>>,
+    /// The writes that come next into the log.
+    pub(super) asking: Option<Asking>,
+    /// The writes that the log has.
+    pub(super) pipeline: Pipeline,
     pub(super) flush: FlushControl,
     pub(super) loads: Loads,
-}
-
-/// A write whose place in the log is being waited for.
-struct Submitted {
-    write: PreparedWrite,
-    record_bytes: usize,
-    ts: Timestamp,
-    reply: oneshot::Sender<Result<Timestamp, RpcError>>,
-    pending: PendingBytes,
 }
 
 impl Owner {
@@ -60,6 +55,8 @@ impl Owner {
             channel,
             state,
             log: Some(log),
+            asking: None,
+            pipeline: Pipeline::default(),
             flush: FlushControl::new(),
             loads: Loads::default(),
         };
@@ -80,20 +77,32 @@ impl Owner {
                 .into_iter()
                 .chain(self.load_retry_at())
                 .min();
+            let takes_more = self.asking.is_none() && self.pipeline.has_room();
+            let span = debug_span!("write", channel = %self.channel.name);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(message) = inbox.control.recv() => flow = self.handle(message),
-                () = wait_until(retry_at) => self.retry(),
-                _ = inbox.writes.recv_many(&mut batch, WRITE_BATCH) => {
+                Some(message) = inbox.control.recv() => flow = Box::pin(self.handle(message)).await,
+                () = self.pipeline.settled() => flow = Box::pin(self.advance()).instrument(span).await,
+                first = timestamps_of(&mut self.asking) => {
+                    Box::pin(self.submit(first)).instrument(span).await;
+                }
+                () = wait_until(retry_at) => flow = Box::pin(self.retry()).await,
+                _ = inbox.writes.recv_many(&mut batch, WRITE_BATCH), if takes_more => {
                     let writes = std::mem::take(&mut batch);
-                    let span = debug_span!("write", channel = %self.channel.name);
-                    flow = Box::pin(self.write(writes)).instrument(span).await;
+                    Box::pin(self.take(writes)).instrument(span).await;
                 }
             }
         }
+        // What the log has is answered; of the others nothing was done.
+        if flow == Flow::Continue {
+            Box::pin(self.settle()).await;
+        }
         info!(channel = %self.channel.name, epoch = self.channel.epoch, "channel given up");
         inbox.writes.close();
+        if let Some(asking) = self.asking.take() {
+            refuse(asking.writes, &self.channel.unavailable());
+        }
         while let Ok(queued) = inbox.writes.try_recv() {
             refuse([queued], &self.channel.unavailable());
         }
@@ -102,19 +111,47 @@ impl Owner {
         }
     }
 
+    /// Takes over what the log has answered, and flushes when that makes too much.
+    async fn advance(&mut self) -> Flow {
+        let flow = self.complete().await;
+        if flow == Flow::GiveUp || !self.is_too_full() {
+            return flow;
+        }
+        let flow = self.quiet().await;
+        if flow == Flow::Continue {
+            self.relieve();
+        }
+        flow
+    }
+
     /// Tries again what has failed and is due.
-    fn retry(&mut self) {
+    async fn retry(&mut self) -> Flow {
         let now = Instant::now();
         if self.flush.retry_at().is_some_and(|moment| moment <= now) {
+            if self.quiet().await == Flow::GiveUp {
+                return Flow::GiveUp;
+            }
             self.flush_again();
         }
         if self.load_retry_at().is_some_and(|moment| moment <= now) {
             self.start_loads();
             self.note_progress();
         }
+        Flow::Continue
     }
 
-    fn handle(&mut self, message: Control) -> Flow {
+    async fn handle(&mut self, message: Control) -> Flow {
+        // Rows on their way have the schema of now and go into the segments of now. Loads and looks
+        // change neither: deletes that come later reach what was loaded meanwhile.
+        let changes_segments = match &message {
+            Control::Sync { .. } | Control::Flush(_) | Control::Relieve | Control::Flushed(_) => {
+                true
+            }
+            Control::Loaded(_) | Control::Stats(..) => false,
+        };
+        if changes_segments && self.quiet().await == Flow::GiveUp {
+            return Flow::GiveUp;
+        }
         match message {
             Control::Sync { target, reply } => {
                 self.sync(*target);
@@ -146,198 +183,13 @@ impl Owner {
         let before = self.channel.growing_bytes.send_replace(after);
         self.channel.shared.growing_changed(before, after);
     }
-
-    /// One batch of writes: timestamps, log, memory, snapshot, answers.
-    async fn write(&mut self, writes: Vec<QueuedWrite>) -> Flow {
-        let started = Instant::now();
-        let mut writes = self.admit(writes);
-        if writes.is_empty() {
-            return Flow::Continue;
-        }
-        if let Err(error) = self.ready_for(&writes).await {
-            refuse(writes.drain(..), &error);
-            return Flow::Continue;
-        }
-        let channel = self.channel.clone();
-        channel.times.begin();
-        let first = match self.timestamps(writes.len()).await {
-            Ok(first) => first,
-            Err(error) => {
-                channel.times.done();
-                refuse(writes.drain(..), &error);
-                return Flow::Continue;
-            }
-        };
-        let (durable, failed) = self.append(writes, first).await;
-        let count = durable.len();
-        let mut steps = self.state.steps();
-        let mut answers = Vec::with_capacity(count);
-        for (lsn, submitted) in durable {
-            self.state.log_bytes += submitted.record_bytes as u64;
-            self.state
-                .plan(&mut steps, lsn, submitted.ts, submitted.write);
-            answers.push((submitted.reply, submitted.ts, submitted.pending));
-        }
-        let (rows, deletes) = (steps.rows(), steps.deletes());
-        if let Err(error) = steps.run(&channel.shared.deps.cpu).await {
-            error!(channel = %channel.name, %error, "durable writes do not fit into memory");
-            channel.times.done();
-            return Flow::GiveUp;
-        }
-        let snapshot = self.state.snapshot_after_write(&channel.published.load());
-        channel.published.store(Arc::new(snapshot));
-        self.note_growing();
-        for (reply, ts, pending) in answers {
-            drop(pending);
-            let _ = reply.send(Ok(ts));
-        }
-        metrics::written(count, rows, deletes, started.elapsed());
-        // A write whose fate is unknown may still turn up: reads wait until that is known.
-        let flow = match failed {
-            None => Flow::Continue,
-            Some(error) => self.log_failed(&error).await,
-        };
-        channel.times.done();
-        self.relieve_if_full();
-        flow
-    }
-
-    /// Answers writes that cannot be made, and reads those again whose schema is out of date.
-    fn admit(&self, writes: Vec<QueuedWrite>) -> Vec<QueuedWrite> {
-        let mut admitted = Vec::with_capacity(writes.len());
-        for mut queued in writes {
-            let gone = queued.write.inserts.iter().map(|rows| rows.partition);
-            if let Some(gone) = gone
-                .into_iter()
-                .find(|id| self.state.forgotten.contains(id))
-            {
-                refuse([queued], &Error::partition_not_found(&gone.to_string()));
-                continue;
-            }
-            if !Arc::ptr_eq(&queued.write.schema, &self.state.schema) {
-                match queued.write.with_schema(&self.state.schema) {
-                    Ok(write) => queued.write = write,
-                    Err(error) => {
-                        let _ = queued.reply.send(Err(not_applied(&error)));
-                        continue;
-                    }
-                }
-            }
-            admitted.push(queued);
-        }
-        admitted
-    }
-
-    /// Makes sure that there are a log and segments to write to.
-    async fn ready_for(&mut self, writes: &[QueuedWrite]) -> Result<()> {
-        if self.log.is_none() {
-            self.reopen_log().await?;
-        }
-        let rows = writes.iter().flat_map(|queued| &queued.write.inserts);
-        let partitions: BTreeSet<PartitionId> = rows.map(|rows| rows.partition).collect();
-        let coordinators = self.channel.shared.deps.coordinators.clone();
-        self.state.make_room(partitions, &*coordinators).await
-    }
-
-    /// Timestamps later than everything that a read has relied on.
-    async fn timestamps(&self, count: usize) -> Result<Timestamp> {
-        let coordinators = &self.channel.shared.deps.coordinators;
-        let mut backoff = Backoff::new(
-            std::time::Duration::from_millis(1),
-            std::time::Duration::from_millis(100),
-        );
-        for _ in 0..ALLOC_TRIES {
-            let first = coordinators.timestamps(count as u32).await?;
-            if first > self.state.applied_ts && self.channel.times.allocated(first) {
-                return Ok(first);
-            }
-            backoff.wait().await;
-        }
-        Err(Error::new(
-            ErrorCode::ServiceUnavailable,
-            "timestamps are behind those that were relied on",
-        ))
-    }
-
-    /// Writes a batch to the log; answers what is durable, in order, and the first failure.
-    async fn append(
-        &mut self,
-        writes: Vec<QueuedWrite>,
-        first: Timestamp,
-    ) -> (Vec<(Lsn, Submitted)>, Option<redkite_wal::Error>) {
-        let Some(log) = self.log.clone() else {
-            return (Vec::new(), None);
-        };
-        let mut submitted = Vec::with_capacity(writes.len());
-        for (index, mut queued) in writes.into_iter().enumerate() {
-            let ts = first.plus(index as u64);
-            let record = queued.write.take_record(ts);
-            let record_bytes = record.len();
-            let future = log.submit(record);
-            let QueuedWrite {
-                write,
-                reply,
-                pending,
-                ..
-            } = queued;
-            submitted.push((
-                future,
-                Submitted {
-                    write,
-                    record_bytes,
-                    ts,
-                    reply,
-                    pending,
-                },
-            ));
-        }
-        let mut durable = Vec::with_capacity(submitted.len());
-        let mut failed = None;
-        for (future, submitted) in submitted {
-            match future.await {
-                Ok(lsn) => durable.push((lsn, submitted)),
-                Err(error) => {
-                    let answer = RpcError::new(Error::from_coded(&error));
-                    let _ = submitted
-                        .reply
-                        .send(Err(answer.with_outcome(error.outcome())));
-                    failed.get_or_insert(error);
-                }
-            }
-        }
-        (durable, failed)
-    }
-
-    /// After a failed append: goes on, opens the log again, or gives the channel up.
-    async fn log_failed(&mut self, error: &redkite_wal::Error) -> Flow {
-        warn!(channel = %self.channel.name, %error, code = error.code().number(), "append failed");
-        match error {
-            redkite_wal::Error::Fenced { .. } => Flow::GiveUp,
-            redkite_wal::Error::Overloaded { .. }
-            | redkite_wal::Error::TooLarge { .. }
-            | redkite_wal::Error::NoSpace { .. } => Flow::Continue,
-            _ => {
-                if let Some(log) = self.log.take() {
-                    log.close().await;
-                }
-                if let Err(error) = self.reopen_log().await {
-                    warn!(channel = %self.channel.name, %error, "log not opened again yet");
-                }
-                Flow::Continue
-            }
-        }
-    }
 }
 
-/// Answers writes of which nothing was done.
-fn refuse(writes: impl IntoIterator<Item = QueuedWrite>, error: &Error) {
-    for queued in writes {
-        let _ = queued.reply.send(Err(not_applied(error)));
+async fn timestamps_of(asking: &mut Option<Asking>) -> Result<Timestamp> {
+    match asking {
+        Some(asking) => (&mut asking.first).await,
+        None => std::future::pending().await,
     }
-}
-
-fn not_applied(error: &Error) -> RpcError {
-    RpcError::new(error.clone()).with_outcome(Outcome::NotApplied)
 }
 
 async fn wait_until(moment: Option<Instant>) {
@@ -354,7 +206,7 @@ impl Drop for End {
     fn drop(&mut self) {
         let bytes = self.0.growing_bytes.send_replace(0);
         self.0.shared.growing_changed(bytes, 0);
-        self.0.times.done();
+        self.0.times.end();
         self.0.tasks.cancel();
         self.0.closed.send_replace(true);
     }

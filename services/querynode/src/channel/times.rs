@@ -1,33 +1,28 @@
 //! Until when everything written to a channel can be seen.
 
+use std::collections::VecDeque;
+
 use redkite_runtime::Deadline;
 use redkite_types::{Result, Timestamp};
 use tokio::sync::watch;
 
-/// What the owner is writing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum InFlight {
-    /// Nothing.
-    None,
-    /// Writes whose timestamps are being asked for.
-    Unknown,
-    /// Writes from this timestamp on.
-    From(Timestamp),
-}
-
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct State {
     /// Later writes get timestamps after this one: a read has relied on it.
     floor: Timestamp,
-    in_flight: InFlight,
+    /// Timestamps are being asked for; they will be later than `last`.
+    asking: bool,
+    /// The latest timestamp that was given to a write.
+    last: Timestamp,
+    /// The first timestamp of each batch that cannot be seen yet, in order.
+    in_flight: VecDeque<Timestamp>,
 }
 
 impl State {
     fn is_safe(&self, at: Timestamp) -> bool {
-        match self.in_flight {
-            InFlight::None => true,
-            InFlight::Unknown => false,
-            InFlight::From(first) => at < first,
+        match self.in_flight.front() {
+            Some(first) => at < *first,
+            None => !self.asking || at <= self.last,
         }
     }
 }
@@ -36,7 +31,9 @@ impl State {
 ///
 /// A read that must see every write up to G waits until none of those on their way can have a
 /// timestamp up to G, and binds the owner to give every later one a timestamp after G. So no time
-/// ticks are needed, and a read waits at most for the batch that is being written.
+/// ticks are needed, and a read waits at most for the batches that are on their way when it comes.
+/// Batches get their timestamps and can be seen in the same order, so the first one on its way says
+/// up to when a read is safe.
 #[derive(Debug)]
 pub(crate) struct SafeTime(watch::Sender<State>);
 
@@ -44,7 +41,9 @@ impl SafeTime {
     pub(crate) fn new() -> Self {
         let state = State {
             floor: Timestamp::ZERO,
-            in_flight: InFlight::None,
+            asking: false,
+            last: Timestamp::ZERO,
+            in_flight: VecDeque::new(),
         };
         Self(watch::Sender::new(state))
     }
@@ -72,29 +71,50 @@ impl SafeTime {
         Ok(())
     }
 
-    /// The owner is about to ask for timestamps.
+    /// The owner is about to ask for timestamps for its next batch.
     pub(crate) fn begin(&self) {
-        self.0
-            .send_modify(|state| state.in_flight = InFlight::Unknown);
+        // Nobody becomes safe by it.
+        self.0.send_if_modified(|state| {
+            state.asking = true;
+            false
+        });
     }
 
-    /// The owner was given timestamps from `first` on; false when a read has relied on there being
-    /// none up to a later one: they must not be used.
-    pub(crate) fn allocated(&self, first: Timestamp) -> bool {
+    /// The owner was given `count` timestamps from `first` on; false when they must not be used: a
+    /// read has relied on there being none up to a later one, or an earlier batch has later ones.
+    pub(crate) fn allocated(&self, first: Timestamp, count: usize) -> bool {
         let mut usable = false;
         self.0.send_if_modified(|state| {
-            usable = first > state.floor;
+            usable = first > state.floor && first > state.last;
             if usable {
-                state.in_flight = InFlight::From(first);
+                state.asking = false;
+                state.last = first.plus(count.saturating_sub(1) as u64);
+                state.in_flight.push_back(first);
             }
             usable
         });
         usable
     }
 
-    /// The writes can be seen, or will never be.
-    pub(crate) fn done(&self) {
-        self.0.send_modify(|state| state.in_flight = InFlight::None);
+    /// The owner was given no timestamps: the batch is refused.
+    pub(crate) fn not_allocated(&self) {
+        self.0.send_modify(|state| state.asking = false);
+    }
+
+    /// The first batches can be seen, or will never be.
+    pub(crate) fn done(&self, batches: usize) {
+        self.0.send_modify(|state| {
+            let count = batches.min(state.in_flight.len());
+            state.in_flight.drain(..count);
+        });
+    }
+
+    /// The owner has ended: nothing is on its way any more.
+    pub(crate) fn end(&self) {
+        self.0.send_modify(|state| {
+            state.asking = false;
+            state.in_flight.clear();
+        });
     }
 }
 
@@ -114,11 +134,38 @@ mod tests {
         times.wait(Timestamp(100), soon()).await.unwrap();
         times.begin();
         assert!(times.wait(Timestamp(50), soon()).await.is_err());
-        assert!(!times.allocated(Timestamp(100)), "a read has relied on it");
-        assert!(times.allocated(Timestamp(101)));
+        assert!(
+            !times.allocated(Timestamp(100), 1),
+            "a read has relied on it"
+        );
+        assert!(times.allocated(Timestamp(101), 1));
         times.wait(Timestamp(100), soon()).await.unwrap();
         assert!(times.wait(Timestamp(101), soon()).await.is_err());
-        times.done();
+        times.done(1);
         times.wait(Timestamp(101), soon()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_first_batch_on_its_way_says_what_is_safe() {
+        let times = SafeTime::new();
+        for first in [10, 20, 30] {
+            times.begin();
+            assert!(times.allocated(Timestamp(first), 5));
+        }
+        times.begin();
+        assert!(!times.allocated(Timestamp(34), 1), "the last batch has it");
+        times.wait(Timestamp(9), soon()).await.unwrap();
+        assert!(times.wait(Timestamp(10), soon()).await.is_err());
+        times.done(1);
+        times.wait(Timestamp(19), soon()).await.unwrap();
+        assert!(times.wait(Timestamp(20), soon()).await.is_err());
+        times.done(2);
+        times.wait(Timestamp(34), soon()).await.unwrap();
+        assert!(
+            times.wait(Timestamp(35), soon()).await.is_err(),
+            "the next batch may get it"
+        );
+        times.not_allocated();
+        times.wait(Timestamp(35), soon()).await.unwrap();
     }
 }

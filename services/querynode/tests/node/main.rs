@@ -7,6 +7,8 @@ mod compact;
 mod flush;
 mod load;
 mod model;
+mod pipeline;
 mod recover;
 mod serve;
+mod slow;
 mod world;

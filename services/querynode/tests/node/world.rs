@@ -197,6 +197,7 @@ pub(crate) struct World {
     pub(crate) store: Arc<dyn ObjectStore>,
     dir: tempfile::TempDir,
     log_in_objects: bool,
+    pub(crate) object_log: ObjectOptions,
     pub(crate) options: QueryNodeOptions,
 }
 
@@ -229,6 +230,7 @@ impl World {
             store,
             dir,
             log_in_objects: false,
+            object_log: ObjectOptions::default(),
             options: QueryNodeOptions::default(),
         }
     }
@@ -241,11 +243,19 @@ impl World {
         }
     }
 
+    /// The same on a store of one's own.
+    pub(crate) fn on_objects_of(store: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            log_in_objects: true,
+            ..Self::with_store(tempfile::tempdir().unwrap(), store)
+        }
+    }
+
     fn log(&self, tasks: &TaskGroup) -> Arc<dyn LogStore> {
         match self.log_in_objects {
             true => Arc::new(ObjectLogStore::new(
                 self.store.clone(),
-                ObjectOptions::default(),
+                self.object_log.clone(),
                 tasks.child("logs"),
             )),
             false => Arc::new(LocalLogStore::new(self.dir.path(), LocalOptions::default())),

@@ -59,6 +59,7 @@ async fn own(sim: Arc<Sim>, epoch: u64, mut rng: StdRng, model: SharedModel) {
         if !read_everything(&*log, from, &model).await {
             return;
         }
+        let last = log.last_lsn();
         let mut waiting: Vec<(String, AppendFuture)> = Vec::new();
         for number in 0..rng.random_range(1..40) {
             let payload = format!("epoch {epoch} life {life} number {number}");
@@ -70,13 +71,29 @@ async fn own(sim: Arc<Sim>, epoch: u64, mut rng: StdRng, model: SharedModel) {
                 // Whether it succeeds or not, it never takes more than it was told.
                 let _ = log.truncate_before(Lsn(point)).await;
             }
+            if rng.random_range(0..10) == 0 {
+                // What can be read is final, although others are on their way.
+                let from = model.borrow().truncated.max(1);
+                if !read_everything(&*log, from, &model).await {
+                    break;
+                }
+            }
         }
         let mut is_deposed = false;
+        let mut ended_with: Option<Error> = None;
+        let mut acknowledged = last.0;
         for (payload, append) in waiting {
             match append.await {
-                Ok(lsn) => model.borrow_mut().note(lsn.0, payload),
+                Ok(lsn) => {
+                    assert!(ended_with.is_none(), "{lsn} after {ended_with:?}");
+                    acknowledged += 1;
+                    assert_eq!(lsn.0, acknowledged, "no gap");
+                    assert!(log.last_lsn() >= lsn, "acknowledged before it was durable");
+                    model.borrow_mut().note(lsn.0, payload);
+                }
                 Err(error) => {
                     is_deposed |= matches!(error, Error::Fenced { .. });
+                    ended_with.get_or_insert_with(|| error.clone());
                     if error.outcome() == Outcome::NotApplied {
                         model.borrow_mut().refused.push(payload);
                     }

@@ -118,32 +118,32 @@ impl Owner {
         }
     }
 
-    /// Flushes because memory is short.
+    /// Flushes because memory is short. No write may be on its way.
     pub(super) fn relieve(&mut self) {
-        let waits = self.flush.running.is_some() || self.flush.retry_at.is_some();
-        if !waits && self.state.is_dirty() {
+        if self.may_relieve() {
             self.start_flush(Vec::new());
         }
     }
 
-    /// Flushes when a segment is full or the log is long.
-    pub(super) fn relieve_if_full(&mut self) {
+    fn may_relieve(&self) -> bool {
+        let waits = self.flush.running.is_some() || self.flush.retry_at.is_some();
+        !waits && self.state.is_dirty()
+    }
+
+    /// Whether a flush is due because a segment is full or the log is long.
+    pub(super) fn is_too_full(&self) -> bool {
         let options = &self.channel.shared.deps.options;
-        let bytes: usize = self
-            .state
-            .growing
-            .values()
-            .map(|growing| growing.bytes)
-            .sum();
+        let growing = self.state.growing.values();
+        let bytes: usize = growing.map(|growing| growing.bytes).sum();
         let bytes = bytes + self.state.deletes.bytes();
         let full = bytes as u64 >= options.segment_max_size.as_u64()
             || self.state.log_bytes >= options.log_max_size.as_u64()
             || self.state.growing_rows() as u64 >= options.segment_max_rows;
-        if full {
-            self.relieve();
-        }
+        full && self.may_relieve()
     }
 
+    /// Seals what is growing and begins to write it. No write may be on its way: its rows go into
+    /// the segments that it found.
     fn start_flush(&mut self, waiters: Vec<FlushWaiter>) {
         self.flush.retry_at = None;
         let growing = std::mem::take(&mut self.state.growing);
@@ -249,7 +249,9 @@ impl Owner {
         let waiting = std::mem::take(&mut self.flush.waiting);
         if waiting.is_empty() {
             // What came meanwhile may be enough for another one.
-            self.relieve_if_full();
+            if self.is_too_full() {
+                self.relieve();
+            }
         } else {
             self.start_flush(waiting);
         }
