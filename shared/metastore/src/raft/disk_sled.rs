@@ -308,11 +308,11 @@ fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-type Opened = (sled::Db, sled::Tree, sled::Tree);
+pub(super) type Opened = (sled::Db, sled::Tree, sled::Tree);
 
 /// Opens the database, waiting a little for an earlier owner to let go of it: threads of sled hold
 /// its lock for a moment after it was closed, and so does the kernel for a process that was killed.
-fn open_database(config: &sled::Config, dir: &Path) -> Result<Opened> {
+pub(super) fn open_database(config: &sled::Config, dir: &Path) -> Result<Opened> {
     let deadline = Instant::now() + LOCK_PATIENCE;
     loop {
         // On some damage sled panics instead of returning an error.
