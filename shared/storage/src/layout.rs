@@ -7,6 +7,7 @@
 //! deltas/{channel}/{id}.parquet                                   deletes that no segment file holds
 //! snapshots/{collection}/metadata/{snapshot}.bin                  what a snapshot consists of
 //! wal/{channel}/{number:020}                                      logs, where they are objects
+//! probe/{16 hexadecimal digits}/once                              for a moment, when a remote store is opened
 //! ```
 //!
 //! Keys are relative paths of plain segments: letters, digits, `_`, `-` and `.`, none starting with
@@ -25,6 +26,8 @@ pub const DELTAS: &str = "deltas/";
 pub const SNAPSHOTS: &str = "snapshots/";
 /// Prefix of the logs of all channels, where logs are objects.
 pub const LOGS: &str = "wal/";
+/// Prefix of what is written to see whether a remote store can be used.
+pub const PROBES: &str = "probe/";
 
 /// What an object is, by its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +69,9 @@ pub enum ObjectKind<'a> {
         /// Whose log it is.
         channel: &'a str,
     },
+    /// What was written to try out the store, by a process that has not deleted it yet, or was killed
+    /// before it could.
+    Probe,
 }
 
 /// What the object with this key is; `None` for a key that nothing here makes.
@@ -105,6 +111,7 @@ pub fn parse(key: &str) -> Option<ObjectKind<'_>> {
             snapshot: id(name.strip_suffix(".bin")?)?,
         }),
         ["wal", channel, _, ..] => Some(ObjectKind::Log { channel }),
+        ["probe", number, "once"] if is_probe_number(number) => Some(ObjectKind::Probe),
         _ => None,
     }
 }
@@ -115,6 +122,11 @@ fn is_versioned(name: &str) -> bool {
         part.strip_prefix('v')
             .is_some_and(|version| version.parse::<u32>().is_ok())
     })
+}
+
+fn is_probe_number(text: &str) -> bool {
+    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    text.len() == 16 && text.bytes().all(digit)
 }
 
 /// An id as it is written into keys, and in no other form.
@@ -185,6 +197,16 @@ pub fn delta_prefix(channel: &str) -> String {
 /// One delete file of a channel.
 pub fn delta(channel: &str, id: i64) -> String {
     delta_prefix(channel) + &format!("{id}.parquet")
+}
+
+/// Prefix of what one opening of a store writes to try it out; `number` is nobody else's.
+pub fn probe_prefix(number: u64) -> String {
+    format!("{PROBES}{number:016x}/")
+}
+
+/// The one object below [`probe_prefix`].
+pub fn probe(number: u64) -> String {
+    probe_prefix(number) + "once"
 }
 
 /// The manifest of a snapshot.
@@ -319,6 +341,8 @@ mod tests {
                 "wal/1v0/00000001.log".to_owned(),
                 ObjectKind::Log { channel: "1v0" },
             ),
+            (probe(0), ObjectKind::Probe),
+            (probe(u64::MAX), ObjectKind::Probe),
         ];
         for (key, kind) in &known {
             assert_eq!(parse(key), Some(*kind), "{key}");
@@ -333,6 +357,9 @@ mod tests {
             "segments/1/2/3/index/x/index.bin",
             "deltas/1v0/five.parquet",
             "wal/1v0",
+            "probe/1/once",
+            "probe/000000000000000A/once",
+            "probe/000000000000000a/twice",
             "other/1",
         ] {
             assert_eq!(parse(key), None, "{key}");

@@ -10,6 +10,7 @@ use redkite_types::Coded;
 
 use crate::{
     error::{Error, Result},
+    layout,
     options::{S3Options, StoreOptions},
     remote::RemoteStore,
     retry::{FIRST_PAUSE, LONGEST_PAUSE, Retry},
@@ -117,8 +118,8 @@ async fn try_out(store: &dyn ObjectStore, uri: &str) -> Result<()> {
         uri: uri.to_owned(),
         reason: reason.to_owned(),
     };
-    let dir = format!("probe/{:016x}/", Random::from_system().next_u64());
-    let key = format!("{dir}once");
+    let number = Random::from_system().next_u64();
+    let (dir, key) = (layout::probe_prefix(number), layout::probe(number));
     let body = Bytes::from_static(b"redkite");
     store.put(&key, body.clone()).await.map_err(failed)?;
     let again = write_again(store, &key, &body).await;

@@ -135,6 +135,7 @@ impl Collector {
             layout::DELTAS,
             layout::LOGS,
             layout::SNAPSHOTS,
+            layout::PROBES,
         ];
         for prefix in prefixes {
             let listed = self.store.list(prefix).await;
@@ -166,11 +167,9 @@ impl Collector {
         };
         self.tell(&round.plan);
         let garbage = round.plan.garbage.clone();
-        let mut batches: Vec<(CollectionId, Vec<&Garbage>)> = Vec::new();
+        let mut batches: Vec<(Option<CollectionId>, Vec<&Garbage>)> = Vec::new();
         for object in &garbage {
-            let Some(collection) = layout::parse(&object.key).and_then(collection_of) else {
-                continue;
-            };
+            let collection = layout::parse(&object.key).and_then(collection_of);
             match batches.last_mut() {
                 Some((last, batch)) if *last == collection && batch.len() < BATCH => {
                     batch.push(object);
@@ -213,10 +212,11 @@ impl Collector {
         }
     }
 
-    /// Deletes what of a batch nothing names even now, with commits shut out.
+    /// Deletes what of a batch nothing names even now, with commits shut out. Without a collection
+    /// nothing is read, and only what no record can name goes.
     pub(super) async fn delete(
         &self,
-        collection: CollectionId,
+        collection: Option<CollectionId>,
         batch: &[&Garbage],
         round: &mut Round,
     ) -> Result<()> {
@@ -235,8 +235,12 @@ impl Collector {
         }
         let kv = self.kv.as_ref();
         let since = self.compacted_since();
-        let references =
-            References::read_collection(kv, &self.manifests, collection, since).await?;
+        let references = match collection {
+            Some(collection) => {
+                References::read_collection(kv, &self.manifests, collection, since).await?
+            }
+            None => References::since(since),
+        };
         self.check_office().await?;
         let now = self.clock.unix_millis();
         for object in plan(&objects, &references, now, &self.options).garbage {

@@ -115,5 +115,6 @@ fn reason(kind: ObjectKind<'_>, dropped: bool) -> String {
         ObjectKind::Snapshot { snapshot, .. } => {
             format!("no record of snapshot {snapshot} names it")
         }
+        ObjectKind::Probe => "the process that tried out the store with it was killed".to_owned(),
     }
 }

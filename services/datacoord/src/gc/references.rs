@@ -359,6 +359,10 @@ impl References {
 
     /// Why an object must stay whatever its age; `None` when nothing names it.
     pub fn protection(&self, key: &str, kind: ObjectKind<'_>) -> Option<&str> {
+        if kind == ObjectKind::Probe {
+            // No record ever names one.
+            return None;
+        }
         if let Some(why) = &self.everything {
             return Some(why);
         }
@@ -387,6 +391,9 @@ impl References {
     /// Whether the collection, or the partition, of an object is gone for good: ids are never used
     /// again, and both are on record before their first object is written.
     pub fn is_dropped(&self, kind: ObjectKind<'_>) -> bool {
+        if kind == ObjectKind::Probe {
+            return false;
+        }
         let Some(partitions) = collection_of(kind).and_then(|id| self.existing.get(&id)) else {
             return true;
         };
@@ -394,9 +401,10 @@ impl References {
             ObjectKind::Segment { partition, .. } | ObjectKind::Index { partition, .. } => {
                 !partitions.contains(&partition)
             }
-            ObjectKind::Delta { .. } | ObjectKind::Log { .. } | ObjectKind::Snapshot { .. } => {
-                false
-            }
+            ObjectKind::Delta { .. }
+            | ObjectKind::Log { .. }
+            | ObjectKind::Snapshot { .. }
+            | ObjectKind::Probe => false,
         }
     }
 
@@ -421,7 +429,8 @@ pub fn may_name(key: &str) -> bool {
     places.iter().any(|place| key.starts_with(place))
 }
 
-/// The collection that an object belongs to.
+/// The collection that an object belongs to; `None` when it belongs to none, or to one that its key
+/// does not name as it should.
 pub fn collection_of(kind: ObjectKind<'_>) -> Option<CollectionId> {
     match kind {
         ObjectKind::Segment { collection, .. }
@@ -430,6 +439,7 @@ pub fn collection_of(kind: ObjectKind<'_>) -> Option<CollectionId> {
         ObjectKind::Delta { channel } | ObjectKind::Log { channel } => {
             keys::collection_of_channel(channel)
         }
+        ObjectKind::Probe => None,
     }
 }
 

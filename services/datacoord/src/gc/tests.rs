@@ -206,7 +206,12 @@ fn only_what_nothing_names_and_is_old_enough_goes() {
             true,
         ),
         ("deltas/12v1/6.parquet".into(), Some(MINUTE), true),
+        // Of a start that was killed.
+        (layout::probe(7), Some(HOUR), true),
+        (layout::probe(7), Some(HOUR - 1), false),
+        (layout::probe(7), None, false),
         // Nobody knows what these are.
+        ("probe/7/once".into(), Some(20 * HOUR), false),
         ("segments/10/11/20/notes.txt".into(), Some(20 * HOUR), false),
         ("segments/12/oops".into(), Some(20 * HOUR), false),
     ];
@@ -436,6 +441,24 @@ async fn a_process_that_was_stopped_for_longer_than_its_lease_deletes_and_commit
 }
 
 #[tokio::test]
+async fn what_a_killed_start_has_left_goes_after_the_grace_period() {
+    let world = World::new(&[collection(), partition()]).await;
+    let (old, young) = (layout::probe(1), layout::probe(2));
+    for path in [&old, &young] {
+        world.write(path).await;
+    }
+    world.age(&old, Duration::from_secs(3_601));
+    let plan = world.collector.plan().await.unwrap();
+    let planned: Vec<&str> = plan.garbage.iter().map(|g| g.key.as_str()).collect();
+    assert_eq!((planned, plan.young), (vec![old.as_str()], 1));
+    assert_eq!(world.collector.collect().await.unwrap().deleted, 1);
+    assert_eq!(world.left().await, [young]);
+    world.clock.advance(Duration::from_secs(3_601));
+    assert_eq!(world.collector.collect().await.unwrap().deleted, 1);
+    assert!(world.left().await.is_empty());
+}
+
+#[tokio::test]
 async fn a_commit_between_the_plan_and_the_deletion_saves_its_files() {
     let world = World::new(&[collection(), partition()]).await;
     for path in [data(20), data(21)] {
@@ -453,7 +476,11 @@ async fn a_commit_between_the_plan_and_the_deletion_saves_its_files() {
         .unwrap();
     let batch: Vec<&Garbage> = garbage.iter().collect();
     let mut round = Round::default();
-    world.collector.delete(C, &batch, &mut round).await.unwrap();
+    world
+        .collector
+        .delete(Some(C), &batch, &mut round)
+        .await
+        .unwrap();
     assert_eq!(round.deleted, 1);
     assert_eq!(world.left().await, [data(20)]);
 }
@@ -467,7 +494,11 @@ async fn a_file_that_is_written_again_between_the_plan_and_the_deletion_is_young
     world.write(&data(20)).await;
     let batch: Vec<&Garbage> = garbage.iter().collect();
     let mut round = Round::default();
-    world.collector.delete(C, &batch, &mut round).await.unwrap();
+    world
+        .collector
+        .delete(Some(C), &batch, &mut round)
+        .await
+        .unwrap();
     assert_eq!(round.deleted, 0);
     assert_eq!(world.left().await, [data(20)]);
 }
