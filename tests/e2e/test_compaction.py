@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from harness import redkite
 from harness.data import (
     all_rows,
     count,
@@ -30,6 +31,19 @@ EAGER = {
     "REDKITE__DATACOORD__COMPACTION__MIN_SMALL_SEGMENTS": "2",
     "REDKITE__DATACOORD__COMPACTION__RETENTION": "1s",
     "REDKITE__DATACOORD__COMPACTION__DELETE_SHARE": "0.01",
+}
+
+
+# Delete files are merged all the time, segments never written again; garbage goes on demand.
+MERGING = {
+    "REDKITE__DATACOORD__COMPACTION__INTERVAL": "100ms",
+    "REDKITE__DATACOORD__COMPACTION__MIN_SMALL_SEGMENTS": "100",
+    "REDKITE__DATACOORD__COMPACTION__DELETE_SHARE": "1.0",
+    "REDKITE__DATACOORD__COMPACTION__RETENTION": "0s",
+    "REDKITE__DATACOORD__COMPACTION__MIN_DELETE_FILES": "3",
+    "REDKITE__DATACOORD__GC__ENABLED": "false",
+    "REDKITE__DATACOORD__GC__GRACE": "0s",
+    "REDKITE__DATACOORD__GC__DROPPED_GRACE": "0s",
 }
 
 
@@ -119,6 +133,55 @@ def test_deleted_rows_go_and_the_rest_stays(client, name):
     client.release_collection(name)
     client.load_collection(name)
     assert count(client, name) == 67
+
+
+def test_delete_files_become_one_and_hide_what_they_hid(tmp_path):
+    server = Server(tmp_path, env=MERGING).start()
+    client = server.client()
+    create_simple(client, "merged")
+    rows = fill(client, "merged", 2, rows_each=100)
+    before = segments(client, "merged")
+    expected = {row["id"]: row["number"] for row in rows}
+    for turn in range(7):
+        gone = list(range(turn, 200, 20))
+        client.delete("merged", ids=gone)
+        for key in gone:
+            expected.pop(key, None)
+        # A key that was deleted comes back in between: only what is older stays hidden.
+        if turn == 3:
+            client.insert("merged", [{**rows[0], "number": -1}])
+            expected[0] = -1
+        client.flush("merged")
+
+    def delete_files():
+        redkite.gc(server)
+        return list((server.data_dir / "objects" / "deltas").rglob("*.parquet"))
+
+    eventually(lambda: len(delete_files()) < 3, "delete files are merged and collected")
+
+    def check():
+        found = {row["id"]: row["number"] for row in rows_of(client, "merged")}
+        assert found == expected
+
+    check()
+    # Read anew from the merged file.
+    client.release_collection("merged")
+    client.load_collection("merged")
+    check()
+    server.kill9()
+    server.start()
+    client = server.client()
+    check()
+    after = {one.segment_id for one in segments(client, "merged")}
+    assert after >= {one.segment_id for one in before}, "no segment was written again"
+    # What is compacted then has the deletes in it.
+    job = client.compact("merged")
+    wait_completed(client, job)
+    check()
+    eventually(lambda: not delete_files(), "delete files that nothing needs are let go")
+    check()
+    client.close()
+    server.stop()
 
 
 def test_plans_are_told(client, name):

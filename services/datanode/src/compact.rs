@@ -27,10 +27,10 @@ use tracing::info;
 /// Compacts segments from an object store into the same one.
 #[derive(Clone, Debug)]
 pub struct Compactor {
-    store: Arc<dyn ObjectStore>,
-    cpu: CpuPool,
-    disk: Arc<DiskSpace>,
-    memory: Arc<MemoryBudget>,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) cpu: CpuPool,
+    pub(crate) disk: Arc<DiskSpace>,
+    pub(crate) memory: Arc<MemoryBudget>,
 }
 
 /// Memory that a compaction takes for each byte of its sources: the rows as read, those that are left,
@@ -69,7 +69,8 @@ impl Compactor {
     /// Reads the sources, leaves out what no longer counts, and writes the rest under the ids of the
     /// targets. The same request writes the same bytes to the same keys.
     ///
-    /// Holds the rows of all sources in memory, and those that are left a second time.
+    /// Holds the rows of all sources in memory, and those that are left a second time. With a
+    /// `delta_target` delete files are merged instead.
     ///
     /// # Errors
     /// Code 1009 when a file is damaged, 7 while the disk is full, 3 while memory is. Others as the store says.
@@ -77,6 +78,9 @@ impl Compactor {
     /// # Cancel safety
     /// Dropping the future stops the work; files that were being written may be there or not.
     pub async fn compact(&self, request: CompactRequest) -> Result<CompactResponse> {
+        if request.delta_target != 0 {
+            return self.merge_deletes(request).await;
+        }
         let started = Instant::now();
         let job = Job::read(request)?;
         let files = job.sources.iter().flat_map(|source| &source.files);
@@ -122,6 +126,7 @@ impl Compactor {
             segments,
             rows_read,
             rows_written,
+            delta: None,
         })
     }
 
@@ -220,7 +225,10 @@ impl Job {
     }
 }
 
-async fn read_deletes(store: &dyn ObjectStore, delta: &DeltaInfo) -> Result<DeleteBatch> {
+pub(crate) async fn read_deletes(
+    store: &dyn ObjectStore,
+    delta: &DeltaInfo,
+) -> Result<DeleteBatch> {
     let file = delta.file.as_ref().ok_or_else(|| {
         let text = format!("delete file {} has no path", delta.id);
         Error::new(ErrorCode::DataIntegrity, text)

@@ -7,12 +7,14 @@
 //!
 //! - [`build`]: builds one index over one segment
 //! - [`compact`]: writes the rows of some segments that still count as new ones
+//! - `deletes`: writes the deletes of some delete files as one file
 //! - [`export`]: writes rows as files for other programs
 //! - [`service`]: the gRPC side
 //! - [`run`]: puts it together and starts it
 
 pub mod build;
 pub mod compact;
+mod deletes;
 pub mod export;
 pub mod run;
 pub mod service;

@@ -14,8 +14,8 @@ use redkite_proto::{
 use redkite_rpc::status::from_status;
 use redkite_runtime::CpuPool;
 use redkite_segment::{
-    ALL_PARTITIONS, Chunk, DeleteBatch, SegmentMeta,
-    delta::write_delta,
+    ALL_PARTITIONS, Chunk, DeleteBatch, FileKind, SegmentMeta,
+    delta::{read_delta, write_delta},
     file::{read_segment, write_segment},
     manifest,
 };
@@ -333,6 +333,7 @@ async fn segments_are_merged_without_what_no_longer_counts() {
         deletes_until: 25,
         expired_before: 0,
         targets: vec![50, 51],
+        ..CompactRequest::default()
     };
     let run = || async {
         let answer = fixture.service.compact(Request::new(request.clone())).await;
@@ -390,4 +391,57 @@ async fn segments_are_merged_without_what_no_longer_counts() {
         .await
         .unwrap_err();
     assert_eq!(from_status(&status).error.code, ErrorCode::DataIntegrity);
+}
+
+#[tokio::test]
+async fn delete_files_become_one_with_the_same_deletes() {
+    let fixture = Fixture::new().await;
+    let store = fixture.store.as_ref();
+    let mut deltas = Vec::new();
+    for (id, keys, ts) in [(7, vec![1, 2], 20), (8, vec![3], 10), (9, vec![4], 5)] {
+        let keys = PrimaryKeys::Int(keys);
+        let batch = DeleteBatch::at(keys, Timestamp(ts), ALL_PARTITIONS);
+        let rows = batch.len() as i64;
+        let file = write_delta(store, "1v0", id, batch).await.unwrap();
+        deltas.push(DeltaInfo {
+            id,
+            collection_id: 1,
+            channel: "1v0".into(),
+            rows,
+            min_ts: ts,
+            max_ts: ts,
+            file: Some(manifest::to_file(&file)),
+        });
+    }
+    let request = CompactRequest {
+        plan_id: 1,
+        deltas,
+        delta_target: 50,
+        channel: "1v0".into(),
+        deletes_needed_after: 5,
+        ..CompactRequest::default()
+    };
+    let run = |request: CompactRequest| async {
+        let answer = fixture.service.compact(Request::new(request)).await;
+        answer.unwrap().into_inner()
+    };
+    let answer = run(request.clone()).await;
+    assert_eq!((answer.rows_read, answer.rows_written), (4, 3));
+    let made = answer.delta.clone().unwrap();
+    assert_eq!((made.id, made.collection_id, made.rows), (50, 1, 3));
+    assert_eq!((made.min_ts, made.max_ts), (10, 20));
+    let file = manifest::from_file(FileKind::Delta, made.file.as_ref().unwrap());
+    let batch = read_delta(store, &file).await.unwrap();
+    assert_eq!(batch.keys, PrimaryKeys::Int(vec![3, 1, 2]));
+    assert_eq!(batch.timestamps, [10, 20, 20].map(Timestamp));
+    assert_eq!(answer, run(request.clone()).await, "the same bytes again");
+    // Where nothing is left no file is written.
+    let request = CompactRequest {
+        delta_target: 51,
+        deletes_needed_after: 20,
+        ..request
+    };
+    assert_eq!(run(request).await.delta, None);
+    let files = store.list("deltas/1v0/").await.unwrap();
+    assert_eq!(files.len(), 4);
 }

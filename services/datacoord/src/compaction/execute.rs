@@ -89,6 +89,9 @@ impl Compactor {
         let recorded = recorded.ok_or(End::NotOurs)?;
         let view = self.catalog.view();
         let entry = view.collection_by_id(collection).ok_or(End::NotOurs)?;
+        if !recorded.plan.delta_sources.is_empty() {
+            return self.merge_deletes(entry, &recorded).await;
+        }
         let sources = sources(entry, &recorded.plan)?;
         let recorded = self.begin(&recorded).await?;
         let request = self.order(entry, &recorded.plan, &sources);
@@ -122,7 +125,7 @@ impl Compactor {
 
     /// Takes ids for the targets and writes them down. Whoever worked on the plan before wrote under
     /// other ids, and can commit no more.
-    async fn begin(&self, recorded: &Recorded) -> Result<Recorded, End> {
+    pub(super) async fn begin(&self, recorded: &Recorded) -> Result<Recorded, End> {
         let count = recorded.plan.targets.len().max(1);
         let first = self.around.ids(count as u32).await?;
         let plan = CompactionInfo {
@@ -155,6 +158,7 @@ impl Compactor {
             deletes_until: until.0,
             expired_before: facts::expired_before(entry, moment).0,
             targets: plan.targets.clone(),
+            ..CompactRequest::default()
         }
     }
 }

@@ -86,6 +86,58 @@ pub fn may_hit(delta: &DeltaInfo, segment: &SegmentInfo) -> bool {
         && delta.max_ts > segment.deletes_applied_ts
 }
 
+/// One delete file that may be merged with others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeleteFile {
+    /// The delete file.
+    pub id: i64,
+    /// Whose deletes it holds.
+    pub channel: String,
+    /// Its bytes.
+    pub size: u64,
+}
+
+/// Every delete file that may be merged: those whose deletes can be applied, so that none waits for
+/// the younger ones of another; no plan works on them, and none has failed lately.
+pub fn delete_files(entry: &CollectionEntry, moment: Moment) -> Vec<DeleteFile> {
+    let since = moment.now.minus_ms(COOL_DOWN_MS);
+    let busy: HashSet<i64> = entry
+        .compactions
+        .values()
+        .filter(|plan| is_executing(plan) || has_failed_since(plan, since))
+        .flat_map(|plan| plan.delta_sources.iter().copied())
+        .collect();
+    let free = entry.deltas.values().filter(|delta| {
+        let until = deletes_until(entry, &delta.channel, moment);
+        delta.max_ts <= until.0 && !busy.contains(&delta.id)
+    });
+    let files = free.filter_map(|delta| {
+        Some(DeleteFile {
+            id: delta.id,
+            channel: delta.channel.clone(),
+            size: delta.file.as_ref()?.size,
+        })
+    });
+    files.collect()
+}
+
+/// The delete files that are being merged.
+pub fn being_merged(entry: &CollectionEntry) -> HashSet<i64> {
+    let plans = entry.compactions.values();
+    plans
+        .filter(|plan| is_executing(plan))
+        .flat_map(|plan| plan.delta_sources.iter().copied())
+        .collect()
+}
+
+/// Deletes of a channel up to this time hit no row. Once true of a delete this stays true, as with
+/// [`unneeded`].
+pub fn deletes_needed_after(entry: &CollectionEntry, channel: &str) -> Timestamp {
+    let segments = infos(entry).filter(|segment| segment.channel == channel);
+    let passed = segments.map(|segment| segment.min_ts.max(segment.deletes_applied_ts));
+    Timestamp(passed.min().unwrap_or(u64::MAX))
+}
+
 /// The delete files among `deltas` that can hit nothing any more, given every segment there is.
 ///
 /// Once true of a delete file this stays true: rows that are in no segment yet are later than the
@@ -140,11 +192,17 @@ fn is_executing(plan: &redkite_proto::redkite::meta::CompactionInfo) -> bool {
     plan.state() == compaction_info::State::Executing
 }
 
-/// Every segment that may be compacted. `deleted` says of loaded ones how many rows are hidden.
+fn has_failed_since(plan: &redkite_proto::redkite::meta::CompactionInfo, since: Timestamp) -> bool {
+    plan.state() == compaction_info::State::Failed && plan.finished_ts >= since.0
+}
+
+/// Every segment that may be compacted. `deleted` says of loaded ones how many rows are hidden;
+/// delete files that are `merging` count as the one that they become.
 pub fn candidates(
     entry: &CollectionEntry,
     moment: Moment,
     deleted: &HashMap<i64, i64>,
+    merging: &HashSet<i64>,
 ) -> Vec<Candidate> {
     let segments: Vec<&SegmentInfo> = infos(entry).collect();
     let mut channel_rows: BTreeMap<&str, i64> = BTreeMap::new();
@@ -161,9 +219,15 @@ pub fn candidates(
             .deltas
             .values()
             .filter(|delta| may_hit(delta, segment) && delta.max_ts <= until.0);
-        let (files, deletes) = applicable.fold((0, 0), |(files, rows), delta| {
-            (files + 1, rows + delta.rows)
-        });
+        let (mut files, mut deletes, mut merged) = (0, 0, 0);
+        for delta in applicable {
+            deletes += delta.rows;
+            match merging.contains(&delta.id) {
+                true => merged = 1,
+                false => files += 1,
+            }
+        }
+        let files = files + merged;
         let known = deleted.get(&segment.id);
         let hidden = match known {
             // Some of them may be hidden by deletes that cannot be applied yet.
@@ -193,9 +257,8 @@ pub fn candidates(
 /// The segments that failed lately when nobody had asked.
 pub fn cooling_down(entry: &CollectionEntry, now: Timestamp) -> HashSet<i64> {
     let since = now.minus_ms(COOL_DOWN_MS);
-    let failed = entry.compactions.values().filter(|plan| {
-        plan.state() == compaction_info::State::Failed && plan.finished_ts >= since.0
-    });
+    let plans = entry.compactions.values();
+    let failed = plans.filter(|plan| has_failed_since(plan, since));
     failed
         .flat_map(|plan| plan.sources.iter().copied())
         .collect()

@@ -1,4 +1,5 @@
-//! Segments in the place of others: small ones merged, deleted and expired rows left out.
+//! Segments in the place of others: small ones merged, deleted and expired rows left out. One delete
+//! file in the place of many.
 //!
 //! A plan is recorded before anything is done. A data node then writes new segments under ids that
 //! nobody used before, also when a plan is begun again; one transaction puts them in the place of
@@ -12,9 +13,11 @@
 //! - [`records`]: what is written down, each step in one transaction
 //! - [`around`]: what is needed of the other services
 //! - `execute`: one plan from its record to its end
+//! - `deletes`: the same for a plan that merges delete files
 //! - `request`: what clients ask for
 
 pub mod around;
+mod deletes;
 mod execute;
 pub mod facts;
 pub mod options;
@@ -43,7 +46,10 @@ pub use self::{
     around::{Around, PeersAround},
     options::CompactionOptions,
 };
-use self::{facts::Moment, policy::Plan};
+use self::{
+    facts::Moment,
+    policy::{Merge, Plan},
+};
 use crate::gate::CommitGate;
 
 /// Plans that have ended are remembered for so long ...
@@ -177,13 +183,20 @@ impl Compactor {
             return Ok(());
         };
         let moment = self.moment(true);
+        let merges = policy::merges(facts::delete_files(entry, moment), &self.options);
+        let mut merging = facts::being_merged(entry);
+        merging.extend(merges.iter().flat_map(|merge| &merge.sources));
         let deleted = self.deleted_rows(entry).await;
-        let mut candidates = facts::candidates(entry, moment, &deleted);
+        let mut candidates = facts::candidates(entry, moment, &deleted, &merging);
         let failed = facts::cooling_down(entry, moment.now);
         candidates.retain(|one| !failed.contains(&one.id));
-        let mut plans = policy::automatic(candidates, &self.options);
-        plans.truncate(free);
-        self.record(entry, plans, 0).await.map(drop)
+        let plans = policy::automatic(candidates, &self.options);
+        let merges = merges.into_iter().map(|merge| of_deltas(entry, merge));
+        let plans = plans
+            .into_iter()
+            .filter_map(|plan| of_segments(entry, plan));
+        let due = merges.chain(plans).take(free).collect();
+        self.record(entry, due, 0).await.map(drop)
     }
 
     /// How many rows of loaded segments are hidden, as their owners say; only asked where there is
@@ -210,11 +223,12 @@ impl Compactor {
         deleted
     }
 
-    /// Writes plans down, waits until the metadata shows them, and starts them. Answers how many.
+    /// Gives plans their ids, writes them down, waits until the metadata shows them, and starts them.
+    /// Answers how many.
     async fn record(
         self: &Arc<Self>,
         entry: &CollectionEntry,
-        plans: Vec<Plan>,
+        plans: Vec<CompactionInfo>,
         trigger: i64,
     ) -> Result<usize> {
         if plans.is_empty() {
@@ -223,7 +237,13 @@ impl Compactor {
         let first = self.around.ids(plans.len() as u32).await?;
         let records: Vec<CompactionInfo> = (first..)
             .zip(plans)
-            .filter_map(|(id, plan)| self.new_record(entry, id, plan, trigger))
+            .map(|(id, plan)| CompactionInfo {
+                plan_id: id,
+                trigger_id: trigger,
+                state: State::Executing.into(),
+                created_ts: self.now().0,
+                ..plan
+            })
             .collect();
         let Some(revision) = records::add(&*self.kv, entry, &records).await? else {
             return Ok(0);
@@ -237,6 +257,7 @@ impl Compactor {
                 collection = plan.collection_id,
                 partition = plan.partition_id,
                 sources = ?plan.sources,
+                delete_files = ?plan.delta_sources,
                 "compaction planned"
             );
             self.start(entry.id(), plan.plan_id);
@@ -244,31 +265,6 @@ impl Compactor {
         metrics::counter!("redkite_datacoord_compactions_planned_total")
             .increment(records.len() as u64);
         Ok(records.len())
-    }
-
-    fn new_record(
-        &self,
-        entry: &CollectionEntry,
-        id: i64,
-        plan: Plan,
-        trigger: i64,
-    ) -> Option<CompactionInfo> {
-        let first = *plan.sources.first()?;
-        let source = facts::infos(entry).find(|segment| segment.id == first)?;
-        Some(CompactionInfo {
-            plan_id: id,
-            trigger_id: trigger,
-            collection_id: source.collection_id,
-            partition_id: source.partition_id,
-            channel: source.channel.clone(),
-            state: State::Executing.into(),
-            sources: plan.sources,
-            // Only their number counts until ids are taken for them, which is before anything is
-            // written.
-            targets: vec![0; plan.targets],
-            created_ts: self.now().0,
-            ..CompactionInfo::default()
-        })
     }
 
     /// Starts a task for a plan unless one works on it.
@@ -282,6 +278,33 @@ impl Compactor {
             .spawn_cancellable(name, OnFailure::Log, async move {
                 running.0.carry_out(collection, plan).await;
             });
+    }
+}
+
+/// A plan for segments that has no id yet.
+fn of_segments(entry: &CollectionEntry, plan: Plan) -> Option<CompactionInfo> {
+    let first = *plan.sources.first()?;
+    let source = facts::infos(entry).find(|segment| segment.id == first)?;
+    Some(CompactionInfo {
+        collection_id: source.collection_id,
+        partition_id: source.partition_id,
+        channel: source.channel.clone(),
+        sources: plan.sources,
+        // Only their number counts until ids are taken for them, which is before anything is
+        // written.
+        targets: vec![0; plan.targets],
+        ..CompactionInfo::default()
+    })
+}
+
+/// A plan for delete files that has no id yet.
+fn of_deltas(entry: &CollectionEntry, merge: Merge) -> CompactionInfo {
+    CompactionInfo {
+        collection_id: entry.id().0,
+        channel: merge.channel,
+        delta_sources: merge.sources,
+        targets: vec![0],
+        ..CompactionInfo::default()
     }
 }
 

@@ -18,6 +18,8 @@ pub struct CompactionOptions {
     pub delete_share: f64,
     /// A segment is written again when more delete files than this may hit it.
     pub max_delete_files: usize,
+    /// Delete files of a channel are merged when there are so many of about the same size.
+    pub min_delete_files: usize,
     /// How often it is looked for what is due.
     pub interval: HumanDuration,
     /// Compactions that run at the same time; each takes memory for about three times the target
@@ -37,6 +39,7 @@ impl Default for CompactionOptions {
             min_small_segments: 8,
             delete_share: 0.2,
             max_delete_files: 64,
+            min_delete_files: 8,
             interval: HumanDuration::secs(10),
             concurrent_plans: 2,
             retention: HumanDuration::secs(120),
@@ -54,6 +57,9 @@ impl Validate for CompactionOptions {
         }
         if self.min_small_segments < 2 {
             return refuse("min_small_segments", "must be at least 2");
+        }
+        if self.min_delete_files < 2 {
+            return refuse("min_delete_files", "must be at least 2");
         }
         if !(self.delete_share > 0.0 && self.delete_share <= 1.0) {
             return refuse("delete_share", "must be above 0 and at most 1");

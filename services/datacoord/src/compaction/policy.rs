@@ -2,10 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::{facts::Candidate, options::CompactionOptions};
+use super::{
+    facts::{Candidate, DeleteFile},
+    options::CompactionOptions,
+};
 
 /// Sources of one plan at most: bounds its transaction.
 const MAX_SOURCES: usize = 128;
+/// Delete files are merged up to this size together: bounds the memory for it, and what a load reads
+/// of deletes that do not concern it.
+const MAX_MERGED_BYTES: u64 = 64 << 20;
 
 /// Segments that are replaced by new ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +20,49 @@ pub struct Plan {
     pub sources: Vec<i64>,
     /// How many new ones there are to be.
     pub targets: usize,
+}
+
+/// Delete files that become one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Merge {
+    /// Whose deletes they are.
+    pub channel: String,
+    /// The delete files.
+    pub sources: Vec<i64>,
+}
+
+/// The delete files that are merged without anybody asking: of each channel the smallest ones, when
+/// there are enough of about the same size (the largest no larger than the rest together), so that a
+/// delete is written again about log n times. A load then reads few files, and a segment need not be
+/// written again for their number.
+pub fn merges(files: Vec<DeleteFile>, options: &CompactionOptions) -> Vec<Merge> {
+    let mut channels: BTreeMap<String, Vec<DeleteFile>> = BTreeMap::new();
+    for file in files {
+        channels.entry(file.channel.clone()).or_default().push(file);
+    }
+    let merges = channels.into_iter().filter_map(|(channel, mut files)| {
+        files.sort_by_key(|file| (file.size, file.id));
+        let mut run: Vec<&DeleteFile> = Vec::new();
+        let mut sum = 0_u64;
+        for file in &files {
+            let after = sum.saturating_add(file.size);
+            if run.len() == MAX_SOURCES || after > MAX_MERGED_BYTES {
+                break;
+            }
+            sum = after;
+            run.push(file);
+        }
+        while run
+            .last()
+            .is_some_and(|largest| largest.size > sum - largest.size)
+        {
+            sum -= run.pop().map_or(0, |largest| largest.size);
+        }
+        let mut sources: Vec<i64> = run.iter().map(|file| file.id).collect();
+        sources.sort_unstable();
+        (sources.len() >= options.min_delete_files).then_some(Merge { channel, sources })
+    });
+    merges.collect()
 }
 
 /// What is due without anybody asking.
@@ -306,6 +355,70 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn delete_files_of_about_the_same_size_become_one() {
+        const MIB: u64 = 1 << 20;
+        // (name, sizes of files 1, 2, …, those that are merged)
+        let cases: [(&str, Vec<u64>, Vec<i64>); 9] = [
+            ("none", vec![], vec![]),
+            ("too few", vec![5, 5, 5], vec![]),
+            ("enough", vec![5, 5, 5, 5], vec![1, 2, 3, 4]),
+            (
+                "the large one stays",
+                vec![50, 5, 5, 5, 5],
+                vec![2, 3, 4, 5],
+            ),
+            (
+                "as large as the rest",
+                vec![20, 5, 5, 5, 5],
+                vec![1, 2, 3, 4, 5],
+            ),
+            ("growing sizes", vec![1, 2, 4, 8, 16, 32], vec![]),
+            ("two large ones", vec![50, 5, 5, 5, 5, 50], vec![2, 3, 4, 5]),
+            (
+                "what is full stays",
+                vec![60 * MIB, MIB, MIB, MIB, MIB],
+                vec![2, 3, 4, 5],
+            ),
+            (
+                "up to the largest size",
+                vec![20 * MIB, 20 * MIB, 10 * MIB, 10 * MIB, 10 * MIB, 10 * MIB],
+                vec![1, 3, 4, 5, 6],
+            ),
+        ];
+        for (name, sizes, want) in cases {
+            let files = (1..).zip(sizes).map(|(id, size)| DeleteFile {
+                id,
+                channel: "10v0".into(),
+                size,
+            });
+            let options = CompactionOptions {
+                min_delete_files: 4,
+                ..options()
+            };
+            let found = merges(files.collect(), &options);
+            let sources: Vec<Vec<i64>> = found.into_iter().map(|merge| merge.sources).collect();
+            let want: Vec<Vec<i64>> = if want.is_empty() { vec![] } else { vec![want] };
+            assert_eq!(sources, want, "{name}");
+        }
+    }
+
+    #[test]
+    fn delete_files_of_different_channels_stay_apart_and_a_merge_is_bounded() {
+        let file = |id: i64, channel: &str| DeleteFile {
+            id,
+            channel: channel.into(),
+            size: 10,
+        };
+        let files = (0..300).map(|id| file(id, if id % 3 == 0 { "10v0" } else { "10v1" }));
+        let found = merges(files.collect(), &options());
+        let found: Vec<(&str, usize)> = found
+            .iter()
+            .map(|merge| (merge.channel.as_str(), merge.sources.len()))
+            .collect();
+        assert_eq!(found, [("10v0", 100), ("10v1", MAX_SOURCES)]);
     }
 
     #[test]

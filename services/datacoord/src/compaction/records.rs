@@ -16,7 +16,7 @@ use super::facts;
 use crate::gate::CommitGate;
 
 /// How often a commit starts again because something that it relies on has changed.
-const ATTEMPTS: usize = 16;
+pub(super) const ATTEMPTS: usize = 16;
 
 /// A plan as it is recorded, with the revision that guards it.
 #[derive(Clone, Debug)]
@@ -62,6 +62,11 @@ pub async fn add(
         for source in &plan.sources {
             txn = txn.when(Compare::Exists {
                 key: source_key(plan, *source),
+            });
+        }
+        for source in &plan.delta_sources {
+            txn = txn.when(Compare::Exists {
+                key: keys::delta(entry.id(), *source),
             });
         }
         txn = txn.then(put(plan));
@@ -174,13 +179,18 @@ pub async fn commit(
             TxnOutcome::Refused { .. } => {}
         }
     }
-    Err(End::Failed(Error::new(
+    Err(met_changes(plan))
+}
+
+/// What is said of a plan whose commit was refused again and again.
+pub(super) fn met_changes(plan: &CompactionInfo) -> End {
+    End::Failed(Error::new(
         ErrorCode::ServiceUnavailable,
         format!(
             "compaction plan {} met changing metadata too often",
             plan.plan_id
         ),
-    )))
+    ))
 }
 
 /// Files of the sources and of their indexes that lie outside the sources' own places, because they
@@ -331,12 +341,12 @@ fn source_key(plan: &CompactionInfo, segment: i64) -> String {
     keys::segment(collection, partition, segment)
 }
 
-fn put(plan: &CompactionInfo) -> Op {
+pub(super) fn put(plan: &CompactionInfo) -> Op {
     let key = keys::compaction(CollectionId(plan.collection_id), plan.plan_id);
     Op::put(key, plan.encode_to_vec())
 }
 
-fn guard(recorded: &Recorded) -> Compare {
+pub(super) fn guard(recorded: &Recorded) -> Compare {
     let plan = &recorded.plan;
     Compare::Revision {
         key: keys::compaction(CollectionId(plan.collection_id), plan.plan_id),
@@ -345,7 +355,10 @@ fn guard(recorded: &Recorded) -> Compare {
 }
 
 /// A guard that the collection stays as it is; `None` when it is gone or going.
-async fn live_collection(kv: &dyn MetaKv, entry: &CollectionEntry) -> Result<Option<Compare>> {
+pub(super) async fn live_collection(
+    kv: &dyn MetaKv,
+    entry: &CollectionEntry,
+) -> Result<Option<Compare>> {
     let key = keys::collection(entry.database_id(), entry.id());
     let Some(pair) = kv.get(&key).await.map_err(unavailable)? else {
         return Ok(None);
@@ -371,7 +384,7 @@ async fn live_partition(kv: &dyn MetaKv, plan: &CompactionInfo) -> Result<Option
     }))
 }
 
-fn decode<M: Message + Default>(pair: &KeyValue) -> Result<M> {
+pub(super) fn decode<M: Message + Default>(pair: &KeyValue) -> Result<M> {
     M::decode(pair.value.clone()).map_err(|error| {
         Error::new(
             ErrorCode::DataIntegrity,
@@ -380,6 +393,6 @@ fn decode<M: Message + Default>(pair: &KeyValue) -> Result<M> {
     })
 }
 
-fn unavailable(error: redkite_metastore::Error) -> Error {
+pub(super) fn unavailable(error: redkite_metastore::Error) -> Error {
     Error::from_coded(&error)
 }

@@ -32,7 +32,12 @@ impl Compactor {
             .ok_or_else(|| Error::collection_not_found("", &collection.to_string()))?;
         check_scope(entry, &request)?;
         let deleted = self.deleted_rows(entry).await;
-        let mut candidates = facts::candidates(entry, self.moment(false), &deleted);
+        let mut candidates = facts::candidates(
+            entry,
+            self.moment(false),
+            &deleted,
+            &facts::being_merged(entry),
+        );
         candidates.retain(|one| {
             let all = |empty: bool, same: bool| empty || same;
             all(
@@ -56,7 +61,9 @@ impl Compactor {
             return Ok(CompactResponse::default());
         }
         let trigger = self.around.ids(1).await?;
-        let plans = self.record(entry, plans, trigger).await?;
+        let plans = plans.into_iter();
+        let plans = plans.filter_map(|plan| super::of_segments(entry, plan));
+        let plans = self.record(entry, plans.collect(), trigger).await?;
         Ok(CompactResponse {
             compaction_id: if plans == 0 { 0 } else { trigger },
             plans: plans as i32,

@@ -163,6 +163,14 @@ impl Around for Played {
             if let Some(failure) = failure {
                 return Err(failure);
             }
+            if request.delta_target != 0 {
+                let delta = merged(&request);
+                self.store_delta(&delta).await;
+                return Ok(CompactResponse {
+                    delta: Some(delta),
+                    ..CompactResponse::default()
+                });
+            }
             let answer = compacted(&request);
             self.store_files(&answer.segments).await;
             Ok(answer)
@@ -190,12 +198,30 @@ impl Default for Played {
 }
 
 impl Played {
+    /// Writes the file that a delete file's record names, of the right size.
+    async fn store_delta(&self, delta: &DeltaInfo) {
+        let file = delta.file.as_ref().unwrap();
+        let bytes = vec![0; file.size as usize];
+        self.store.put(&file.path, bytes.into()).await.unwrap();
+    }
+
     /// Writes the files that segments name, of the right size.
     async fn store_files(&self, segments: &[SegmentInfo]) {
         for file in segments.iter().flat_map(|segment| &segment.files) {
             let bytes = vec![0; file.size as usize];
             self.store.put(&file.path, bytes.into()).await.unwrap();
         }
+    }
+}
+
+/// As a data node does it, with every delete needed.
+fn merged(request: &CompactRequest) -> DeltaInfo {
+    let deltas = &request.deltas;
+    DeltaInfo {
+        rows: deltas.iter().map(|delta| delta.rows).sum(),
+        min_ts: deltas.iter().map(|delta| delta.min_ts).min().unwrap(),
+        max_ts: deltas.iter().map(|delta| delta.max_ts).max().unwrap(),
+        ..delta_file(request.delta_target, 0)
     }
 }
 
@@ -219,6 +245,7 @@ fn compacted(request: &CompactRequest) -> CompactResponse {
         segments: if rows == 0 { vec![] } else { vec![segment] },
         rows_read,
         rows_written: rows,
+        delta: None,
     }
 }
 
@@ -249,6 +276,18 @@ fn delta(id: i64, max_ts: u64) -> DeltaInfo {
         min_ts: 200,
         max_ts,
         ..DeltaInfo::default()
+    }
+}
+
+/// A delete file with its path.
+fn delta_file(id: i64, max_ts: u64) -> DeltaInfo {
+    DeltaInfo {
+        file: Some(FileInfo {
+            path: redkite_storage::layout::delta(CHANNEL, id),
+            size: 10,
+            crc32c: 1,
+        }),
+        ..delta(id, max_ts)
     }
 }
 
@@ -536,6 +575,163 @@ async fn whatever_fails_or_crashes_at_any_step_the_end_is_the_same() {
             }
         }
     }
+}
+
+const FILES: std::ops::Range<i64> = 50..54;
+
+/// A world in which only delete files are merged.
+async fn world_with_delete_files() -> World {
+    let mut world = World::new().await;
+    world.options.min_small_segments = 100;
+    world.options.delete_share = 1.0;
+    world.options.min_delete_files = 3;
+    let mut records = Vec::new();
+    for id in FILES {
+        let delta = delta_file(id, 500 + id as u64);
+        world.played.store_delta(&delta).await;
+        records.push((keys::delta(C, id), delta.encode_to_vec()));
+    }
+    // Later than what may be merged.
+    records.push((
+        keys::delta(C, 60),
+        delta_file(60, FLUSHED + 1).encode_to_vec(),
+    ));
+    let without_file = Txn::new().then(Op::delete(keys::delta(C, 30)));
+    world.kv.txn(without_file).await.unwrap();
+    world.put(records).await;
+    world
+}
+
+impl World {
+    /// Has rounds run until the delete files are one.
+    async fn merge(&self, process: &Process) {
+        eventually("delete files are merged", PATIENCE, || async {
+            process.compactor.round().await;
+            self.settle(process).await;
+            (self.deltas().await.len() == 2).then_some(())
+        })
+        .await;
+    }
+
+    async fn check_merged(&self, context: &str) {
+        let deltas: Vec<DeltaInfo> = self.records(&keys::deltas(C)).await;
+        assert_eq!(deltas[0].id, 60, "{context}");
+        let made = &deltas[1];
+        assert_eq!(
+            (made.rows, made.min_ts, made.max_ts),
+            (240, 200, 553),
+            "{context}"
+        );
+        let file = made.file.as_ref().unwrap();
+        assert!(
+            self.played.store.stat(&file.path).await.is_ok(),
+            "{context}"
+        );
+        assert!(
+            self.is_old_state().await,
+            "{context}: segments have changed"
+        );
+        let plans = self.plans().await;
+        let [plan] = &plans[..] else {
+            panic!("{context}: {plans:?}")
+        };
+        assert_eq!(plan.state(), State::Completed, "{context}");
+        assert_eq!(plan.targets, [made.id], "{context}");
+        // Loads that have begun may read the old ones a little longer.
+        let old: Vec<String> = FILES
+            .map(|id| redkite_storage::layout::delta(CHANNEL, id))
+            .collect();
+        assert_eq!(plan.borrowed_files, old, "{context}");
+        let requests = self.played.requests.lock();
+        let targets: HashSet<i64> = requests.iter().map(|one| one.delta_target).collect();
+        assert_eq!(
+            targets.len(),
+            requests.len(),
+            "{context}: one place for two attempts"
+        );
+    }
+}
+
+#[tokio::test]
+async fn delete_files_are_merged_whatever_fails_or_crashes_at_any_step() {
+    for fault in [
+        Fault::FailBefore,
+        Fault::FailAfter,
+        Fault::CrashBefore,
+        Fault::CrashAfter,
+    ] {
+        for step in 0.. {
+            let context = format!("{fault:?} at step {step}");
+            let world = world_with_delete_files().await;
+            let mut process = world.start().await;
+            *world.steps.fault.lock() = Some((step, fault));
+            let crashed = tokio::select! {
+                () = world.merge(&process) => false,
+                () = world.steps.crashed.notified() => true,
+            };
+            if crashed {
+                process.tasks.abort();
+                // The old files or the new one, and nothing in between.
+                let left = world.deltas().await.len();
+                assert!(left == 2 || left == 5, "{context}: {left} are left");
+                process = world.start().await;
+                world.merge(&process).await;
+            }
+            world.settle(&process).await;
+            world.check_merged(&context).await;
+            process.tasks.abort();
+            if world.steps.fault.lock().is_some() {
+                assert!(step >= 6, "only {step} steps were tried");
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_merge_is_told_which_deletes_are_needed_and_gives_way_to_who_lets_a_file_go() {
+    let world = world_with_delete_files().await;
+    let process = world.start().await;
+    let closed = world.played.gate.write().await;
+    process.compactor.round().await;
+    eventually("the data node is asked", PATIENCE, || async {
+        (!world.played.requests.lock().is_empty()).then_some(())
+    })
+    .await;
+    let request = world.played.requests.lock()[0].clone();
+    // No segment has rows before this.
+    assert_eq!(request.deletes_needed_after, 100);
+    assert_eq!(request.channel, CHANNEL);
+    let ids: Vec<i64> = request.deltas.iter().map(|delta| delta.id).collect();
+    assert_eq!(ids, FILES.collect::<Vec<_>>());
+    let gone = Txn::new().then(Op::delete(keys::delta(C, 51)));
+    world.kv.txn(gone).await.unwrap();
+    drop(closed);
+    world.settle(&process).await;
+    assert_eq!(world.deltas().await, [50, 52, 53, 60]);
+    let plan = &world.plans().await[0];
+    assert_eq!(plan.state(), State::Failed);
+    assert!(
+        plan.fail_reason.contains("delete file 51 is gone"),
+        "{plan:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_segment_is_not_written_again_for_delete_files_that_become_one() {
+    let mut world = world_with_delete_files().await;
+    world.options.max_delete_files = 2;
+    let process = world.start().await;
+    world.merge(&process).await;
+    assert!(world.is_old_state().await);
+    // Without merging it is.
+    let mut world = world_with_delete_files().await;
+    world.options.max_delete_files = 2;
+    world.options.min_delete_files = 100;
+    let process = world.start().await;
+    process.compactor.round().await;
+    world.settle(&process).await;
+    assert!(!world.is_old_state().await);
 }
 
 /// Starts a compaction, does something while the data node works, and lets it end.

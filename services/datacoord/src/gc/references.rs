@@ -311,6 +311,12 @@ impl References {
         let info = decoded::<CompactionInfo>(pair)?;
         matches(info.plan_id, plan)?;
         matches(info.collection_id, collection.0)?;
+        if !info.delta_sources.is_empty() && info.state() == compaction_info::State::Executing {
+            let targets = info.targets.iter();
+            let files = targets.map(|target| layout::delta(&info.channel, *target));
+            self.files.extend(files);
+            return Ok(());
+        }
         let (segments, why) = match info.state() {
             compaction_info::State::Executing => {
                 (info.targets, format!("compaction {plan} is under way"))

@@ -258,6 +258,42 @@ fn work_that_is_under_way_is_protected() {
 }
 
 #[test]
+fn a_merge_of_delete_files_protects_what_it_writes_and_then_what_it_has_replaced() {
+    use compaction_info::State::{Completed, Executing, Failed};
+    let old = Some(20 * HOUR);
+    let (source, target) = (layout::delta("10v0", 40), layout::delta("10v0", 41));
+    for (state, finished, source_stays, target_stays) in [
+        (Executing, 0, false, true),
+        (Completed, NOW - MINUTE, true, false),
+        (Completed, NOW - MINUTE - 1, false, false),
+        (Failed, NOW, false, false),
+    ] {
+        let info = CompactionInfo {
+            plan_id: 7,
+            collection_id: C.0,
+            channel: "10v0".into(),
+            state: state.into(),
+            delta_sources: vec![40],
+            targets: vec![41],
+            borrowed_files: match state {
+                Completed => vec![source.clone()],
+                Executing | Failed => vec![],
+            },
+            finished_ts: Timestamp::new(finished, 0).0,
+            ..CompactionInfo::default()
+        };
+        let plan = record(keys::compaction(C, 7), &info);
+        let base = [collection(), partition(), plan];
+        let stays = |records: &[Record], key: &str| goes(records, &[(key, old)]).is_empty();
+        assert_eq!(stays(&base, &source), source_stays, "{state:?} {finished}");
+        assert_eq!(stays(&base, &target), target_stays, "{state:?} {finished}");
+        // A record of their own keeps either, whatever the plan.
+        assert!(stays(&[&base[..], &[delta(40)]].concat(), &source));
+        assert!(stays(&[&base[..], &[delta(41)]].concat(), &target));
+    }
+}
+
+#[test]
 fn what_cannot_be_read_protects_all_that_it_might_name() {
     let other = "segments/12/13/50/data.v1.parquet";
     let orphan = data(21);
