@@ -48,6 +48,12 @@ pub(crate) fn loaded(ok: bool, took: Duration) {
     histogram!("redkite_querynode_segment_load_seconds").record(took.as_secs_f64());
 }
 
+/// One index over rows that are in no segment file.
+pub(crate) fn interim_built(rows: usize, took: Duration) {
+    counter!("redkite_querynode_interim_indexed_rows_total").increment(rows as u64);
+    histogram!("redkite_querynode_interim_build_seconds").record(took.as_secs_f64());
+}
+
 /// Segments that compacted ones have taken the place of.
 pub(crate) fn replaced(segments: usize) {
     counter!("redkite_querynode_segments_replaced_total").increment(segments as u64);

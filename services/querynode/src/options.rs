@@ -30,6 +30,9 @@ pub struct QueryNodeOptions {
     pub mmap: bool,
     /// Decoded columns of such collections that are kept in memory for the next read.
     pub column_cache_size: ByteSize,
+    /// Whether rows that are in no segment file get indexes in memory, so that a search need not
+    /// compare with every one of them. Without, it does, and finds exactly the nearest ones.
+    pub interim_index: bool,
     /// How long an order to load waits for its end before it answers how far it is.
     pub load_wait: HumanDuration,
     /// How long a read may take when its caller does not say.
@@ -49,6 +52,7 @@ impl Default for QueryNodeOptions {
             load_concurrency: 4,
             mmap: false,
             column_cache_size: ByteSize::mib(256),
+            interim_index: true,
             load_wait: HumanDuration::millis(200),
             read_timeout: HumanDuration::secs(60),
         }

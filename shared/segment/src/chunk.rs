@@ -16,6 +16,7 @@ use redkite_types::{
 use crate::{
     error::{Error, Result},
     file::FileColumns,
+    interim::InterimIndexes,
 };
 
 /// Rows with their hidden columns, never changed once made.
@@ -32,6 +33,7 @@ pub struct Chunk {
     times: (Timestamp, Timestamp),
     /// Rows by primary key, made when first asked for.
     order: OnceLock<Vec<u32>>,
+    interim: InterimIndexes,
 }
 
 /// Primary keys of a chunk, compared without being copied.
@@ -136,6 +138,7 @@ impl Chunk {
             key_column,
             times: (first, last),
             order: OnceLock::new(),
+            interim: InterimIndexes::default(),
         })
     }
 
@@ -259,6 +262,7 @@ impl Chunk {
             key_column: first.key_column,
             times: first.times,
             order: OnceLock::new(),
+            interim: InterimIndexes::default(),
         };
         for chunk in std::iter::once(first).chain(rest) {
             merged.row_ids.extend_from_slice(&chunk.row_ids);
@@ -282,7 +286,12 @@ impl Chunk {
         let mapped = columns
             .filter(is_mapped)
             .map(|column| column.data.memory_bytes());
-        self.batch.memory_bytes() - mapped.sum::<usize>() + file + self.len() * 16 + order
+        let columns = self.batch.memory_bytes() - mapped.sum::<usize>();
+        columns + file + self.len() * 16 + order + self.interim.memory_bytes()
+    }
+
+    pub(crate) fn interim(&self) -> &InterimIndexes {
+        &self.interim
     }
 
     /// The columns of some fields, decoded if need be, for a filter to look at.

@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use redkite_types::{PrimaryKey, RowBatch, RowId, Timestamp};
+use redkite_types::{FieldId, MetricType, PrimaryKey, RowBatch, RowId, Timestamp};
 
 use crate::{
     chunk::Chunk,
@@ -271,6 +271,21 @@ impl GrowingSnapshot {
     pub fn times(&self) -> Option<(Timestamp, Timestamp)> {
         let times = self.chunks.iter().map(|chunk| chunk.times());
         times.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+    }
+
+    /// The chunks that an interim index of a field would make faster to search. One that the next
+    /// rows will be merged with is not among them.
+    pub fn chunks_without_interim(
+        &self,
+        field: FieldId,
+        metric: MetricType,
+    ) -> impl Iterator<Item = &Arc<Chunk>> {
+        let last = self.chunks.len().saturating_sub(1);
+        let stays = move |at: usize, chunk: &Chunk| at < last || chunk.len() > MERGED_ROWS / 2;
+        let chunks = self.chunks.iter().enumerate();
+        chunks
+            .filter(move |(at, chunk)| stays(*at, chunk) && chunk.lacks_interim(field, metric))
+            .map(|(_, chunk)| chunk)
     }
 
     /// The segment's deletes, which go on growing.

@@ -7,6 +7,7 @@
 //!
 //! - [`chunk`]: immutable rows, the unit that readers share
 //! - [`growing`]: one writer, many readers, chunks merged as they come
+//! - [`interim`]: indexes over rows that still grow
 //! - [`sealed`]: one chunk, in memory or in an open file, and its vector indexes
 //! - [`delete`]: which rows are deleted, and since when
 //! - [`segment`]: either kind, and what of it a read at a timestamp sees
@@ -31,6 +32,7 @@ pub mod fetch;
 pub mod file;
 pub mod group;
 pub mod growing;
+pub mod interim;
 pub mod manifest;
 pub mod reduce;
 pub mod retrieve;

@@ -10,6 +10,7 @@ use redkite_types::{Column, FieldId, MetricType, SegmentId};
 use crate::{
     chunk::Chunk,
     error::{Error, Result},
+    interim,
     reduce::{Hit, RowAt, TopK, compare_hits},
     segment::{Allowed, ReadView, Reader, Segment},
 };
@@ -97,8 +98,14 @@ impl SegmentSearcher {
         stop: &StopFlag,
         lists: &mut Vec<Vec<redkite_index::Hit>>,
     ) -> Result<()> {
-        match index {
-            Some(index) => self.by_index(index, segment, chunk, allowed, stop, lists),
+        if let Some(index) = index {
+            return self.by_index(index, &self.params, segment, chunk, allowed, stop, lists);
+        }
+        match chunk.interim_for(self.field, self.metric, &self.params, self.k) {
+            Some(index) => {
+                let params = interim::search_params(&self.params, self.k);
+                self.by_index(&index, &params, segment, chunk, allowed, stop, lists)
+            }
             None => self.by_scan(segment, chunk, allowed, stop, lists),
         }
     }
@@ -108,9 +115,14 @@ impl SegmentSearcher {
         checked.map_err(|source| Error::search(segment, source))
     }
 
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is borrowed from a different owner on the hot path"
+    )]
     fn by_index(
         &self,
         index: &ColumnIndex,
+        params: &SearchParams,
         segment: SegmentId,
         chunk: &Chunk,
         allowed: &Allowed,
@@ -130,7 +142,7 @@ impl SegmentSearcher {
             let searched = index.search(
                 self.queries.get(query),
                 rows.as_ref(),
-                &self.params,
+                params,
                 allowed.bits(),
                 self.k,
                 stop,

@@ -16,6 +16,7 @@
 //! - `load`: segments and indexes from files into memory
 //! - `handover`: compacted segments in the place of those that they come from
 //! - `mapping`: what of a segment stays in its file
+//! - `interim`: indexes over growing rows
 //! - `flush`: from growing rows to committed segments
 //! - `snapshot`, `times`: what reads see, and when
 
@@ -23,6 +24,7 @@ mod apply;
 mod deletes;
 mod flush;
 mod handover;
+mod interim;
 mod load;
 mod mapping;
 mod owner;

@@ -11,6 +11,7 @@ use tracing::{Instrument as _, debug_span, info};
 use super::{
     Channel, Control, Inbox,
     flush::FlushControl,
+    interim,
     load::Loads,
     pipeline::{Asking, Pipeline},
     state::State,
@@ -61,6 +62,10 @@ impl Owner {
             loads: Loads::default(),
         };
         owner.note_growing();
+        if owner.channel.shared.deps.options.interim_index {
+            let name = format!("interim indexes of {}", owner.channel.name);
+            tasks.spawn(name, OnFailure::Log, interim::keep(owner.channel.clone()));
+        }
         tasks.spawn(name, OnFailure::Log, owner.run(inbox));
     }
 

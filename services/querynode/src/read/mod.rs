@@ -114,7 +114,7 @@ fn deadline(deps: &QueryNodeDeps, timeout_ms: u32) -> Deadline {
 }
 
 /// Raises the flag when the read is over, or nobody waits for it any more.
-struct StopOnDrop(StopFlag);
+pub(crate) struct StopOnDrop(pub(crate) StopFlag);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {

@@ -1,0 +1,100 @@
+//! Indexes over growing rows: built one after the other in the background, as rows come.
+
+use std::{sync::Arc, time::Duration};
+
+use redkite_index::IndexType;
+use redkite_node::MemoryUse;
+use redkite_proto::redkite::meta::IndexInfo;
+use redkite_runtime::Priority;
+use redkite_segment::{Chunk, StopFlag};
+use redkite_types::{FieldId, MetricType, Result, SegmentId};
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::Channel;
+use crate::{metrics, read::StopOnDrop};
+
+/// Between two looks at what there is: single rows come faster than a look is worth.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What is to be built.
+struct Due {
+    segment: SegmentId,
+    field: FieldId,
+    metric: MetricType,
+    chunk: Arc<Chunk>,
+}
+
+/// Builds what is missing whenever the channel's rows have changed, until the channel is given up.
+pub(super) async fn keep(channel: Arc<Channel>) {
+    let stop = channel.tasks.token();
+    let mut changes = channel.growing_bytes.subscribe();
+    loop {
+        changes.borrow_and_update();
+        let round = async {
+            while let Some(due) = next(&channel) {
+                if let Err(error) = build(&channel, due).await {
+                    warn!(channel = %channel.name, %error, "growing rows stay without an index for now");
+                    break;
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+            changes.changed().await
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = round => if changed.is_err() {
+                return;
+            },
+        }
+    }
+}
+
+/// The next index to build, of the rows as they are now.
+fn next(channel: &Channel) -> Option<Due> {
+    let snapshot = channel.published.load();
+    for (field, index) in &*snapshot.indexes {
+        let Some(metric) = metric_of(index) else {
+            continue;
+        };
+        for growing in &snapshot.growing {
+            if let Some(chunk) = growing.chunks_without_interim(*field, metric).next() {
+                return Some(Due {
+                    segment: growing.meta().segment,
+                    field: *field,
+                    metric,
+                    chunk: chunk.clone(),
+                });
+            }
+        }
+    }
+    None
+}
+
+/// The metric of an index whose users expect approximate answers; FLAT's expect exact ones.
+fn metric_of(index: &IndexInfo) -> Option<MetricType> {
+    match IndexType::parse(&index.index_type) {
+        Ok(IndexType::Flat) | Err(_) => None,
+        Ok(_) => MetricType::parse(&index.metric_type).ok(),
+    }
+}
+
+async fn build(channel: &Channel, due: Due) -> Result<()> {
+    let started = Instant::now();
+    let (deps, rows) = (&channel.shared.deps, due.chunk.len());
+    let bytes = due.chunk.interim_bytes(due.field) as u64;
+    let what = "an index over growing rows";
+    deps.memory.claim(MemoryUse::Background, what, bytes)?;
+    let stop = StopFlag::new();
+    let _guard = StopOnDrop(stop.clone());
+    let work = move || {
+        due.chunk
+            .build_interim(due.segment, due.field, due.metric, &stop)
+    };
+    deps.cpu
+        .run(Priority::Build, work)
+        .await?
+        .map_err(|error| redkite_types::Error::from_coded(&error))?;
+    metrics::interim_built(rows, started.elapsed());
+    Ok(())
+}
