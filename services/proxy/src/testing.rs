@@ -157,7 +157,7 @@ impl Fixture {
                 name: name.to_owned(),
                 created_ts: CREATED,
                 collection_id: COLLECTION_ID.0,
-                state: 0,
+                ..meta::PartitionInfo::default()
             };
             records.push((keys::partition(COLLECTION_ID, id), record.encode_to_vec()));
         }

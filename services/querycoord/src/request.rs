@@ -5,7 +5,7 @@ use redkite_proto::{
     convert::schema,
     milvus::common::IndexState,
     redkite::{
-        meta::{ChannelOwner, ObjectState},
+        meta::{ChannelOwner, ObjectState, PartitionInfo},
         querynode::{SegmentToServe, SyncChannelRequest},
     },
 };
@@ -63,12 +63,13 @@ pub fn sync_channel(
         partitions: entry
             .partitions
             .values()
-            .filter(|partition| {
-                matches!(
-                    partition.state(),
-                    ObjectState::Created | ObjectState::Creating
-                )
-            })
+            .filter(|partition| exists(partition))
+            .map(|partition| partition.id)
+            .collect(),
+        closed_partitions: entry
+            .partitions
+            .values()
+            .filter(|partition| partition.closed)
             .map(|partition| partition.id)
             .collect(),
         properties: entry
@@ -99,6 +100,16 @@ pub fn served_partitions(entry: &CollectionEntry) -> impl Iterator<Item = Partit
                 && entry
                     .partitions
                     .get(partition)
-                    .is_some_and(|found| found.state() != ObjectState::Dropping)
+                    .is_some_and(|found| exists(found))
         })
+}
+
+/// Whether a partition has rows as far as its channels' owners go. One that has been truncated has
+/// them until no proxy reads it any more.
+fn exists(partition: &PartitionInfo) -> bool {
+    match partition.state() {
+        ObjectState::Created | ObjectState::Creating => true,
+        ObjectState::Dropping => partition.closed,
+        ObjectState::Dropped => false,
+    }
 }

@@ -30,10 +30,11 @@ impl QueryCoord for QueryCoordService {
         let collection =
             (request.collection_id != 0).then_some(CollectionId(request.collection_id));
         let within = Duration::from_millis(request.wait_ms.into());
-        let done = self
-            .keeper
-            .wait(Revision(request.revision), collection, within)
-            .await;
+        let revision = Revision(request.revision);
+        let done = match collection.filter(|_| request.orders_only) {
+            Some(collection) => self.keeper.wait_told(revision, collection, within).await,
+            None => self.keeper.wait(revision, collection, within).await,
+        };
         Ok(Response::new(SyncResponse { done }))
     }
 

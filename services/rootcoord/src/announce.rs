@@ -27,6 +27,28 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// Tells the other services through their RPCs.
 pub struct PeerAnnounce(pub Arc<Peers>);
 
+impl PeerAnnounce {
+    async fn sync(
+        &self,
+        revision: Revision,
+        collection: CollectionId,
+        within: Duration,
+        orders_only: bool,
+    ) -> Result<bool> {
+        let request = querycoord::SyncRequest {
+            revision: revision.0,
+            collection_id: collection.0,
+            wait_ms: u32::try_from(within.as_millis()).unwrap_or(u32::MAX),
+            orders_only,
+        };
+        let answer = self.0.query_coord()?.sync(Request::new(request)).await;
+        Ok(answer
+            .map_err(|status| from_status(&status).error)?
+            .into_inner()
+            .done)
+    }
+}
+
 #[async_trait]
 impl Announce for PeerAnnounce {
     async fn query_nodes(
@@ -35,16 +57,16 @@ impl Announce for PeerAnnounce {
         collection: CollectionId,
         within: Duration,
     ) -> Result<bool> {
-        let request = querycoord::SyncRequest {
-            revision: revision.0,
-            collection_id: collection.0,
-            wait_ms: u32::try_from(within.as_millis()).unwrap_or(u32::MAX),
-        };
-        let answer = self.0.query_coord()?.sync(Request::new(request)).await;
-        Ok(answer
-            .map_err(|status| from_status(&status).error)?
-            .into_inner()
-            .done)
+        self.sync(revision, collection, within, false).await
+    }
+
+    async fn tell_query_nodes(
+        &self,
+        revision: Revision,
+        collection: CollectionId,
+        within: Duration,
+    ) -> Result<bool> {
+        self.sync(revision, collection, within, true).await
     }
 
     async fn drop_data(

@@ -8,12 +8,12 @@ use redkite_config::Validate;
 use redkite_metastore::{Leadership, MetaKv, Op, SharedKv, Txn, read_all};
 use redkite_node::{Error, Exposure, Identity, NodeContext, Phase, Process, Result};
 use redkite_proto::redkite::meta::Session;
-use redkite_runtime::{HealthState, OnFailure, SystemClock};
+use redkite_runtime::{HealthState, OnFailure, SystemClock, TaskGroup};
 use redkite_saga::{FaultInjector, SagaConfig, SagaExecutor};
 use redkite_types::{NodeId, error::chain};
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::watch};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     MetastoreOptions, Replica, RootCoordOptions, RootCoordService,
@@ -138,12 +138,39 @@ pub struct Surroundings {
     pub faults: Option<Arc<dyn FaultInjector>>,
 }
 
-/// Starts the root coordinator and announces it. When another replica takes the lead, the process
+/// How long readiness waits for the sagas of an earlier process.
+const SETTLED_WITHIN: Duration = Duration::from_secs(30);
+
+/// The sagas that an earlier process has left half done, which go on by themselves.
+#[must_use = "a server is ready once they have ended"]
+pub struct TakenOver(watch::Receiver<bool>);
+
+impl TakenOver {
+    /// Waits until each of them has ended or is stuck, but not for ever: what they wait for may be
+    /// away for long, and everything else can be served without it.
+    pub async fn settled(self) {
+        self.settled_within(SETTLED_WITHIN).await;
+    }
+
+    async fn settled_within(mut self, within: Duration) {
+        let settled = self.0.wait_for(|settled| *settled);
+        // The sender goes when the process stops.
+        if tokio::time::timeout(within, settled).await.is_err() {
+            warn!("sagas of an earlier process still run: ready without them");
+        }
+    }
+}
+
+/// Starts the root coordinator and announces it; answers what it goes on with. When another replica takes the lead, the process
 /// stops: what it knows and holds is the other one's now, and started again it stands by.
 ///
 /// # Errors
 /// When a saga's record cannot be understood, or the metastore fails.
-pub async fn start(host: Host, context: &NodeContext, options: RootCoordOptions) -> Result<()> {
+pub async fn start(
+    host: Host,
+    context: &NodeContext,
+    options: RootCoordOptions,
+) -> Result<TakenOver> {
     start_amid(host, context, options, Surroundings::default()).await
 }
 
@@ -156,7 +183,7 @@ pub async fn start_amid(
     context: &NodeContext,
     options: RootCoordOptions,
     around: Surroundings,
-) -> Result<()> {
+) -> Result<TakenOver> {
     let tasks = context.control_tasks(Role::RootCoord);
     let leadership = host.replica.meta.leadership();
     tasks.spawn_cancellable(
@@ -194,11 +221,12 @@ pub async fn start_amid(
     let registry = registry(&ddl).map_err(Error::start("register the sagas"))?;
     let config = SagaConfig {
         faults: around.faults,
-        ..SagaConfig::new(context.kv.clone(), host.term, registry, tasks)
+        ..SagaConfig::new(context.kv.clone(), host.term, registry, tasks.clone())
     };
     let executor = SagaExecutor::start(config)
         .await
         .map_err(Error::start("take over the sagas"))?;
+    let taken_over = watch_taken_over(&executor, &tasks);
     let gate = Arc::new(DdlGate::new(ddl, executor));
     let closing = gate.clone();
     context.process.stops.add(
@@ -217,7 +245,22 @@ pub async fn start_amid(
     ));
     context
         .announce(Role::RootCoord, &host.replica.address, Lease::new())
-        .await
+        .await?;
+    Ok(taken_over)
+}
+
+/// Follows the sagas that an executor has found when it was started.
+fn watch_taken_over(executor: &SagaExecutor, tasks: &TaskGroup) -> TakenOver {
+    let (sender, receiver) = watch::channel(executor.list().is_empty());
+    if !*receiver.borrow() {
+        let executor = executor.clone();
+        let work = async move {
+            executor.idle().await;
+            sender.send_replace(true);
+        };
+        tasks.spawn_cancellable("sagas taken over", OnFailure::Log, work);
+    }
+    TakenOver(receiver)
 }
 
 /// Fails as soon as this replica does not lead in its term any more.
@@ -261,9 +304,28 @@ pub async fn run(process: Process, config: Config, listener: TcpListener) -> Res
 async fn serve(process: Process, replica: Replica, options: RootCoordOptions) -> Result<()> {
     let host = Host::take_office(replica).await?;
     let context = NodeContext::host(process, host.kv(), host.identity).await?;
-    start(host, &context, options).await?;
+    let taken_over = start(host, &context, options).await?;
+    taken_over.settled().await;
     info!("this root coordinator leads");
     // A standby was ready before it led, and making the context has said otherwise.
     context.process.health.ready();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn readiness_waits_for_what_was_cut_off_but_not_for_ever() {
+        let (sender, receiver) = watch::channel(false);
+        let long = Duration::from_secs(600);
+        let waiting = TakenOver(receiver.clone()).settled_within(long);
+        tokio::pin!(waiting);
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        sender.send_replace(true);
+        waiting.await;
+        let (_still_runs, receiver) = watch::channel(false);
+        TakenOver(receiver).settled_within(Duration::ZERO).await;
+    }
 }

@@ -58,7 +58,8 @@ impl Validate for Config {
 }
 
 /// Starts all services; clients come to `clients`. Returns once every channel has its owner and
-/// what was loaded is served again, but for collections that cannot be, because of damage.
+/// what was loaded is served again, but for collections that cannot be, because of damage, and once
+/// changes of definitions that were cut off have been finished or taken back.
 ///
 /// # Errors
 /// The first service that cannot start.
@@ -69,7 +70,7 @@ pub async fn run(process: Process, config: Config, clients: TcpListener) -> Resu
     let replica = Replica::open(&process, Exposure::Local, &config.metastore).await?;
     let host = Host::take_office(replica).await?;
     let context = NodeContext::host(process, host.kv(), host.identity).await?;
-    redkite_rootcoord::run::start(host, &context, config.rootcoord).await?;
+    let taken_over = redkite_rootcoord::run::start(host, &context, config.rootcoord).await?;
     let office = |role: Role| {
         let (context, address) = (&context, Exposure::Local.address(role));
         async move { context.office(role, &address).await }
@@ -105,6 +106,8 @@ pub async fn run(process: Process, config: Config, clients: TcpListener) -> Resu
         }
         info!("collections are still being loaded");
     }
+    // The sagas that a kill has cut off need all of the above.
+    taken_over.settled().await;
     Ok(())
 }
 

@@ -7,15 +7,18 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
+use arc_swap::ArcSwapOption;
+use parking_lot::Mutex;
 use redkite_expr::ColumnSource;
 use redkite_types::{
-    CollectionSchema, Column, ColumnData, FieldId, PrimaryKey, RowBatch, RowId, SegmentId,
+    CollectionSchema, Column, ColumnData, FieldId, FieldSchema, PrimaryKey, RowBatch, RowId,
+    SegmentId,
     Timestamp,
 };
 
 use crate::{
     error::{Error, Result},
-    file::FileColumns,
+    file::{FileColumns, late_column},
     interim::InterimIndexes,
 };
 
@@ -34,6 +37,16 @@ pub struct Chunk {
     /// Rows by primary key, made when first asked for.
     order: OnceLock<Vec<u32>>,
     interim: InterimIndexes,
+    late: Late,
+}
+
+/// Fields that the schema has got since the rows were made: a row has the field's default, or no
+/// value.
+#[derive(Debug, Default)]
+struct Late {
+    schema: ArcSwapOption<CollectionSchema>,
+    /// Columns that a filter has looked at. A field's default never changes.
+    columns: Mutex<Vec<Arc<Column>>>,
 }
 
 /// Primary keys of a chunk, compared without being copied.
@@ -139,6 +152,7 @@ impl Chunk {
             times: (first, last),
             order: OnceLock::new(),
             interim: InterimIndexes::default(),
+            late: Late::default(),
         })
     }
 
@@ -263,6 +277,7 @@ impl Chunk {
             times: first.times,
             order: OnceLock::new(),
             interim: InterimIndexes::default(),
+            late: Late::default(),
         };
         for chunk in std::iter::once(first).chain(rest) {
             merged.row_ids.extend_from_slice(&chunk.row_ids);
@@ -286,8 +301,10 @@ impl Chunk {
         let mapped = columns
             .filter(is_mapped)
             .map(|column| column.data.memory_bytes());
+        let late = self.late.columns.lock();
+        let late: usize = late.iter().map(|column| column.data.memory_bytes()).sum();
         let columns = self.batch.memory_bytes() - mapped.sum::<usize>();
-        columns + file + self.len() * 16 + order + self.interim.memory_bytes()
+        columns + file + self.len() * 16 + order + late + self.interim.memory_bytes()
     }
 
     pub(crate) fn interim(&self) -> &InterimIndexes {
@@ -305,6 +322,12 @@ impl Chunk {
                 if self.batch.column(*field).is_none() {
                     decoded.extend(file.column(*field)?);
                 }
+            }
+        }
+        for field in fields {
+            let known = decoded.iter().any(|column| column.field == *field);
+            if !known && self.batch.column(*field).is_none() {
+                decoded.extend(self.late_column(*field)?);
             }
         }
         Ok(ChunkColumns {
@@ -337,11 +360,47 @@ impl Chunk {
     /// # Panics
     /// When a row is past the end.
     pub(crate) fn take(&self, field: FieldId, rows: &[usize]) -> Result<Option<Column>> {
-        match (self.batch.column(field), &self.file) {
-            (Some(column), _) => Ok(Some(column.take(rows))),
-            (None, Some(file)) => file.take(field, rows),
-            (None, None) => Ok(None),
+        if let Some(column) = self.batch.column(field) {
+            return Ok(Some(column.take(rows)));
         }
+        let in_file = match &self.file {
+            Some(file) => file.take(field, rows)?,
+            None => None,
+        };
+        match (in_file, self.late_field(field)) {
+            (None, Some(schema)) => Ok(Some(self.fill(&schema, rows.len())?)),
+            (found, _) => Ok(found),
+        }
+    }
+
+    /// Shows the fields of a later schema too: from now on rows have their defaults, or no value.
+    /// Who holds the chunk already may see them or not, and does not ask for them.
+    pub(crate) fn adopt(&self, schema: &Arc<CollectionSchema>) {
+        self.late.schema.store(Some(schema.clone()));
+    }
+
+    /// A field that only the later schema has.
+    pub(crate) fn late_field(&self, field: FieldId) -> Option<FieldSchema> {
+        let schema = self.late.schema.load();
+        schema.as_ref()?.field_by_id(field).cloned()
+    }
+
+    /// The whole column of a field that only the later schema has.
+    fn late_column(&self, field: FieldId) -> Result<Option<Arc<Column>>> {
+        let Some(schema) = self.late_field(field) else {
+            return Ok(None);
+        };
+        let mut columns = self.late.columns.lock();
+        if let Some(column) = columns.iter().find(|column| column.field == field) {
+            return Ok(Some(column.clone()));
+        }
+        let column = Arc::new(self.fill(&schema, self.len())?);
+        columns.push(column.clone());
+        Ok(Some(column))
+    }
+
+    fn fill(&self, field: &FieldSchema, rows: usize) -> Result<Column> {
+        late_column(field, rows).map_err(|reason| Error::corrupt("rows of an older schema", reason))
     }
 
     /// The same rows with every column in memory, and no file.

@@ -131,8 +131,11 @@ fn empty_column(segments: &[Segment], field: FieldId) -> Result<Column> {
     if field == FieldId::ROW_ID || field == FieldId::TIMESTAMP {
         return Ok(Column::new(field, ColumnData::Int64(Vec::new())));
     }
-    let schema = segments.first().map(|segment| &segment.meta().schema);
-    match schema.and_then(|schema| schema.field_by_id(field)) {
+    let known = |segment: &Segment| {
+        let own = segment.meta().schema.field_by_id(field).cloned();
+        own.or_else(|| segment.chunks().first()?.late_field(field))
+    };
+    match segments.iter().find_map(known) {
         Some(schema) => Ok(Column::new(
             field,
             ColumnData::empty(schema.data_type, schema.dim),

@@ -8,7 +8,9 @@ use std::{collections::HashMap, sync::Arc};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use redkite_types::{FieldId, MetricType, PrimaryKey, RowBatch, RowId, Timestamp};
+use redkite_types::{
+    CollectionSchema, FieldId, MetricType, PrimaryKey, RowBatch, RowId, Timestamp,
+};
 
 use crate::{
     chunk::Chunk,
@@ -109,6 +111,14 @@ impl GrowingSegment {
     /// Which segment it is.
     pub fn meta(&self) -> Arc<SegmentMeta> {
         self.published.load().meta.clone()
+    }
+
+    /// Answers for the fields of a later schema too, as far as rows go that were appended before: a
+    /// segment that has adopted a schema takes no more rows.
+    pub fn adopt(&self, schema: &Arc<CollectionSchema>) {
+        for chunk in &self.published.load().chunks {
+            chunk.adopt(schema);
+        }
     }
 
     /// The rows as they are now; later writes do not show in it, except deletes.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use redkite_index::ColumnIndex;
-use redkite_types::{FieldId, PrimaryKey, Timestamp};
+use redkite_types::{CollectionSchema, FieldId, PrimaryKey, Timestamp};
 
 use crate::{
     chunk::Chunk,
@@ -135,6 +135,12 @@ impl SealedSegment {
         without.indexes.remove(&field);
         without.mapped.remove(&field);
         Arc::new(without)
+    }
+
+    /// Answers for the fields of a later schema too, to all who hold the segment: its rows have
+    /// their defaults, or no value.
+    pub fn adopt(&self, schema: &Arc<CollectionSchema>) {
+        self.chunk[0].adopt(schema);
     }
 
     /// Which segment it is.

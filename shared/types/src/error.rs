@@ -59,6 +59,8 @@ codes! {
     CollectionLoaded = 104, "collection already loaded";
     CollectionIllegalSchema = 105, "illegal collection schema";
     SchemaMismatch = 109, "collection schema mismatch";
+    /// A node has not heard yet of the schema that a request was planned with.
+    SchemaNotReady = 110, "collection schema version not ready", retriable;
     PartitionNotFound = 200, "partition not found";
     PartitionNotLoaded = 201, "partition not loaded";
     PartitionNotFullyLoaded = 202, "partition not fully loaded", retriable;

@@ -5,7 +5,7 @@
 //! - [`ids`]: newtypes for every id, so that two of them cannot be swapped by mistake
 //! - [`timestamp`]: the hybrid timestamp (46 bits of milliseconds, 18 bits of counter)
 //! - [`name`]: validated names of collections, partitions, fields, databases
-//! - [`schema`]: collection and field schemas with their invariants
+//! - [`schema`]: collection and field schemas with their invariants; [`evolve`]: how they may change
 //! - [`stop`]: the flag that ends a long computation
 //! - [`order`]: the order of rows by the values of fields
 //! - [`value`]: one scalar value and one primary key
@@ -19,6 +19,7 @@
 pub mod bitset;
 pub mod column;
 pub mod error;
+pub mod evolve;
 pub mod floats;
 pub mod hash;
 pub mod ids;

@@ -315,4 +315,95 @@ mod tests {
             "Invalid partition name: . Partition name should not be empty."
         );
     }
+
+    #[test]
+    fn sixty_partition_names_good_and_bad() {
+        const EMPTY: &str = "Partition name should not be empty.";
+        const LONG: &str = "The length of a partition name must be less than 255 characters.";
+        const FIRST: &str =
+            "The first character of a partition name must be an underscore or letter.";
+        const INSIDE: &str = "Partition name can only contain numbers, letters and underscores.";
+        let (longest, too_long) = ("n".repeat(255), "n".repeat(256));
+        // 254 bytes in 127 characters, and 256 in 128: bytes count.
+        let (wide, too_wide) = ("é".repeat(127), "é".repeat(128));
+        let long_and_bad = format!("-{}", "n".repeat(255));
+        let good = [
+            "a",
+            "A",
+            "z",
+            "Z",
+            "_",
+            "__",
+            "_a",
+            "a_",
+            "_default",
+            "_default_0",
+            "_default_15",
+            "0",
+            "9",
+            "9lives",
+            "2026",
+            "20_26",
+            "a1",
+            "A1_b2",
+            "camelCase",
+            "UPPER_CASE",
+            "with-dash",
+            "a-",
+            "a--b",
+            "9-",
+            "_-",
+            "select",
+            "null",
+            "true",
+            "in",
+            "partition",
+            &longest,
+        ];
+        let bad = [
+            ("", EMPTY),
+            ("-", FIRST),
+            ("-a", FIRST),
+            (" ", FIRST),
+            (" a", FIRST),
+            ("$meta", FIRST),
+            (".", FIRST),
+            ("..", FIRST),
+            ("/a", FIRST),
+            ("*", FIRST),
+            ("%", FIRST),
+            ("\0", FIRST),
+            ("é", FIRST),
+            ("分区", FIRST),
+            ("🙂", FIRST),
+            (wide.as_str(), FIRST),
+            ("a ", INSIDE),
+            ("a b", INSIDE),
+            ("a.b", INSIDE),
+            ("a/b", INSIDE),
+            ("a$", INSIDE),
+            ("a%20", INSIDE),
+            ("a+b", INSIDE),
+            ("a\tb", INSIDE),
+            ("a\n", INSIDE),
+            ("né", INSIDE),
+            ("p分区", INSIDE),
+            (too_long.as_str(), LONG),
+            (too_wide.as_str(), LONG),
+            (long_and_bad.as_str(), LONG),
+        ];
+        assert!(good.len() + bad.len() >= 60);
+        for name in good {
+            check_partition(name).unwrap();
+        }
+        for (name, why) in bad {
+            let error = check_partition(name).unwrap_err();
+            assert_eq!(error.code.number(), 65_535, "{name:?}");
+            assert_eq!(
+                error.message,
+                format!("Invalid partition name: {name}. {why}")
+            );
+            assert!(!error.retriable, "{name:?}");
+        }
+    }
 }

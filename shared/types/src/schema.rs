@@ -221,7 +221,7 @@ impl FieldSchema {
         field
     }
 
-    fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self) -> Result<()> {
         name::check_field(&self.name)?;
         match self.data_type {
             DataType::FloatVector

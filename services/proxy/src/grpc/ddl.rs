@@ -56,6 +56,15 @@ ddl! {
     alter_collection(message: AlterCollectionRequest) as AlterCollection {
         name::check_collection(&message.collection_name)?;
     }
+    add_collection_field(message: AddCollectionFieldRequest) as AddCollectionField {
+        name::check_collection(&message.collection_name)?;
+    }
+    alter_collection_field(message: AlterCollectionFieldRequest) as AlterCollectionField {
+        name::check_collection(&message.collection_name)?;
+    }
+    alter_index(message: AlterIndexRequest) as AlterIndex {
+        name::check_collection(&message.collection_name)?;
+    }
     create_partition(message: CreatePartitionRequest) as CreatePartition {
         name::check_collection(&message.collection_name)?;
         name::check_partition(&message.partition_name)?;
@@ -98,6 +107,19 @@ ddl! {
         name::check_collection(&message.collection_name)?;
         check_partitions(&message.partition_names)?;
     }
+}
+
+/// Lets go of every row of a collection, and of nothing else.
+pub(crate) async fn truncate_collection(
+    context: &Arc<ProxyContext>,
+    meta: RequestContext,
+    message: TruncateCollectionRequest,
+) -> Result<TruncateCollectionResponse> {
+    name::check_collection(&message.collection_name)?;
+    let status = submit(context, &meta, Command::TruncateCollection(message)).await?;
+    Ok(TruncateCollectionResponse {
+        status: Some(status),
+    })
 }
 
 fn check_partitions(names: &[String]) -> Result<()> {

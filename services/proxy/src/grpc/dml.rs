@@ -22,6 +22,7 @@ use redkite_types::{Column, Error, ErrorCode, PartitionId, PrimaryKeys, Result, 
 
 use crate::{
     context::{ProxyContext, RequestContext},
+    grpc::dql::replanned,
     lookup,
     owners::call_owners,
     plan::{compile_filter, encode_filter, scope},
@@ -70,7 +71,7 @@ pub(crate) async fn insert(
     let (count, ids) = (rows.batch.len(), rows.keys.clone());
     let partitions = partitions_of(&entry, &request.partition, &rows.batch)?;
     let writes = split(&entry, rows, &partitions, None)?;
-    let timestamp = send(context, meta.deadline, writes).await?;
+    let timestamp = send(context, meta.deadline, &entry, writes).await?;
     let result = written(&ids, count, timestamp);
     Ok(MutationResult {
         insert_cnt: count as i64,
@@ -123,7 +124,7 @@ pub(crate) async fn upsert(
     let (count, ids) = (rows.batch.len(), rows.keys.clone());
     let partitions = partitions_of(&entry, &request.partition, &rows.batch)?;
     let writes = split(&entry, rows, &partitions, Some(&replaced))?;
-    let timestamp = send(context, meta.deadline, writes).await?;
+    let timestamp = send(context, meta.deadline, &entry, writes).await?;
     let result = written(&ids, count, timestamp);
     let count = count as i64;
     Ok(MutationResult {
@@ -148,6 +149,16 @@ pub(crate) async fn delete(
     request: DeleteRequest,
 ) -> Result<MutationResult> {
     refuse_namespace(request.namespace.as_deref())?;
+    let name = request.collection_name.clone();
+    let attempt = || delete_once(context, meta.clone(), request.clone());
+    replanned(context, &meta, &name, attempt).await
+}
+
+async fn delete_once(
+    context: &Arc<ProxyContext>,
+    meta: RequestContext,
+    request: DeleteRequest,
+) -> Result<MutationResult> {
     let view = context.view();
     let entry = lookup::collection(&view, &meta.database, &request.collection_name)?;
     let filter = compile_filter(&entry, &request.expr, request.expr_template_values)?;
@@ -173,9 +184,10 @@ pub(crate) async fn delete(
             delete_keys: Some(keys::to_proto(keys)),
             inserts: Vec::new(),
             delete_partitions: partition.iter().map(|partition| partition.0).collect(),
+            schema_version: entry.schema().version,
         })
         .collect();
-    let timestamp = send(context, meta.deadline, writes).await?;
+    let timestamp = send(context, meta.deadline, &entry, writes).await?;
     Ok(MutationResult {
         status: Some(status::success()),
         acknowledged: true,
@@ -304,6 +316,7 @@ async fn matching_keys(
             mvcc_ts: now.0,
             guarantee_ts: now.0,
             timeout_ms: u32::try_from(deadline.left().as_millis()).unwrap_or(u32::MAX),
+            schema_version: entry.schema().version,
             ..QueryRequest::default()
         };
         async move { redkite_rpc::call(deadline, message, |request| node.query(request)).await }

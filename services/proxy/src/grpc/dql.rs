@@ -14,7 +14,7 @@ use redkite_proto::{
     redkite::querynode,
     status,
 };
-use redkite_types::Result;
+use redkite_types::{ErrorCode, Result};
 
 use crate::{
     context::{ProxyContext, RequestContext},
@@ -30,6 +30,16 @@ use crate::{
 /// # Errors
 /// Milvus's code and text of the first thing that is wrong; 101 and 201 when not loaded.
 pub(crate) async fn search(
+    context: &Arc<ProxyContext>,
+    meta: RequestContext,
+    request: SearchRequest,
+) -> Result<SearchResults> {
+    let name = request.collection_name.clone();
+    let attempt = || search_once(context, meta.clone(), request.clone());
+    replanned(context, &meta, &name, attempt).await
+}
+
+async fn search_once(
     context: &Arc<ProxyContext>,
     meta: RequestContext,
     request: SearchRequest,
@@ -67,6 +77,16 @@ pub(crate) async fn hybrid_search(
     meta: RequestContext,
     request: HybridSearchRequest,
 ) -> Result<SearchResults> {
+    let name = request.collection_name.clone();
+    let attempt = || hybrid_search_once(context, meta.clone(), request.clone());
+    replanned(context, &meta, &name, attempt).await
+}
+
+async fn hybrid_search_once(
+    context: &Arc<ProxyContext>,
+    meta: RequestContext,
+    request: HybridSearchRequest,
+) -> Result<SearchResults> {
     let view = context.view();
     let entry = lookup::collection(&view, &meta.database, &request.collection_name)?;
     let mut plan = HybridPlan::new(&entry, request)?;
@@ -79,6 +99,40 @@ pub(crate) async fn hybrid_search(
     };
     let results = found.into_results(&shape, entry.schema());
     Ok(answer(&entry, results, &reading))
+}
+
+/// Carries a read out, and again when the collection was truncated under it: partitions that it was
+/// planned with have given their names to others.
+pub(crate) async fn replanned<T, F, Fut>(
+    context: &ProxyContext,
+    meta: &RequestContext,
+    collection: &str,
+    attempt: F,
+) -> Result<T>
+where
+    F: Fn() -> Fut,
+    Fut: Future<Output = Result<T>>,
+{
+    let partitions = |entry: &CollectionEntry| -> Vec<i64> {
+        let visible = entry.visible_partitions();
+        visible.map(|partition| partition.id).collect()
+    };
+    let find = || lookup::collection(&context.view(), &meta.database, collection).ok();
+    loop {
+        let before = find();
+        let error = match Box::pin(attempt()).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let gone = matches!(
+            error.code,
+            ErrorCode::PartitionNotLoaded | ErrorCode::PartitionNotFound
+        );
+        let replaced = || before.as_deref().map(partitions) != find().as_deref().map(partitions);
+        if !gone || meta.deadline.left().is_zero() || !replaced() {
+            return Err(error);
+        }
+    }
 }
 
 fn answer(
@@ -99,6 +153,16 @@ fn answer(
 /// # Errors
 /// Milvus's code and text of the first thing that is wrong; 101 and 201 when not loaded.
 pub(crate) async fn query(
+    context: &Arc<ProxyContext>,
+    meta: RequestContext,
+    request: QueryRequest,
+) -> Result<QueryResults> {
+    let name = request.collection_name.clone();
+    let attempt = || query_once(context, meta.clone(), request.clone());
+    replanned(context, &meta, &name, attempt).await
+}
+
+async fn query_once(
     context: &Arc<ProxyContext>,
     meta: RequestContext,
     request: QueryRequest,
@@ -162,6 +226,7 @@ fn query_message(
         count_only: plan.count_only,
         timeout_ms: reading.millis_left(),
         expired_before: reading.expired_before(),
+        schema_version: reading.entry.schema().version,
         order_by: plan
             .order
             .iter()

@@ -78,8 +78,11 @@ macro_rules! replies {
 
 messages! {
     in_database {
+        AddCollectionFieldRequest,
         AlterAliasRequest,
+        AlterCollectionFieldRequest,
         AlterCollectionRequest,
+        AlterIndexRequest,
         BatchDescribeCollectionRequest,
         CreateAliasRequest,
         CreateCollectionRequest,
@@ -128,6 +131,7 @@ messages! {
         SearchRequest,
         ShowCollectionsRequest,
         ShowPartitionsRequest,
+        TruncateCollectionRequest,
         OperatePrivilegeV2Request,
         PinSnapshotDataRequest,
         UpsertRequest,
@@ -215,4 +219,5 @@ replies! {
     SelectRoleResponse,
     SelectUserResponse,
     ShowPartitionsResponse,
+    TruncateCollectionResponse,
 }

@@ -142,6 +142,9 @@ milvus_service! {
         LoadCollection load_collection(LoadCollectionRequest) -> common::Status = ddl::load_collection;
         ReleaseCollection release_collection(ReleaseCollectionRequest) -> common::Status = ddl::release_collection;
         AlterCollection alter_collection(AlterCollectionRequest) -> common::Status = ddl::alter_collection;
+        AddCollectionField add_collection_field(AddCollectionFieldRequest) -> common::Status = ddl::add_collection_field;
+        AlterCollectionField alter_collection_field(AlterCollectionFieldRequest) -> common::Status = ddl::alter_collection_field;
+        TruncateCollection truncate_collection(TruncateCollectionRequest) -> TruncateCollectionResponse = ddl::truncate_collection;
         CreatePartition create_partition(CreatePartitionRequest) -> common::Status = ddl::create_partition;
         DropPartition drop_partition(DropPartitionRequest) -> common::Status = ddl::drop_partition;
         LoadPartitions load_partitions(LoadPartitionsRequest) -> common::Status = ddl::load_partitions;
@@ -150,6 +153,7 @@ milvus_service! {
         DropAlias drop_alias(DropAliasRequest) -> common::Status = ddl::drop_alias;
         AlterAlias alter_alias(AlterAliasRequest) -> common::Status = ddl::alter_alias;
         CreateIndex create_index(CreateIndexRequest) -> common::Status = ddl::create_index;
+        AlterIndex alter_index(AlterIndexRequest) -> common::Status = ddl::alter_index;
         DropIndex drop_index(DropIndexRequest) -> common::Status = ddl::drop_index;
         Insert insert(InsertRequest) -> MutationResult = dml::insert;
         Delete delete(DeleteRequest) -> MutationResult = dml::delete;
@@ -226,12 +230,9 @@ milvus_service! {
         ListRestoreSnapshotJobs list_restore_snapshot_jobs(ListRestoreSnapshotJobsRequest) -> ListRestoreSnapshotJobsResponse = snapshot::restore::list_restore_snapshot_jobs;
     }
     unserved {
-        AlterIndex alter_index(AlterIndexRequest) -> common::Status;
-        AlterCollectionField alter_collection_field(AlterCollectionFieldRequest) -> common::Status;
         AddCollectionFunction add_collection_function(AddCollectionFunctionRequest) -> common::Status;
         AlterCollectionFunction alter_collection_function(AlterCollectionFunctionRequest) -> common::Status;
         DropCollectionFunction drop_collection_function(DropCollectionFunctionRequest) -> common::Status;
-        TruncateCollection truncate_collection(TruncateCollectionRequest) -> TruncateCollectionResponse;
         Prewarm prewarm(PrewarmRequest) -> PrewarmResponse;
         DescribePrewarmTask describe_prewarm_task(DescribePrewarmTaskRequest) -> DescribePrewarmTaskResponse;
         CreateNamespace create_namespace(CreateNamespaceRequest) -> CreateNamespaceResponse;
@@ -241,7 +242,6 @@ milvus_service! {
         HasNamespace has_namespace(HasNamespaceRequest) -> HasNamespaceResponse;
         GetNamespaceStats get_namespace_stats(GetNamespaceStatsRequest) -> GetNamespaceStatsResponse;
         CalcDistance calc_distance(CalcDistanceRequest) -> CalcDistanceResults;
-        AddCollectionField add_collection_field(AddCollectionFieldRequest) -> common::Status;
         AddCollectionStructField add_collection_struct_field(AddCollectionStructFieldRequest) -> common::Status;
         Dummy dummy(DummyRequest) -> DummyResponse;
         RegisterLink register_link(RegisterLinkRequest) -> RegisterLinkResponse;

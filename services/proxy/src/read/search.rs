@@ -1,6 +1,6 @@
 //! One search.
 
-use redkite_expr::Templates;
+use redkite_expr::{Plan, Templates};
 use redkite_proto::{
     convert::{columns, keys, vectors::QueryVectors},
     milvus::schema::FieldData,
@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use super::Reading;
 use crate::{
     owners::call_owners,
-    plan::{GroupPlan, PagePlan, SearchPlan, encode_filter},
+    plan::{GroupPlan, PagePlan, SearchPlan, encode_filter, scope},
     reduce::search::Found,
 };
 
@@ -205,6 +205,7 @@ fn message(reading: &Reading<'_>, plan: &SearchPlan, ask: &Ask, channel: String)
         group_size: group.map_or(0, |group| group.size as u32),
         group_counts: group_counts.unwrap_or_default(),
         group_values,
+        schema_version: reading.entry.schema().version,
     }
 }
 
@@ -227,7 +228,8 @@ async fn vectors_of(
     let filter = redkite_expr::compile(&format!("{} in {{ids}}", key.name), &templates, schema)
         .map_err(Error::from)?;
     let filter = encode_filter(&filter)?;
-    let partitions = &reading.entry.loaded_partitions;
+    let all = scope::partitions(reading.entry, &[], &Plan::all())?;
+    let partitions: Vec<i64> = all.iter().map(|partition| partition.0).collect();
     let answers = call_owners(
         reading.context,
         reading.deadline,
@@ -236,13 +238,14 @@ async fn vectors_of(
             let message = QueryRequest {
                 channel,
                 collection_id: reading.entry.id().0,
-                partition_ids: partitions.iter().map(|id| id.0).collect(),
+                partition_ids: partitions.clone(),
                 filter: filter.clone(),
                 output_fields: vec![plan.field.0],
                 mvcc_ts: reading.time.mvcc.0,
                 guarantee_ts: reading.time.guarantee.0,
                 timeout_ms: reading.millis_left(),
                 expired_before: reading.expired_before(),
+                schema_version: schema.version,
                 ..QueryRequest::default()
             };
             async move {

@@ -157,6 +157,7 @@ pub fn split(
             delete_keys: keys.cloned().map(keys::to_proto),
             inserts,
             delete_partitions: Vec::new(),
+            schema_version: entry.schema().version,
         });
     }
     Ok(requests)

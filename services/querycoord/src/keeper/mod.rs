@@ -51,6 +51,8 @@ struct Tracked {
     wanted_revision: Revision,
     /// What the nodes have acted on.
     acted: Option<Arc<CollectionEntry>>,
+    /// What they know of, although not all of it may be loaded yet.
+    told: Option<Arc<CollectionEntry>>,
     /// Whether a task works on it.
     busy: bool,
     /// When the nodes last answered.
@@ -65,6 +67,11 @@ impl Tracked {
         self.acted
             .as_ref()
             .is_some_and(|acted| Arc::ptr_eq(acted, &self.wanted))
+    }
+
+    fn is_told(&self) -> bool {
+        let told = self.told.as_ref();
+        told.is_some_and(|told| Arc::ptr_eq(told, &self.wanted))
     }
 
     /// Whether the nodes have to be told what to serve, for the first time or again.
@@ -96,6 +103,14 @@ impl Tracked {
         let mut reasons = self.partitions().into_iter().map(|said| said.fail_reason);
         reasons.find(|reason| !reason.is_empty())
     }
+}
+
+/// What the owners of a collection's channels have answered.
+struct Answered {
+    channels: Channels,
+    /// Whether all of them have acted on the order: one that has committed something since waits for
+    /// an order that knows of it.
+    obeyed: bool,
 }
 
 #[derive(Default)]
@@ -173,6 +188,25 @@ impl Keeper {
     ) -> bool {
         let mut changes = self.changes.subscribe();
         let reached = changes.wait_for(|_| self.has_acted(revision, collection));
+        matches!(tokio::time::timeout(within, reached).await, Ok(Ok(_)))
+    }
+
+    /// Waits until the owner of each of a collection's channels knows of a revision.
+    ///
+    /// Answers whether they do when `within` has passed.
+    pub async fn wait_told(
+        &self,
+        revision: Revision,
+        collection: CollectionId,
+        within: Duration,
+    ) -> bool {
+        let mut changes = self.changes.subscribe();
+        let told = || {
+            let state = self.state.lock();
+            let tracked = state.collections.get(&collection);
+            state.scanned >= revision && tracked.is_none_or(Tracked::is_told)
+        };
+        let reached = changes.wait_for(|_| told());
         matches!(tokio::time::timeout(within, reached).await, Ok(Ok(_)))
     }
 
@@ -263,6 +297,7 @@ impl Keeper {
                     wanted: entry.clone(),
                     wanted_revision: view.revision(),
                     acted: None,
+                    told: None,
                     busy: false,
                     answered: Instant::now(),
                     channels: Channels::new(),
@@ -303,9 +338,9 @@ impl Keeper {
             let outcome = self.sync_collection(&entry, revision).await;
             drop(permit);
             match outcome {
-                Ok(channels) => {
+                Ok(answered) => {
                     backoff.reset();
-                    if !self.note(id, &entry, channels) {
+                    if !self.note(id, &entry, answered) {
                         tokio::time::sleep(LOADING_POLL).await;
                     }
                 }
@@ -330,17 +365,18 @@ impl Keeper {
     }
 
     /// Notes what the nodes answered; whether the collection is settled as far as `entry` goes.
-    fn note(&self, id: CollectionId, entry: &Arc<CollectionEntry>, channels: Channels) -> bool {
+    fn note(&self, id: CollectionId, entry: &Arc<CollectionEntry>, answered: Answered) -> bool {
         let settled = {
             let mut state = self.state.lock();
             let Some(tracked) = state.collections.get_mut(&id) else {
                 return true;
             };
-            tracked.channels = channels;
+            tracked.channels = answered.channels;
             tracked.failure = None;
             tracked.answered = Instant::now();
-            let complete =
-                progress::is_complete(&tracked.partitions()) && is_owned(entry, &tracked.channels);
+            let owned = answered.obeyed && is_owned(entry, &tracked.channels);
+            tracked.told = owned.then(|| entry.clone());
+            let complete = owned && progress::is_complete(&tracked.partitions());
             // Also an answer to a reminder may say that something is missing again.
             tracked.acted = complete.then(|| entry.clone());
             complete
@@ -360,10 +396,13 @@ impl Keeper {
         &self,
         entry: &CollectionEntry,
         revision: Revision,
-    ) -> Result<Channels> {
+    ) -> Result<Answered> {
         if entry.state() == ObjectState::Dropping {
             self.release(entry).await?;
-            return Ok(Channels::new());
+            return Ok(Answered {
+                channels: Channels::new(),
+                obeyed: true,
+            });
         }
         let live = self.live_owners(entry);
         let calls = live.values().map(|owner| async move {
@@ -373,9 +412,16 @@ impl Keeper {
                 .sync_channel(tonic::Request::new(message))
                 .await
                 .map_err(|status| redkite_rpc::status::from_status(&status).error)?;
-            Ok::<_, Error>((owner.channel.clone(), answer.into_inner().partitions))
+            Ok::<_, Error>((owner.channel.clone(), answer.into_inner()))
         });
-        Ok(try_join_all(calls).await?.into_iter().collect())
+        let answers = try_join_all(calls).await?;
+        Ok(Answered {
+            obeyed: answers.iter().all(|(_, said)| said.revision >= revision.0),
+            channels: answers
+                .into_iter()
+                .map(|(channel, said)| (channel, said.partitions))
+                .collect(),
+        })
     }
 
     /// Takes the channels of a dropped collection from their owners, logs included.

@@ -163,6 +163,7 @@ impl Owner {
                     for batch in self.state.deletes.since(outcome.deletes_from) {
                         loaded.segment.delete(batch);
                     }
+                    loaded.segment.adopt(&self.state.schema);
                     sealed.loaded = Some(loaded.segment);
                     sealed.opened.extend(loaded.opened);
                     match loaded.index_failure {

@@ -47,8 +47,8 @@ use redkite_types::{Error, ErrorCode, Outcome, Result, Revision, SegmentId, Time
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 pub(crate) use self::{
-    flush::FlushOutcome, mapping::Mapping, snapshot::ShardSnapshot, state::State, sync::SyncTarget,
-    times::SafeTime,
+    flush::FlushOutcome, mapping::Mapping, prepare::check_version, snapshot::ShardSnapshot,
+    state::State, sync::SyncTarget, times::SafeTime,
 };
 use self::{
     flush::{FlushWaiter, Flushed},

@@ -59,12 +59,13 @@ pub(crate) fn prepare(
 /// Checks a write and converts its rows; nothing is copied that can be moved.
 ///
 /// # Errors
-/// Code 1009 naming the field when the rows do not have the schema's shape, code 1100 for keys of
-/// the wrong type.
+/// Code 110 while the schema is older than the rows; code 1009 naming the field when the rows do not
+/// have the schema's shape, code 1100 for keys of the wrong type.
 pub(crate) fn take_apart(
     write: WriteRequest,
     schema: &Arc<CollectionSchema>,
 ) -> Result<PreparedWrite> {
+    check_version(write.schema_version, schema)?;
     let delete_keys = match write.delete_keys {
         Some(ids) if ids.id_field.is_some() => Some(keys::from_proto(ids)?),
         Some(_) | None => None,
@@ -107,6 +108,25 @@ pub(crate) fn decode(
     Ok((Timestamp(entry.timestamp), write))
 }
 
+/// Checks that a schema is not older than the one that a request was made with; one that is newer
+/// has all of its fields.
+///
+/// # Errors
+/// Code 110, retriable: the node will hear of the other one soon.
+pub(crate) fn check_version(wanted: i32, schema: &CollectionSchema) -> Result<()> {
+    if wanted <= schema.version {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorCode::SchemaNotReady,
+        format!(
+            "{}[version={}][wanted={wanted}]",
+            ErrorCode::SchemaNotReady.text(),
+            schema.version
+        ),
+    ))
+}
+
 fn take_rows(rows: PartitionRows, schema: &CollectionSchema) -> Result<PreparedRows> {
     let count = rows.num_rows as usize;
     if rows.row_ids.len() != count {
@@ -138,6 +158,12 @@ fn check_key_type(keys: &PrimaryKeys, schema: &CollectionSchema) -> Result<()> {
 }
 
 impl PreparedWrite {
+    /// The partitions that it names.
+    pub(crate) fn partitions(&self) -> impl Iterator<Item = PartitionId> + '_ {
+        let inserts = self.inserts.iter().map(|rows| rows.partition);
+        inserts.chain(self.delete_partitions.iter().copied())
+    }
+
     /// Bytes of the log's record.
     pub(crate) fn record_len(&self) -> usize {
         self.record.len() + TIMESTAMP_BYTES

@@ -109,6 +109,8 @@ pub(crate) struct State {
     pub(crate) known: BTreeSet<PartitionId>,
     /// Partitions that existed and do not any more.
     pub(crate) forgotten: BTreeSet<PartitionId>,
+    /// Partitions that exist and take no writes.
+    pub(crate) closed: BTreeSet<PartitionId>,
     /// Where rows are appended now.
     pub(crate) growing: BTreeMap<PartitionId, Growing>,
     /// Sealed, not committed yet.
@@ -160,6 +162,7 @@ impl State {
             loaded: BTreeSet::new(),
             known: target.partitions.clone(),
             forgotten: BTreeSet::new(),
+            closed: target.closed.clone(),
             growing: BTreeMap::new(),
             sealing: Vec::new(),
             sealed: BTreeMap::new(),

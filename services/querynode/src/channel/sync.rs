@@ -43,6 +43,8 @@ pub(crate) struct SyncTarget {
     pub(crate) checkpoint: Option<ChannelCheckpoint>,
     pub(crate) partitions: BTreeSet<PartitionId>,
     pub(crate) properties: Vec<(String, String)>,
+    /// Partitions that take no writes.
+    pub(crate) closed: BTreeSet<PartitionId>,
 }
 
 /// A committed segment and its index files, by field.
@@ -96,6 +98,11 @@ impl SyncTarget {
                 .collect(),
             checkpoint: request.checkpoint,
             partitions: request.partitions.into_iter().map(PartitionId).collect(),
+            closed: request
+                .closed_partitions
+                .into_iter()
+                .map(PartitionId)
+                .collect(),
             properties: request
                 .properties
                 .into_iter()
@@ -147,6 +154,7 @@ impl Owner {
         self.state.indexes = Arc::new(target.indexes);
         self.state.forget_partitions(&target.partitions);
         self.state.known = target.partitions;
+        self.state.closed = target.closed;
         let complete = self.state.complete_partitions();
         self.state.loaded = target.loaded;
         self.state.deltas = target.deltas;
@@ -165,6 +173,7 @@ impl Owner {
         let same_fields = self.state.schema.fields == schema.fields;
         self.state.schema = schema;
         if !same_fields {
+            self.state.adopt_schema();
             self.request_flush(FlushWaiter::nobody());
             // Without rows there was nothing to seal.
             self.state
@@ -183,6 +192,16 @@ impl Owner {
 }
 
 impl State {
+    /// Has every segment in memory answer for the fields that the schema has got.
+    fn adopt_schema(&self) {
+        for growing in self.growing.values().chain(&self.sealing) {
+            growing.rows.adopt(&self.schema);
+        }
+        for segment in self.in_memory() {
+            segment.adopt(&self.schema);
+        }
+    }
+
     /// Sees the rows of files that no write of this log has made: those of a restored snapshot. Their
     /// checkpoint comes with them, and says up to when they count.
     fn take_checkpoint(&mut self, checkpoint: Option<&ChannelCheckpoint>) {

@@ -191,12 +191,9 @@ impl Owner {
     fn admit(&self, writes: Vec<QueuedWrite>) -> Vec<QueuedWrite> {
         let mut admitted = Vec::with_capacity(writes.len());
         for mut queued in writes {
-            let gone = queued.write.inserts.iter().map(|rows| rows.partition);
-            if let Some(gone) = gone
-                .into_iter()
-                .find(|id| self.state.forgotten.contains(id))
-            {
-                refuse([queued], &Error::partition_not_found(&gone.to_string()));
+            let refused = queued.write.partitions().find_map(|id| self.refusal(id));
+            if let Some(error) = refused {
+                refuse([queued], &error);
                 continue;
             }
             if !Arc::ptr_eq(&queued.write.schema, &self.state.schema) {
@@ -211,6 +208,20 @@ impl Owner {
             admitted.push(queued);
         }
         admitted
+    }
+
+    /// Why writes to a partition are refused, if they are.
+    fn refusal(&self, partition: PartitionId) -> Option<Error> {
+        if self.state.forgotten.contains(&partition) {
+            return Some(Error::partition_not_found(&partition.to_string()));
+        }
+        // Whatever takes its place will be known soon.
+        self.state.closed.contains(&partition).then(|| {
+            Error::new(
+                ErrorCode::ServiceUnavailable,
+                format!("partition is closed while it is truncated[partition={partition}]"),
+            )
+        })
     }
 
     /// Makes sure that there are a log and segments to write to.

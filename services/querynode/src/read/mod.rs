@@ -24,7 +24,7 @@ use redkite_types::{Error, Result, Timestamp};
 
 pub(crate) use self::{query::query, search::search};
 use crate::{
-    channel::{Channel, ShardSnapshot},
+    channel::{Channel, ShardSnapshot, check_version},
     deps::QueryNodeDeps,
 };
 
@@ -47,6 +47,7 @@ struct ReadRequest<'a> {
     guarantee: Timestamp,
     expired_before: Timestamp,
     ignore_growing: bool,
+    schema_version: i32,
 }
 
 impl Read {
@@ -61,7 +62,8 @@ impl Read {
             [] => Plan::all(),
             bytes => Plan::decode(bytes)?,
         };
-        // What is not loaded is said at once, not after a wait.
+        // What is not loaded, or not known yet, is said at once, not after a wait.
+        check_version(request.schema_version, &channel.snapshot().schema)?;
         channel.snapshot().check_loaded(request.partitions)?;
         reached(deps, request.guarantee, deadline).await?;
         channel.times().wait(request.guarantee, deadline).await?;

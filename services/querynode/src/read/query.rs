@@ -39,6 +39,7 @@ pub(crate) async fn query(
         guarantee: Timestamp(request.guarantee_ts),
         expired_before: Timestamp(request.expired_before),
         ignore_growing: request.ignore_growing,
+        schema_version: request.schema_version,
     };
     let read = Read::begin(deps, channel, wanted, deadline).await?;
     metrics::looked_at("query", request.partition_ids.len(), read.segments.len());

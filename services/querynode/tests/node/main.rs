@@ -9,6 +9,7 @@ mod load;
 mod model;
 mod pipeline;
 mod recover;
+mod schema;
 mod serve;
 mod slow;
 mod world;

@@ -220,3 +220,58 @@ async fn a_guarantee_from_the_future_is_not_reached_in_time() {
     node.insert(P1, &[(1, 1)]).await;
     assert_eq!(node.rows().await, [(1, 1)]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closed_partitions_are_read_and_not_written_and_forgotten_ones_neither() {
+    const HEIR: i64 = 21;
+    let world = World::new();
+    let node = world.node().await;
+    node.insert(P1, &[(1, 10)]).await;
+    node.insert(P2, &[(2, 20)]).await;
+    let refused = async |write: WriteRequest| {
+        let error = redkite_rpc::from_status(&node.write(write).await.unwrap_err());
+        assert!(error.not_applied(), "{error}");
+        (error.error.code.number(), error.error.retriable)
+    };
+    world.played.change(|meta| {
+        meta.closed = vec![P1];
+        meta.partitions.push(HEIR);
+        meta.loaded.push(HEIR);
+    });
+    node.sync().await.unwrap();
+    let named = WriteRequest {
+        delete_partitions: vec![P1],
+        ..node.change(&[1], P2, &[])
+    };
+    let closed = (2, true);
+    assert_eq!(refused(node.change(&[], P1, &[(3, 30)])).await, closed);
+    assert_eq!(refused(named.clone()).await, closed);
+    assert_eq!(node.rows().await, [(1, 10), (2, 20)]);
+    // Also by an owner that begins with it.
+    node.crash();
+    let node = world.node().await;
+    let refused = async |write: WriteRequest| {
+        let error = redkite_rpc::from_status(&node.write(write).await.unwrap_err());
+        assert!(error.not_applied(), "{error}");
+        (error.error.code.number(), error.error.retriable)
+    };
+    assert_eq!(refused(node.change(&[], P1, &[(3, 30)])).await, closed);
+    node.insert(HEIR, &[(1, 11)]).await;
+    let of = |partition| QueryRequest {
+        partition_ids: vec![partition],
+        ..node.query_request()
+    };
+    assert_eq!(rows_of(node.try_query(of(P1)).await.unwrap()), [(1, 10)]);
+    assert_eq!(rows_of(node.try_query(of(HEIR)).await.unwrap()), [(1, 11)]);
+    world.played.change(|meta| {
+        meta.closed.clear();
+        meta.partitions = vec![P2, HEIR];
+        meta.loaded = vec![P2, HEIR];
+    });
+    node.sync().await.unwrap();
+    let gone = (200, false);
+    assert_eq!(refused(node.change(&[], P1, &[(3, 30)])).await, gone);
+    assert_eq!(refused(named).await, gone);
+    assert_eq!(node.rows().await, [(1, 11), (2, 20)]);
+    assert_eq!(code(&node.try_query(of(P1)).await.unwrap_err()), 201);
+}

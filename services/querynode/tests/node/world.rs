@@ -79,6 +79,9 @@ pub(crate) struct Meta {
     /// Segments over which the index can never be built.
     pub(crate) failed_indexes: Vec<i64>,
     pub(crate) properties: Vec<KeyValuePair>,
+    pub(crate) schema: CollectionSchema,
+    /// Partitions that take no writes.
+    pub(crate) closed: Vec<i64>,
 }
 
 /// The coordinators.
@@ -211,6 +214,7 @@ impl World {
         let meta = Meta {
             partitions: vec![P1, P2],
             loaded: vec![P1, P2],
+            schema: collection_schema(),
             ..Meta::default()
         };
         let played = Played {
@@ -361,7 +365,7 @@ impl Node {
             collection_id: COLLECTION,
             epoch: meta.epoch,
             revision: meta.revision,
-            schema: Some(schema::to_proto("c", &collection_schema())),
+            schema: Some(schema::to_proto("c", &meta.schema)),
             indexes: index.into_iter().collect(),
             loaded_partitions: meta.loaded.clone(),
             segments: segments.collect(),
@@ -369,6 +373,7 @@ impl Node {
             checkpoint: meta.checkpoint.clone(),
             partitions: meta.partitions.clone(),
             properties: meta.properties.clone(),
+            closed_partitions: meta.closed.clone(),
         }
     }
 
@@ -457,6 +462,7 @@ impl Node {
             delete_keys: keys.map(keys::to_proto),
             inserts: vec![inserts],
             delete_partitions: Vec::new(),
+            schema_version: 0,
         }
     }
 

@@ -319,6 +319,7 @@ fn add_meta(params: &CreateCollectionParams, made: &Allocated, state: ObjectStat
             created_ts: made.timestamp.0,
             collection_id: made.collection.0,
             state: ObjectState::Created.into(),
+            ..PartitionInfo::default()
         };
         txn = txn.then(steps::put(
             keys::partition(made.collection, PartitionId(info.id)),

@@ -31,6 +31,18 @@ pub trait Announce: Send + Sync + 'static {
         within: Duration,
     ) -> Result<bool>;
 
+    /// Waits until the owners of a collection's channels know of a revision, loads left aside;
+    /// whether they do when `within` has passed.
+    ///
+    /// # Errors
+    /// When the coordinator cannot be reached; retry.
+    async fn tell_query_nodes(
+        &self,
+        revision: Revision,
+        collection: CollectionId,
+        within: Duration,
+    ) -> Result<bool>;
+
     /// Removes the data of a dropped collection or partition.
     ///
     /// # Errors

@@ -7,8 +7,8 @@ use redkite_saga::{Registry, Saga, SagaExecutor};
 use redkite_types::{Error, ErrorCode, Result, Revision};
 
 use super::{
-    alias, alter_collection, collection, context::DdlContext, database, drop_collection, index,
-    load, partition, rbac, restore,
+    alias, alter_collection, alter_index, alter_schema, collection, context::DdlContext, database,
+    drop_collection, index, load, partition, rbac, restore, truncate,
 };
 
 /// How long the answer to a restore waits for its end, which is near as a rule.
@@ -35,12 +35,16 @@ pub fn registry(context: &Arc<DdlContext>) -> redkite_saga::Result<Registry> {
     registry.register(drop_collection::DropCollection(context.clone()))?;
     registry.register(alter_collection::AlterCollection(context.clone()))?;
     registry.register(alter_collection::RenameCollection(context.clone()))?;
+    registry.register(alter_schema::AddField(context.clone()))?;
+    registry.register(alter_schema::AlterField(context.clone()))?;
     registry.register(partition::CreatePartition(context.clone()))?;
     registry.register(partition::DropPartition(context.clone()))?;
     registry.register(alias::PutAlias(context.clone()))?;
     registry.register(alias::DropAlias(context.clone()))?;
     registry.register(index::CreateIndex(context.clone()))?;
     registry.register(index::DropIndex(context.clone()))?;
+    registry.register(alter_index::AlterIndex(context.clone()))?;
+    registry.register(truncate::TruncateCollection(context.clone()))?;
     registry.register(load::Load(context.clone()))?;
     registry.register(load::Release(context.clone()))?;
     registry.register(restore::RestoreSnapshot(context.clone()))?;
@@ -211,6 +215,16 @@ impl DdlGate {
                 let params = partition::drop_params(context, &database, command).await?;
                 self.run::<partition::DropPartition>(params, id).await
             }
+            Command::AddCollectionField(command) => {
+                let database = pick(&command.db_name);
+                let params = alter_schema::add_params(context, &database, command).await?;
+                self.run::<alter_schema::AddField>(params, id).await
+            }
+            Command::AlterCollectionField(command) => {
+                let database = pick(&command.db_name);
+                let params = alter_schema::alter_params(context, &database, command).await?;
+                self.run::<alter_schema::AlterField>(params, id).await
+            }
             Command::CreateAlias(command) => {
                 let (database, target) = (pick(&command.db_name), &command.collection_name);
                 let params =
@@ -237,6 +251,16 @@ impl DdlGate {
                 let database = pick(&command.db_name);
                 let params = index::drop_params(context, &database, command).await?;
                 self.run_some::<index::DropIndex>(params, id).await
+            }
+            Command::AlterIndex(command) => {
+                let database = pick(&command.db_name);
+                let params = alter_index::params(context, &database, command).await?;
+                self.run::<alter_index::AlterIndex>(params, id).await
+            }
+            Command::TruncateCollection(command) => {
+                let database = pick(&command.db_name);
+                let params = truncate::params(context, &database, command).await?;
+                self.run::<truncate::TruncateCollection>(params, id).await
             }
             command => self.submit_load(command, fallback, id).await,
         }

@@ -8,11 +8,14 @@
 //! - [`resolve`]: names to databases and collections
 //! - [`steps`]: steps that several sagas share
 //! - [`isolation`]: the property that isolates searches by partition key
-//! - [`database`], [`collection`], [`drop_collection`], [`alter_collection`], [`partition`],
-//!   [`alias`], [`index`], [`load`], [`rbac`], [`restore`]: the sagas
+//! - [`database`], [`collection`], [`drop_collection`], [`alter_collection`], [`alter_schema`],
+//!   [`partition`], [`truncate`], [`alias`], [`index`], [`alter_index`], [`load`], [`rbac`],
+//!   [`restore`]: the sagas
 
 pub mod alias;
 pub mod alter_collection;
+pub mod alter_index;
+pub mod alter_schema;
 pub mod collection;
 pub mod context;
 pub mod database;
@@ -26,6 +29,7 @@ pub mod rbac;
 pub mod resolve;
 pub mod restore;
 pub mod steps;
+pub mod truncate;
 
 pub use context::{Announce, DdlContext};
 pub use gate::DdlGate;

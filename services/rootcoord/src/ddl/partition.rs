@@ -217,6 +217,7 @@ fn put_partition(params: &PartitionParams, made: &Allocated, state: ObjectState)
         created_ts: made.timestamp.0,
         collection_id: params.collection.0,
         state: state.into(),
+        ..PartitionInfo::default()
     };
     steps::put(keys::partition(params.collection, made.partition), &info)
 }

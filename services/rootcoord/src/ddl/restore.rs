@@ -423,6 +423,7 @@ fn copy(params: &RestoreParams, made: &Allocated, manifest: &SnapshotManifest) -
             id,
             collection_id: collection.0,
             created_ts: made.timestamp.0,
+            closed: false,
             ..partition.clone()
         };
         txn = txn.then(steps::put(

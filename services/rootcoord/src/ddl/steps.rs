@@ -102,6 +102,60 @@ where
     })
 }
 
+/// Waits until the owners of a collection's channels know of what the saga has written; what they
+/// load may take longer.
+pub fn await_query_nodes<P, F>(
+    key: StepKey<()>,
+    context: &Arc<DdlContext>,
+    collection: F,
+) -> Step<P>
+where
+    P: Send + Sync + 'static,
+    F: Fn(&redkite_saga::StepCx<P>) -> redkite_types::Result<CollectionId> + Send + Sync + 'static,
+{
+    let context = context.clone();
+    let collection = Arc::new(collection);
+    Step::call(key, move |cx| {
+        let (context, collection) = (context.clone(), collection.clone());
+        async move {
+            let id = collection(&cx)?;
+            let told = context
+                .announce
+                .tell_query_nodes(cx.revision, id, QUERY_NODES_WITHIN);
+            if told.await? {
+                return Ok(());
+            }
+            Err(StepError::Unknown(Error::new(
+                ErrorCode::ServiceUnavailable,
+                format!("query nodes have not heard of collection {id} in time"),
+            )))
+        }
+    })
+}
+
+/// Has the query nodes know of what the saga has written, loads left aside, and waits a little, but
+/// goes on without them: whoever needs them to know has them say so.
+pub fn tell_query_nodes<P, F>(context: &Arc<DdlContext>, collection: F, within: Duration) -> Step<P>
+where
+    P: Send + Sync + 'static,
+    F: Fn(&P) -> CollectionId + Send + Sync + 'static,
+{
+    let context = context.clone();
+    let collection = Arc::new(collection);
+    Step::call(SYNC_QUERYCOORD, move |cx| {
+        let (context, collection) = (context.clone(), collection.clone());
+        async move {
+            let id = collection(&cx.params);
+            let told = context.announce.tell_query_nodes(cx.revision, id, within);
+            // An unreachable coordinator finds the change in the metadata when it is back.
+            if let Err(error) = told.await {
+                tracing::warn!(%error, collection = id.0, "query coordinator not told of a change");
+            }
+            Ok(())
+        }
+    })
+}
+
 /// Writes a collection's record.
 pub fn put_collection(info: &CollectionInfo) -> Op {
     Op::put(

@@ -22,9 +22,10 @@ use redkite_saga::{
     testing::{World, assert_golden, dump, run_all},
 };
 use redkite_types::{
-    CollectionId, CollectionSchema, DataType, DatabaseId, FieldSchema, PartitionId, Result,
+    CollectionId, CollectionSchema, DataType, DatabaseId, Error, FieldSchema, PartitionId, Result,
     Revision, SegmentId, Timestamp,
 };
+use tokio::sync::watch;
 
 use super::{
     Announce, DdlContext, DdlGate, alias, alter_collection, collection, database, drop_collection,
@@ -36,18 +37,32 @@ use crate::{
     options::RootCoordOptions,
 };
 
-/// The other services: they always obey, and data that they drop is segments in the metastore.
+mod schema;
+mod truncate;
+mod weaknesses;
+
+/// The other services: they obey unless a test has them do otherwise, and data that they drop is
+/// segments in the metastore.
 struct Obedient {
     kv: SharedKv,
     /// Collections whose query nodes were asked to act.
     asked: Mutex<Vec<CollectionId>>,
+    /// What the query nodes answer.
+    nodes_refuse: Mutex<Option<Error>>,
+    /// What the proxies answer.
+    proxies_refuse: Mutex<Option<Error>>,
+    /// Whether the query nodes leave everybody waiting.
+    silent: watch::Sender<bool>,
 }
 
 #[async_trait]
 impl Announce for Obedient {
     async fn query_nodes(&self, _: Revision, id: CollectionId, _: Duration) -> Result<bool> {
-        self.asked.lock().push(id);
-        Ok(true)
+        self.act(id).await
+    }
+
+    async fn tell_query_nodes(&self, _: Revision, id: CollectionId, _: Duration) -> Result<bool> {
+        self.act(id).await
     }
 
     async fn drop_data(&self, id: CollectionId, partition: Option<PartitionId>) -> Result<()> {
@@ -132,11 +147,18 @@ impl Announce for Obedient {
     }
 
     async fn proxies(&self, _: Revision) -> Result<()> {
-        Ok(())
+        self.proxies_refuse.lock().clone().map_or(Ok(()), Err)
     }
 }
 
 impl Obedient {
+    async fn act(&self, id: CollectionId) -> Result<bool> {
+        self.asked.lock().push(id);
+        let mut silent = self.silent.subscribe();
+        silent.wait_for(|silent| !*silent).await.unwrap();
+        self.nodes_refuse.lock().clone().map_or(Ok(true), Err)
+    }
+
     async fn snapshot(&self, collection: CollectionId, name: &str) -> SnapshotInfo {
         let found = self
             .kv
@@ -156,6 +178,7 @@ async fn put(kv: &SharedKv, key: String, record: &impl Message) {
 struct Deployment {
     kv: SharedKv,
     context: Arc<DdlContext>,
+    others: Arc<Obedient>,
     tasks: TaskGroup,
 }
 
@@ -164,21 +187,30 @@ impl Deployment {
         let kv: SharedKv = Arc::new(MemKv::new());
         bootstrap(kv.as_ref(), Timestamp::new(1, 0)).await.unwrap();
         let tasks = TaskGroup::new("test");
-        let context = Self::context(&kv, &tasks).await;
-        Self { kv, context, tasks }
+        let others = Arc::new(Obedient {
+            kv: kv.clone(),
+            asked: Mutex::default(),
+            nodes_refuse: Mutex::default(),
+            proxies_refuse: Mutex::default(),
+            silent: watch::Sender::new(false),
+        });
+        let context = Self::context(&kv, &others, &tasks).await;
+        Self {
+            kv,
+            context,
+            others,
+            tasks,
+        }
     }
 
-    async fn context(kv: &SharedKv, tasks: &TaskGroup) -> Arc<DdlContext> {
+    async fn context(kv: &SharedKv, others: &Arc<Obedient>, tasks: &TaskGroup) -> Arc<DdlContext> {
         let catalog = Catalog::load(kv.as_ref()).await.unwrap();
         let follow = catalog.clone().follow(kv.clone(), tasks.token());
         tasks.spawn("follow", OnFailure::Log, follow);
         let clock = ManualClock::new(1_700_000_000_000).shared();
         Arc::new(DdlContext {
             catalog,
-            announce: Arc::new(Obedient {
-                kv: kv.clone(),
-                asked: Mutex::default(),
-            }),
+            announce: others.clone(),
             ids: Arc::new(IdAllocator::open(kv.clone()).await.unwrap()),
             tso: Arc::new(TimestampOracle::open(kv.clone(), clock).await.unwrap()),
             options: RootCoordOptions {
@@ -190,8 +222,13 @@ impl Deployment {
     }
 
     async fn gate(&self) -> DdlGate {
+        self.gate_of(1, &self.tasks).await
+    }
+
+    /// Of a leader of some term.
+    async fn gate_of(&self, term: u64, tasks: &TaskGroup) -> DdlGate {
         let registry = gate::registry(&self.context).unwrap();
-        let config = SagaConfig::new(self.kv.clone(), 1, registry, self.tasks.clone());
+        let config = SagaConfig::new(self.kv.clone(), term, registry, tasks.clone());
         let executor = SagaExecutor::start(config).await.unwrap();
         DdlGate::new(self.context.clone(), executor)
     }
@@ -321,11 +358,17 @@ async fn observe(kv: SharedKv) -> String {
         let info = entry.info().unwrap();
         writeln!(
             text,
-            "collection {}/{} {:?} fields {} properties {:?} load {:?} segments {}",
+            "collection {}/{} {:?} schema {} {:?} properties {:?} load {:?} segments {}",
             entry.database_id(),
             entry.name(),
             entry.state(),
-            entry.schema().fields.len(),
+            entry.schema().version,
+            entry
+                .schema()
+                .fields
+                .iter()
+                .map(|field| (&field.name, field.id, field.max_length, &field.type_params))
+                .collect::<Vec<_>>(),
             info.properties,
             entry.load.as_ref().map(|load| load.kind()),
             entry.segments.len(),
@@ -336,17 +379,18 @@ async fn observe(kv: SharedKv) -> String {
             let state = partition.state();
             writeln!(
                 text,
-                "  partition {} {state:?} loaded {loaded}",
-                partition.name
+                "  partition {} {state:?} loaded {loaded} closed {}",
+                partition.name, partition.closed
             )
             .unwrap();
         }
         for index in entry.indexes.values() {
             writeln!(
                 text,
-                "  index {} {} {:?}",
+                "  index {} {} {:?} {:?}",
                 index.name,
                 index.index_type,
+                index.params,
                 index.state()
             )
             .unwrap();

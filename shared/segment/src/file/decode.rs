@@ -128,7 +128,7 @@ fn hidden(batch: &RecordBatch, field: FieldId) -> Result<Vec<i64>, String> {
 }
 
 /// The values of a field that was added after the file was written.
-pub(super) fn missing(field: &FieldSchema, rows: usize) -> Result<Column, String> {
+pub(crate) fn missing(field: &FieldSchema, rows: usize) -> Result<Column, String> {
     let mut data = ColumnData::with_capacity(field.data_type, field.dim, rows);
     if let Some(value) = &field.default_value {
         for _ in 0..rows {

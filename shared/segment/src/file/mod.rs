@@ -56,6 +56,7 @@ pub use open::{Placement, open_segment};
 pub(crate) use arrow::{ColumnSpec, key_column, parquet_bytes, read_batches};
 pub(crate) use arrow::{nulls as null_rows, to_array as export_array, user_type as export_type};
 pub(crate) use columns::FileColumns;
+pub(crate) use decode::missing as late_column;
 
 /// Version of the files written by this build.
 pub const FORMAT_VERSION: u32 = 2;

@@ -190,6 +190,7 @@ async fn await_load(
         revision: revision.0,
         collection_id: entry.id().0,
         wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+        orders_only: false,
     };
     match redkite_rpc::call(meta.deadline, message, |request| coord.sync(request)).await {
         Ok(answer) => answer.done,

@@ -283,7 +283,8 @@ impl Owner {
                 continue;
             }
             if state.loaded.contains(&sealed.partition()) {
-                sealed.loaded = segment.rows;
+                // The schema may have got fields since the flush began.
+                sealed.loaded = segment.rows.inspect(|rows| rows.adopt(&state.schema));
             }
             // It may have been compacted before its commit was answered.
             if let Some(sealed) = state.retire_flushed(sealed) {
