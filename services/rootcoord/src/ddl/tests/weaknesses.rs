@@ -2,6 +2,7 @@
 
 use redkite_proto::redkite::meta::ObjectState;
 use redkite_runtime::testing::PATIENCE;
+use tokio::task::JoinSet;
 
 use super::*;
 
@@ -49,7 +50,8 @@ async fn cut_off(
     deployment.others.silent.send_replace(true);
     let asked = deployment.others.asked.lock().len();
     let submitting = gate.clone();
-    let request = tokio::spawn(async move { submit(&submitting, command).await });
+    let mut request = JoinSet::new();
+    request.spawn(async move { submit(&submitting, command).await });
     redkite_runtime::testing::eventually("the nodes are asked", PATIENCE, || async {
         (deployment.others.asked.lock().len() > asked).then_some(())
     })
@@ -58,7 +60,7 @@ async fn cut_off(
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].state(), ObjectState::Creating);
     tasks.abort();
-    request.abort();
+    drop(request);
     found.into_iter().next().unwrap()
 }
 
@@ -127,7 +129,8 @@ async fn a_step_that_never_succeeds_can_be_seen_with_its_reason_and_blocks_nobod
     away.retriable = true;
     *deployment.others.proxies_refuse.lock() = Some(away);
     let submitting = gate.clone();
-    let request = tokio::spawn(async move { submit(&submitting, create_partition("p")).await });
+    let mut request = JoinSet::new();
+    request.spawn(async move { submit(&submitting, create_partition("p")).await });
     redkite_runtime::testing::eventually("it is tried again", PATIENCE, || async {
         let sagas = gate.executor().list();
         sagas.iter().any(|saga| saga.retries > 0).then_some(())
@@ -138,7 +141,7 @@ async fn a_step_that_never_succeeds_can_be_seen_with_its_reason_and_blocks_nobod
     let why = saga.last_error.unwrap();
     assert!(why.contains("the proxy is away"), "{why}");
     *deployment.others.proxies_refuse.lock() = None;
-    request.await.unwrap().unwrap();
+    request.join_all().await.remove(0).unwrap();
     assert!(gate.executor().list().is_empty());
 }
 
@@ -154,20 +157,19 @@ async fn of_many_requests_for_one_name_one_partition_comes() {
     *deployment.others.nodes_refuse.lock() = None;
     deployment.others.silent.send_replace(true);
     let asked = deployment.others.asked.lock().len();
-    let requests: Vec<_> = (0..8)
-        .map(|_| {
-            let gate = gate.clone();
-            tokio::spawn(async move { submit(&gate, create_partition("p")).await })
-        })
-        .collect();
+    let mut requests = JoinSet::new();
+    for _ in 0..8 {
+        let gate = gate.clone();
+        requests.spawn(async move { submit(&gate, create_partition("p")).await });
+    }
     redkite_runtime::testing::eventually("one has begun", PATIENCE, || async {
         (deployment.others.asked.lock().len() > asked).then_some(())
     })
     .await;
     assert_eq!(records(&deployment, "p").await.len(), 1);
     deployment.others.silent.send_replace(false);
-    for request in requests {
-        request.await.unwrap().unwrap();
+    for answer in requests.join_all().await {
+        answer.unwrap();
     }
     let found = records(&deployment, "p").await;
     assert_eq!(found.len(), 1);
