@@ -228,7 +228,9 @@ impl Deployment {
     /// Of a leader of some term.
     async fn gate_of(&self, term: u64, tasks: &TaskGroup) -> DdlGate {
         let registry = gate::registry(&self.context).unwrap();
-        let config = SagaConfig::new(self.kv.clone(), term, registry, tasks.clone());
+        let mut config = SagaConfig::new(self.kv.clone(), term, registry, tasks.clone());
+        // What does not answer is given up soon.
+        config.options.budget = Some(Duration::from_millis(300));
         let executor = SagaExecutor::start(config).await.unwrap();
         DdlGate::new(self.context.clone(), executor)
     }

@@ -212,8 +212,19 @@ async fn nothing_is_left_of_what_was_dropped() {
 async fn the_limit_admits_4096_partitions_and_no_more() {
     const LIMIT: usize = 4_096;
     let mut deployment = Deployment::with(vec![]).await;
-    let context = Arc::get_mut(&mut deployment.context).unwrap();
-    context.options.max_partition_num = LIMIT;
+    let former = &deployment.context;
+    let options = RootCoordOptions {
+        max_partition_num: LIMIT,
+        ..RootCoordOptions::default()
+    };
+    deployment.context = Arc::new(DdlContext {
+        kv: former.kv.clone(),
+        catalog: former.catalog.clone(),
+        announce: former.announce.clone(),
+        ids: former.ids.clone(),
+        tso: former.tso.clone(),
+        options,
+    });
     let id = books(&deployment).await.id();
     let made = (0..LIMIT as i64 - 4).map(|number| {
         let info = redkite_proto::redkite::meta::PartitionInfo {
