@@ -358,6 +358,7 @@ mod tests {
             "true",
             "in",
             "partition",
+            "a$",
             &longest,
         ];
         let bad = [
@@ -381,7 +382,7 @@ mod tests {
             ("a b", INSIDE),
             ("a.b", INSIDE),
             ("a/b", INSIDE),
-            ("a$", INSIDE),
+            ("a#", INSIDE),
             ("a%20", INSIDE),
             ("a+b", INSIDE),
             ("a\tb", INSIDE),
