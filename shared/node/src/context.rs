@@ -18,7 +18,7 @@ use crate::disk::DiskSpace;
 use crate::error::{Error, Result};
 use crate::gone::give_up_calls;
 use crate::listen::Exposure;
-use crate::memory::MemoryBudget;
+use crate::memory::{self, MemoryBudget};
 use crate::options::NodeOptions;
 use crate::peers::Peers;
 use crate::process::Process;
@@ -28,6 +28,8 @@ use crate::stops::Phase;
 const CPU_QUEUE: usize = 1_024;
 /// How often disks and memory are measured.
 const MEASURE_EVERY: Duration = Duration::from_millis(100);
+/// So many measures lie between two looks at what the allocator could return to the system.
+const GIVE_BACK_EVERY: u64 = 20;
 
 /// What the services of a process share. Clones are the same context.
 #[derive(Clone)]
@@ -194,10 +196,13 @@ impl NodeContext {
 /// Measures again and again what is left.
 async fn measure(disk: Arc<DiskSpace>, memory: Arc<MemoryBudget>) {
     let mut was_low = None;
-    loop {
+    for round in 0_u64.. {
         let (measured_disk, measured_memory) = (disk.clone(), memory.clone());
         let measured = tokio::task::spawn_blocking(move || {
             measured_disk.measure();
+            if round.is_multiple_of(GIVE_BACK_EVERY) {
+                memory::give_back();
+            }
             measured_memory.measure();
         });
         // It fails only while the process stops.

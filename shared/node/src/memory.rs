@@ -96,6 +96,18 @@ impl MemoryBudget {
     }
 }
 
+/// More than the allocator keeps at hand after it was freed.
+const LARGE_BYTES: usize = 32 << 20;
+
+/// Has the allocator return to the system what was freed a second ago or earlier.
+///
+/// mimalloc does so only while something large is freed. A process that becomes idle after a load, a
+/// flush or an index build would keep what these have freed, which may be as much as the data, for as
+/// long as it stays idle. So something large is freed here. Nobody writes to it, and it takes no memory.
+pub(crate) fn give_back() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE_BYTES)));
+}
+
 /// Bytes of the process that are in memory and in no file.
 fn anonymous_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
