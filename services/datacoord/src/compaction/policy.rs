@@ -376,7 +376,11 @@ mod tests {
                 vec![1, 2, 3, 4, 5],
             ),
             ("growing sizes", vec![1, 2, 4, 8, 16, 32], vec![]),
-            ("two large ones", vec![50, 5, 5, 5, 5, 50], vec![2, 3, 4, 5]),
+            (
+                "two large ones",
+                vec![50, 5, 5, 5, 5, 50],
+                vec![1, 2, 3, 4, 5, 6],
+            ),
             (
                 "what is full stays",
                 vec![60 * MIB, MIB, MIB, MIB, MIB],
