@@ -54,11 +54,13 @@ def test_changes_count_at_every_proxy_once_they_are_answered(proxies):
         old, new = passwords
         here.update_password("bob", old, new)
         with unauthenticated(WRONG):
-            connect(proxies[1].uri, token=f"bob:{new}").describe_user("bob")
             bob.describe_user("bob")
+        bob.close()
         bob = connect(proxies[1].uri, token=f"bob:{new}")
         assert bob.describe_user("bob")["roles"] == ("asks",)
         passwords = [new, old]
     there.drop_user("bob")
     with unauthenticated(WRONG):
         bob.describe_user("bob")
+    for client in (here, there, bob):
+        client.close()

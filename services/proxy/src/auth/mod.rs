@@ -161,7 +161,7 @@ impl Guard {
         let record = catalog.view().access().user(user).cloned();
         let is_right = match &record {
             Some(record) => self.passwords.verify(record, password, deadline).await,
-            None => self.passwords.verify_nobody(password, deadline).await,
+            None => self.passwords.verify_nobody(user, password, deadline).await,
         }
         .map_err(|_| Refusal::Busy)?;
         let record = record.filter(|_| is_right).ok_or(Refusal::WrongPassword)?;

@@ -21,7 +21,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use parking_lot::Mutex;
 use redkite_config::Secret;
 use redkite_proto::redkite::meta::CredentialInfo;
-use redkite_runtime::{Admission, Deadline, Permit, Random};
+use redkite_runtime::{Admission, Deadline, Random};
 use redkite_types::{Error, Result, limits};
 use sha2::Sha256;
 
@@ -136,51 +136,51 @@ impl Passwords {
         deadline: Deadline,
     ) -> Result<bool> {
         let (user, hash) = (&record.username, &record.encrypted_password);
+        self.compare(user, user, hash, password, deadline).await
+    }
+
+    /// Takes as long as [`verify`](Self::verify), the first time and later, and finds nobody.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn verify_nobody(
+        &self,
+        user: &str,
+        password: Secret,
+        deadline: Deadline,
+    ) -> Result<bool> {
+        // One line for all of them: anybody can make up names.
+        self.compare(user, "", NOBODY, password, deadline).await?;
+        Ok(false)
+    }
+
+    /// Those with the same `line` wait for each other.
+    async fn compare(
+        &self,
+        user: &str,
+        line: &str,
+        hash: &str,
+        password: Secret,
+        deadline: Deadline,
+    ) -> Result<bool> {
         let mac = self.mac(user, hash, &password);
         if let Some(is_right) = self.remembered(user, &mac) {
             return Ok(is_right);
         }
-        let place = self.wait(user)?;
+        let place = self.wait(line)?;
         let permit = self.lanes.acquire_until(1, deadline).await?;
         // Somebody else may have come with the same one meanwhile.
         if let Some(is_right) = self.remembered(user, &mac) {
             return Ok(is_right);
         }
         let digest: Digest = mac.finalize().into_bytes().into();
-        self.check(place, permit, hash.clone(), password, Some(digest))
-            .await
-    }
-
-    /// Takes as long as [`verify`](Self::verify) and finds nobody.
-    ///
-    /// # Errors
-    /// As there.
-    pub(crate) async fn verify_nobody(&self, password: Secret, deadline: Deadline) -> Result<bool> {
-        // No user has this name.
-        let place = self.wait("")?;
-        let permit = self.lanes.acquire_until(1, deadline).await?;
-        self.check(place, permit, NOBODY.to_owned(), password, None)
-            .await?;
-        Ok(false)
-    }
-
-    /// Goes on when its caller leaves, so that what it found out is not lost.
-    async fn check(
-        &self,
-        place: Place,
-        permit: Permit,
-        hash: String,
-        password: Secret,
-        digest: Option<Digest>,
-    ) -> Result<bool> {
-        let known = self.known.clone();
+        let (known, user, hash) = (self.known.clone(), user.to_owned(), hash.to_owned());
+        // Goes on when its caller leaves, so that what it found out is not lost.
         let verified = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let _held = (place, permit);
             // A record that is no hash matches no password.
             let is_right = bcrypt::verify(password.expose(), &hash).unwrap_or(false);
-            if let Some(digest) = digest {
-                known.lock().remember(place.user.clone(), digest, is_right);
-            }
+            known.lock().remember(user, digest, is_right);
             is_right
         });
         verified
@@ -302,8 +302,15 @@ mod tests {
         bcrypt::verify("x", NOBODY).expect("it is a hash");
         let one = began.elapsed();
         let began = Instant::now();
-        assert!(!passwords.verify_nobody("x".into(), soon()).await.unwrap());
+        assert!(
+            !passwords
+                .verify_nobody("eve", "x".into(), soon())
+                .await
+                .unwrap()
+        );
         assert!(began.elapsed() > one / 10);
+        let mac = passwords.mac("eve", NOBODY, &"x".into());
+        assert_eq!(passwords.remembered("eve", &mac), Some(false));
         let broken = CredentialInfo::default();
         assert!(!passwords.verify(&broken, "".into(), soon()).await.unwrap());
     }
