@@ -231,7 +231,9 @@ def test_admins_do_everything_as_long_as_they_are(actor, root):
 def test_users_look_after_themselves(guarded, actor, root):
     client = actor.client
     assert client.describe_user(actor.name)["roles"] == (actor.role,)
-    assert client.describe_role(actor.role)["privileges"] == []
+    actor.grant("Search", "books")
+    own = client._get_connection().select_grant_for_one_role(actor.role, "default")
+    assert [grant.privilege for grant in own.groups] == ["Search"]
     with denied("SelectUser", actor.name):
         client.describe_user("root")
     with denied("SelectOwnership", actor.name):
@@ -245,7 +247,7 @@ def test_users_look_after_themselves(guarded, actor, root):
     with unauthenticated(WRONG):
         client.list_collections()
     changed = guarded.client(token=f"{actor.name}:an0ther")
-    assert changed.list_collections() == []
+    assert changed.list_collections() == ["books"]
     root.drop_user(actor.name)
     with unauthenticated(WRONG):
         changed.list_collections()

@@ -18,7 +18,8 @@ def proxies(tmp_path):
         admin = free_port()
         command = [BIN_DIR / service, "--data-dir", folder, "--listen", f"127.0.0.1:{listen}"]
         command += ["--admin-listen", f"127.0.0.1:{admin}", "--rootcoord", f"127.0.0.1:{rpc}"]
-        env = {"REDKITE__SECURITY__AUTHORIZATION": "true"}
+        # Only proxies have the section.
+        env = {"REDKITE__SECURITY__AUTHORIZATION": "true"} if service == "proxy" else None
         log = tmp_path / f"{service}{len(processes)}.log"
         processes.append(Process(service, command, admin, log, env))
         processes[-1].uri = f"http://127.0.0.1:{listen}"
