@@ -8,7 +8,7 @@ use redkite_metastore::SharedKv;
 use redkite_node::{Exposure, NodeContext, Process, Result, admit_while};
 use redkite_proto::redkite::datacoord::data_coord_server::DataCoordServer;
 use redkite_rpc::limit_messages;
-use redkite_runtime::{OnFailure, SystemClock, TaskGroup};
+use redkite_runtime::{OnFailure, Random, SystemClock, TaskGroup};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
@@ -19,7 +19,7 @@ use crate::{
     export::{self, ExportOptions, Exporter},
     fsck::{LogCheck, logs_of},
     gc::{Collector, GcOptions},
-    snapshot::{self, Snapshots},
+    snapshot::{self, Bundles, SnapshotOptions, Snapshots, bundle::PeersBundles},
 };
 
 /// Section `datacoord` of the configuration.
@@ -32,13 +32,16 @@ pub struct DataCoordOptions {
     pub gc: GcOptions,
     /// Exports.
     pub export: ExportOptions,
+    /// Snapshots.
+    pub snapshot: SnapshotOptions,
 }
 
 impl Validate for DataCoordOptions {
     fn validate(&self) -> redkite_config::Result<()> {
         self.compaction.validate()?;
         self.gc.validate()?;
-        self.export.validate()
+        self.export.validate()?;
+        self.snapshot.validate()
     }
 }
 
@@ -103,6 +106,13 @@ pub async fn start(
         Arc::new(snapshot::PeersAround(context.peers.clone())),
         SystemClock::shared(),
     );
+    let bundles = Bundles::new(
+        snapshots.clone(),
+        Arc::new(PeersBundles::new(context.peers.clone())),
+        tasks.clone(),
+        options.snapshot,
+        Random::from_system(),
+    );
     let exporter = Exporter::new(
         kv.clone(),
         gate.clone(),
@@ -122,6 +132,8 @@ pub async fn start(
     context.process.admin.add(admin::routes(shown));
     let exports = export::admin::routes(exporter.clone());
     context.process.admin.add(exports);
+    let shown = snapshot::admin::routes(context.catalog.clone(), bundles.clone());
+    context.process.admin.add(shown);
     let service = Arc::new(DataCoordService::new(
         kv.clone(),
         gate,
@@ -130,6 +142,7 @@ pub async fn start(
         collector.clone(),
         snapshots.clone(),
         exporter.clone(),
+        bundles.clone(),
     ));
     let admit = admit_while(fence.lease().clone(), Duration::ZERO);
     context.expose(
@@ -148,6 +161,7 @@ pub async fn start(
     tasks.spawn("compactions", OnFailure::Shutdown, compactor.run());
     tasks.spawn("exports", OnFailure::Shutdown, exporter.run());
     tasks.spawn("garbage collection", OnFailure::Shutdown, collector.run());
+    tasks.spawn("exports of snapshots", OnFailure::Shutdown, bundles.run());
     let stop = tasks.token();
     tasks.spawn("snapshots", OnFailure::Shutdown, snapshots.run(stop));
     Ok(())

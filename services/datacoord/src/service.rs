@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 use redkite_metastore::SharedKv;
 use redkite_proto::redkite::datacoord::{
     AttachSnapshotRequest, AttachSnapshotResponse, CommitFlushRequest, CommitFlushResponse,
-    CompactRequest, CompactResponse, CreateExportRequest, CreateExportResponse,
-    CreateSnapshotRequest, CreateSnapshotResponse, DescribeIndexesRequest, DescribeIndexesResponse,
-    DropDataRequest, DropDataResponse, DropExportRequest, DropExportResponse, DropSnapshotRequest,
-    DropSnapshotResponse, ListCompactionsRequest, ListCompactionsResponse, ListExportsRequest,
-    ListExportsResponse, PinSnapshotRequest, PinSnapshotResponse, ReadSnapshotRequest,
-    ReadSnapshotResponse, SyncRequest, SyncResponse, UnpinSnapshotRequest, UnpinSnapshotResponse,
-    data_coord_server::DataCoord,
+    CompactRequest, CompactResponse, CopyBundleRequest, CopyBundleResponse, CreateExportRequest,
+    CreateExportResponse, CreateSnapshotRequest, CreateSnapshotResponse, DescribeIndexesRequest,
+    DescribeIndexesResponse, DropDataRequest, DropDataResponse, DropExportRequest,
+    DropExportResponse, DropSnapshotRequest, DropSnapshotResponse, ExportSnapshotRequest,
+    ExportSnapshotResponse, ListCompactionsRequest, ListCompactionsResponse, ListExportsRequest,
+    ListExportsResponse, PinSnapshotRequest, PinSnapshotResponse, ReadBundleRequest,
+    ReadBundleResponse, ReadSnapshotRequest, ReadSnapshotResponse, SyncRequest, SyncResponse,
+    UnpinSnapshotRequest, UnpinSnapshotResponse, data_coord_server::DataCoord,
 };
 use redkite_rpc::RpcError;
 use redkite_runtime::{Clock as _, SystemClock};
@@ -20,7 +21,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     Compactor, Snapshots, builder::Builder, describe::describe, drop::drop_data, export::Exporter,
-    flush, gate::CommitGate, gc::Collector,
+    flush, gate::CommitGate, gc::Collector, snapshot::Bundles,
 };
 
 /// How long `Sync` waits for the metadata to be seen.
@@ -35,6 +36,7 @@ pub struct DataCoordService {
     collector: Arc<Collector>,
     snapshots: Arc<Snapshots>,
     exporter: Arc<Exporter>,
+    bundles: Arc<Bundles>,
 }
 
 impl DataCoordService {
@@ -47,6 +49,7 @@ impl DataCoordService {
         collector: Arc<Collector>,
         snapshots: Arc<Snapshots>,
         exporter: Arc<Exporter>,
+        bundles: Arc<Bundles>,
     ) -> Self {
         Self {
             kv,
@@ -56,6 +59,7 @@ impl DataCoordService {
             collector,
             snapshots,
             exporter,
+            bundles,
         }
     }
 }
@@ -197,9 +201,44 @@ impl DataCoord for DataCoordService {
         &self,
         request: Request<AttachSnapshotRequest>,
     ) -> Result<Response<AttachSnapshotResponse>, Status> {
-        let attached = self.snapshots.attach(request.get_ref()).await;
+        let request = request.get_ref();
+        let attached = match request.bundle {
+            None => self.snapshots.attach(request).await,
+            Some(_) => self.bundles.attach(request).await,
+        };
         attached.map_err(RpcError::from)?;
         Ok(Response::new(AttachSnapshotResponse {}))
+    }
+
+    async fn export_snapshot(
+        &self,
+        request: Request<ExportSnapshotRequest>,
+    ) -> Result<Response<ExportSnapshotResponse>, Status> {
+        let created = self.bundles.create(request.get_ref()).await;
+        let (job_id, revision) = created.map_err(RpcError::from)?;
+        Ok(Response::new(ExportSnapshotResponse {
+            job_id,
+            revision: revision.0,
+        }))
+    }
+
+    async fn read_bundle(
+        &self,
+        request: Request<ReadBundleRequest>,
+    ) -> Result<Response<ReadBundleResponse>, Status> {
+        let place = request.into_inner().place.unwrap_or_default();
+        let read = self.bundles.read(&place).await;
+        Ok(Response::new(read.map_err(RpcError::from)?))
+    }
+
+    async fn copy_bundle(
+        &self,
+        request: Request<CopyBundleRequest>,
+    ) -> Result<Response<CopyBundleResponse>, Status> {
+        let request = request.into_inner().attach.unwrap_or_default();
+        let copied = self.bundles.copy_in(&request).await;
+        let done = copied.map_err(RpcError::from)?;
+        Ok(Response::new(CopyBundleResponse { done }))
     }
 
     async fn create_export(

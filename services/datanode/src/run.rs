@@ -10,7 +10,9 @@ use redkite_rpc::limit_messages;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
-use crate::{Compactor, DataNodeService, ExportOptions, Exporter, IndexBuilder};
+use crate::{
+    BundleOptions, Bundler, Compactor, DataNodeService, ExportOptions, Exporter, IndexBuilder,
+};
 
 /// Section `datanode` of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -18,11 +20,14 @@ use crate::{Compactor, DataNodeService, ExportOptions, Exporter, IndexBuilder};
 pub struct DataNodeOptions {
     /// Exports.
     pub export: ExportOptions,
+    /// Bundles of snapshots.
+    pub bundle: BundleOptions,
 }
 
 impl Validate for DataNodeOptions {
     fn validate(&self) -> redkite_config::Result<()> {
-        self.export.validate()
+        self.export.validate()?;
+        self.bundle.validate()
     }
 }
 
@@ -61,6 +66,12 @@ pub async fn start(
         context.disk.clone(),
         context.memory.clone(),
     );
+    let bundler = Bundler::new(
+        context.store().await?,
+        context.disk.clone(),
+        options.bundle,
+        options.export.buckets.clone(),
+    );
     let exporter = Exporter::new(
         context.store().await?,
         context.cpu()?,
@@ -68,7 +79,7 @@ pub async fn start(
         context.memory.clone(),
         options.export,
     );
-    let service = Arc::new(DataNodeService::new(builder, compactor, exporter));
+    let service = Arc::new(DataNodeService::new(builder, compactor, exporter, bundler));
     let address = context.expose(
         Role::DataNode,
         exposure,

@@ -1,29 +1,39 @@
 //! The gRPC side.
 
 use redkite_proto::redkite::datanode::{
-    BuildIndexRequest, BuildIndexResponse, CompactRequest, CompactResponse, ExportPartRequest,
-    ExportPartResponse, FinishExportRequest, FinishExportResponse, RemoveExportRequest,
-    RemoveExportResponse, data_node_server::DataNode,
+    BuildIndexRequest, BuildIndexResponse, CompactRequest, CompactResponse, CopyFilesRequest,
+    CopyFilesResponse, CountRowsRequest, CountRowsResponse, ExportPartRequest, ExportPartResponse,
+    FinishBundleRequest, FinishBundleResponse, FinishExportRequest, FinishExportResponse,
+    OpenBundleRequest, OpenBundleResponse, ReadBundleRequest, ReadBundleResponse,
+    RemoveBundleRequest, RemoveBundleResponse, RemoveExportRequest, RemoveExportResponse,
+    data_node_server::DataNode,
 };
 use redkite_rpc::RpcError;
 use tonic::{Request, Response, Status};
 
-use crate::{build::IndexBuilder, compact::Compactor, export::Exporter};
+use crate::{build::IndexBuilder, bundle::Bundler, compact::Compactor, export::Exporter};
 
 /// A data node's RPCs.
 pub struct DataNodeService {
     builder: IndexBuilder,
     compactor: Compactor,
     exporter: Exporter,
+    bundler: Bundler,
 }
 
 impl DataNodeService {
     /// Does its work with these.
-    pub fn new(builder: IndexBuilder, compactor: Compactor, exporter: Exporter) -> Self {
+    pub fn new(
+        builder: IndexBuilder,
+        compactor: Compactor,
+        exporter: Exporter,
+        bundler: Bundler,
+    ) -> Self {
         Self {
             builder,
             compactor,
             exporter,
+            bundler,
         }
     }
 }
@@ -76,5 +86,53 @@ impl DataNode for DataNodeService {
     ) -> Result<Response<RemoveExportResponse>, Status> {
         let removed = self.exporter.remove(request.into_inner()).await;
         Ok(Response::new(removed.map_err(RpcError::from)?))
+    }
+
+    async fn open_bundle(
+        &self,
+        request: Request<OpenBundleRequest>,
+    ) -> Result<Response<OpenBundleResponse>, Status> {
+        let done = self.bundler.open(request.into_inner()).await;
+        Ok(Response::new(done.map_err(RpcError::from)?))
+    }
+
+    async fn copy_files(
+        &self,
+        request: Request<CopyFilesRequest>,
+    ) -> Result<Response<CopyFilesResponse>, Status> {
+        let done = self.bundler.copy(request.into_inner()).await;
+        Ok(Response::new(done.map_err(RpcError::from)?))
+    }
+
+    async fn finish_bundle(
+        &self,
+        request: Request<FinishBundleRequest>,
+    ) -> Result<Response<FinishBundleResponse>, Status> {
+        let done = self.bundler.finish(request.into_inner()).await;
+        Ok(Response::new(done.map_err(RpcError::from)?))
+    }
+
+    async fn remove_bundle(
+        &self,
+        request: Request<RemoveBundleRequest>,
+    ) -> Result<Response<RemoveBundleResponse>, Status> {
+        let done = self.bundler.remove(request.into_inner()).await;
+        Ok(Response::new(done.map_err(RpcError::from)?))
+    }
+
+    async fn read_bundle(
+        &self,
+        request: Request<ReadBundleRequest>,
+    ) -> Result<Response<ReadBundleResponse>, Status> {
+        let done = self.bundler.read(request.into_inner()).await;
+        Ok(Response::new(done.map_err(RpcError::from)?))
+    }
+
+    async fn count_rows(
+        &self,
+        request: Request<CountRowsRequest>,
+    ) -> Result<Response<CountRowsResponse>, Status> {
+        let counted = self.exporter.count(request.into_inner()).await;
+        Ok(Response::new(counted.map_err(RpcError::from)?))
     }
 }

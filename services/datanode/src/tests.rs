@@ -26,7 +26,9 @@ use redkite_types::{
 };
 use tonic::Request;
 
-use crate::{Compactor, DataNodeService, ExportOptions, Exporter, IndexBuilder};
+use crate::{
+    BundleOptions, Bundler, Compactor, DataNodeService, ExportOptions, Exporter, IndexBuilder,
+};
 
 const ROWS: usize = 500;
 const DIM: usize = 8;
@@ -145,7 +147,14 @@ impl Fixture {
         let service = DataNodeService::new(
             IndexBuilder::new(store.clone(), cpu.clone(), disk.clone(), memory.clone()),
             Compactor::new(store.clone(), cpu.clone(), disk.clone(), memory.clone()),
-            Exporter::new(store.clone(), cpu, disk, memory, ExportOptions::default()),
+            Exporter::new(
+                store.clone(),
+                cpu,
+                disk.clone(),
+                memory,
+                ExportOptions::default(),
+            ),
+            Bundler::new(store.clone(), disk, BundleOptions::default(), Vec::new()),
         );
         Self {
             store,

@@ -437,6 +437,13 @@ impl root_coord_server::RootCoord for Fake {
     ) -> Result<Response<ChangeReplicasResponse>, Status> {
         no()
     }
+
+    async fn restore_bundle(
+        &self,
+        _: Request<RestoreBundleRequest>,
+    ) -> Result<Response<RestoreSnapshotResponse>, Status> {
+        no()
+    }
 }
 
 #[tonic::async_trait]
@@ -533,6 +540,27 @@ impl data_coord_server::DataCoord for Fake {
         &self,
         _: Request<AttachSnapshotRequest>,
     ) -> Result<Response<AttachSnapshotResponse>, Status> {
+        no()
+    }
+
+    async fn export_snapshot(
+        &self,
+        _: Request<ExportSnapshotRequest>,
+    ) -> Result<Response<ExportSnapshotResponse>, Status> {
+        no()
+    }
+
+    async fn read_bundle(
+        &self,
+        _: Request<ReadBundleRequest>,
+    ) -> Result<Response<ReadBundleResponse>, Status> {
+        no()
+    }
+
+    async fn copy_bundle(
+        &self,
+        _: Request<CopyBundleRequest>,
+    ) -> Result<Response<CopyBundleResponse>, Status> {
         no()
     }
 
@@ -649,6 +677,13 @@ impl querynode::query_node_server::QueryNode for Fake {
         _: Request<querynode::ChannelStatsRequest>,
     ) -> Result<Response<querynode::ChannelStatsResponse>, Status> {
         Ok(Response::new(self.stats.lock().clone()))
+    }
+
+    async fn hold_writes(
+        &self,
+        _: Request<querynode::HoldWritesRequest>,
+    ) -> Result<Response<querynode::HoldWritesResponse>, Status> {
+        no()
     }
 }
 

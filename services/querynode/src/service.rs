@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use prost::Message as _;
 use redkite_proto::redkite::querynode::{
-    ChannelStatsRequest, ChannelStatsResponse, FlushRequest, FlushResponse, QueryRequest,
-    QueryResponse, ReleaseChannelRequest, ReleaseChannelResponse, SearchRequest, SearchResponse,
-    SyncChannelRequest, SyncChannelResponse, WriteRequest, WriteResponse,
-    query_node_server::QueryNode,
+    ChannelStatsRequest, ChannelStatsResponse, FlushRequest, FlushResponse, HoldWritesRequest,
+    HoldWritesResponse, QueryRequest, QueryResponse, ReleaseChannelRequest, ReleaseChannelResponse,
+    SearchRequest, SearchResponse, SyncChannelRequest, SyncChannelResponse, WriteRequest,
+    WriteResponse, query_node_server::QueryNode,
 };
 use redkite_rpc::RpcError;
 use redkite_runtime::Deadline;
@@ -26,6 +26,8 @@ use crate::{
 const STATS_WITHIN: Duration = Duration::from_secs(5);
 /// How long a flush waits for the writes that it must seal.
 const GUARANTEE_WITHIN: Duration = Duration::from_secs(30);
+/// How long writes are held at most.
+const HELD_AT_MOST: Duration = Duration::from_secs(10);
 
 /// The query node's RPCs.
 #[derive(Clone)]
@@ -142,12 +144,31 @@ impl QueryNode for QueryNodeService {
                 .wait(guarantee, Deadline::after(GUARANTEE_WITHIN));
             reached.await.map_err(RpcError::from)?;
         }
-        let flushed = channel.flush(request.wait).await.map_err(RpcError::from)?;
+        let flushed = match request.hold {
+            0 => channel.flush(request.wait).await,
+            hold => channel.flush_held(request.wait, hold).await,
+        };
+        let flushed = flushed.map_err(RpcError::from)?;
         let segment_ids = channel::raw_ids(&flushed.segments);
         Ok(Response::new(FlushResponse {
             segment_ids,
             flush_ts: flushed.ts.0,
         }))
+    }
+
+    async fn hold_writes(
+        &self,
+        request: Request<HoldWritesRequest>,
+    ) -> Result<Response<HoldWritesResponse>, Status> {
+        let request = request.into_inner();
+        let channel = self
+            .registry
+            .get(&request.channel)
+            .map_err(RpcError::from)?;
+        let limit = Duration::from_millis(request.limit_ms.into()).min(HELD_AT_MOST);
+        let held = channel.hold(request.hold, limit).await;
+        held.map_err(RpcError::from)?;
+        Ok(Response::new(HoldWritesResponse {}))
     }
 
     async fn channel_stats(

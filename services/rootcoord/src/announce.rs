@@ -8,7 +8,7 @@ use redkite_catalog::Role;
 use redkite_node::Peers;
 use redkite_proto::redkite::{
     datacoord,
-    meta::SnapshotManifest,
+    meta::{BundlePlace, SnapshotManifest},
     proxy::{self, proxy_server::Proxy},
     querycoord,
 };
@@ -125,6 +125,26 @@ impl Announce for PeerAnnounce {
         let answer = answer.map_err(|status| from_status(&status).error)?;
         let definition = answer.into_inner().definition;
         definition.ok_or_else(|| Error::internal("a snapshot without a definition"))
+    }
+
+    async fn read_bundle(&self, place: &BundlePlace) -> Result<datacoord::ReadBundleResponse> {
+        let request = datacoord::ReadBundleRequest {
+            place: Some(place.clone()),
+        };
+        let coord = self.0.data_coord()?;
+        let answer = coord.read_bundle(Request::new(request)).await;
+        let answer = answer.map_err(|status| from_status(&status).error)?;
+        Ok(answer.into_inner())
+    }
+
+    async fn copy_bundle(&self, request: datacoord::AttachSnapshotRequest) -> Result<bool> {
+        let request = datacoord::CopyBundleRequest {
+            attach: Some(request),
+        };
+        let coord = self.0.data_coord()?;
+        let answer = coord.copy_bundle(Request::new(request)).await;
+        let answer = answer.map_err(|status| from_status(&status).error)?;
+        Ok(answer.into_inner().done)
     }
 
     async fn attach_snapshot(&self, request: datacoord::AttachSnapshotRequest) -> Result<()> {

@@ -6,7 +6,8 @@ use redkite_metastore::MetaNode;
 use redkite_node::{DiskSpace, DiskUse};
 use redkite_proto::redkite::rootcoord::{
     AllocRequest, AllocResponse, ChangeReplicasRequest, ChangeReplicasResponse, DdlRequest,
-    DdlResponse, RestoreSnapshotRequest, RestoreSnapshotResponse, ddl_request::Command,
+    DdlResponse, RestoreBundleRequest, RestoreSnapshotRequest, RestoreSnapshotResponse,
+    ddl_request::Command,
     root_coord_server::RootCoord,
 };
 use redkite_rpc::RpcError;
@@ -93,6 +94,21 @@ impl RootCoord for RootCoordService {
             .claim(DiskUse::User, DEFINITION_BYTES)
             .map_err(RpcError::from)?;
         let begun = self.gate.restore(request.into_inner()).await;
+        let (job_id, revision) = begun.map_err(RpcError::from)?;
+        Ok(Response::new(RestoreSnapshotResponse {
+            job_id,
+            revision: revision.0,
+        }))
+    }
+
+    async fn restore_bundle(
+        &self,
+        request: Request<RestoreBundleRequest>,
+    ) -> Result<Response<RestoreSnapshotResponse>, Status> {
+        self.disk
+            .claim(DiskUse::User, DEFINITION_BYTES)
+            .map_err(RpcError::from)?;
+        let begun = self.gate.restore_bundle(request.into_inner()).await;
         let (job_id, revision) = begun.map_err(RpcError::from)?;
         Ok(Response::new(RestoreSnapshotResponse {
             job_id,

@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use redkite_proto::redkite::rootcoord::{
     AllocRequest, AllocResponse, ChangeReplicasRequest, ChangeReplicasResponse, DdlRequest,
-    DdlResponse, RestoreSnapshotRequest, RestoreSnapshotResponse, root_coord_server::RootCoord,
+    DdlResponse, RestoreBundleRequest, RestoreSnapshotRequest, RestoreSnapshotResponse,
+    root_coord_server::RootCoord,
 };
 use redkite_rpc::RpcError;
 use redkite_types::{Error, ErrorCode};
@@ -42,6 +43,13 @@ impl Standby {
 impl RootCoord for Standby {
     async fn submit(&self, request: Request<DdlRequest>) -> Result<Response<DdlResponse>, Status> {
         self.active()?.submit(request).await
+    }
+
+    async fn restore_bundle(
+        &self,
+        request: Request<RestoreBundleRequest>,
+    ) -> Result<Response<RestoreSnapshotResponse>, Status> {
+        self.active()?.restore_bundle(request).await
     }
 
     async fn restore_snapshot(

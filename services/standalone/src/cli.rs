@@ -14,6 +14,7 @@ use crate::export::{self, ExportArgs};
 use crate::fsck::{self, FsckArgs};
 use crate::gc::{self, GcArgs};
 use crate::meta::{self, MetaCommand};
+use crate::snapshot::{self, SnapshotCommand};
 
 const PROGRAM: Program = Program {
     name: "redkite",
@@ -48,6 +49,9 @@ enum Command {
     Raft(RaftCommand),
     /// Write rows of a collection as Parquet or JSON files
     Export(ExportArgs),
+    /// Show snapshots, and what has changed between two of them
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Delete files that nothing refers to, or list them
     Gc(GcArgs),
     /// Check metadata, logs and files of a stopped data directory or a running deployment
@@ -131,6 +135,7 @@ pub fn main() -> ExitCode {
         Command::Saga(command) => ask(admin::saga(command)),
         Command::Raft(command) => ask(admin::raft(command)),
         Command::Export(args) => ask(export::export(args)),
+        Command::Snapshot(command) => ask(snapshot::snapshot(command)),
         Command::Gc(args) => ask(gc::gc(args)),
         Command::Fsck(args) => check(args),
     }

@@ -7,6 +7,7 @@
 //! - [`meta`]: shows the metadata
 //! - [`gc`], [`fsck`]: commands that collect garbage and check what is stored
 //! - [`export`]: has rows written as files
+//! - [`snapshot`]: shows snapshots and what has changed between two
 //! - [`cli`]: flags and subcommands
 //! - [`run`]: starts the services
 //! - [`greeting`]: tells a new user how to connect
@@ -19,3 +20,4 @@ pub mod gc;
 pub mod greeting;
 pub mod meta;
 pub mod run;
+pub mod snapshot;

@@ -45,6 +45,8 @@ const DELTA: &str = "datacoord-meta/delta/";
 const COMPACTION: &str = "datacoord-meta/compaction/";
 const SNAPSHOT: &str = "datacoord-meta/snapshot/";
 const RESTORE_JOB: &str = "datacoord-meta/restore/";
+/// All exports of snapshots as bundles.
+pub const SNAPSHOT_EXPORTS: &str = "datacoord-meta/snapshot-export/";
 /// All exports.
 pub const EXPORTS: &str = "datacoord-meta/export/";
 const CHECKPOINT: &str = "datacoord-meta/channel-cp/";
@@ -172,6 +174,11 @@ pub fn restore_job(job: i64) -> String {
     format!("{RESTORE_JOB}{job}")
 }
 
+/// The export of a snapshot as a bundle.
+pub fn snapshot_export(job: i64) -> String {
+    format!("{SNAPSHOT_EXPORTS}{job}")
+}
+
 /// An export of a collection's rows.
 pub fn export(collection: CollectionId, task: &str) -> String {
     format!("{EXPORTS}{collection}/{task}")
@@ -295,6 +302,8 @@ pub enum Key<'a> {
     Snapshot(CollectionId, &'a str),
     /// [`restore_job`].
     RestoreJob(i64),
+    /// [`snapshot_export`].
+    SnapshotExport(i64),
     /// [`export`].
     Export(CollectionId, &'a str),
     /// [`checkpoint`].
@@ -361,6 +370,7 @@ impl<'a> Key<'a> {
             }
             Self::Database(_)
             | Self::RestoreJob(_)
+            | Self::SnapshotExport(_)
             | Self::Alias(..)
             | Self::Session(_)
             | Self::Office(_)
@@ -426,6 +436,9 @@ impl<'a> Key<'a> {
         }
         if let Some(job) = key.strip_prefix(RESTORE_JOB) {
             return Some(Self::RestoreJob(job.parse().ok()?));
+        }
+        if let Some(job) = key.strip_prefix(SNAPSHOT_EXPORTS) {
+            return Some(Self::SnapshotExport(job.parse().ok()?));
         }
         if let Some(rest) = key.strip_prefix(EXPORTS) {
             let (collection, task) = rest.split_once('/')?;
@@ -506,6 +519,7 @@ pub(crate) mod tests {
             (compaction(c, 6), Key::Compaction(c, 6)),
             (snapshot(c, "nightly"), Key::Snapshot(c, "nightly")),
             (restore_job(12), Key::RestoreJob(12)),
+            (snapshot_export(13), Key::SnapshotExport(13)),
             (export(c, "a-b"), Key::Export(c, "a-b")),
             (checkpoint("7v0"), Key::Checkpoint("7v0")),
             (load(c), Key::Load(c)),

@@ -14,13 +14,14 @@ use crate::keys::{self, Key};
 
 /// What stands for a secret.
 const HIDDEN: &str = "***";
-const PASSWORD: &str = "encrypted_password";
+/// Fields that hold secrets.
+const SECRETS: [&str; 2] = ["encrypted_password", "secret_key"];
 
 static MESSAGES: LazyLock<Option<DescriptorPool>> =
     LazyLock::new(|| DescriptorPool::decode(FILE_DESCRIPTOR_SET).ok());
 
 /// A record as JSON, with the names of its protobuf message's fields; fields that are not set are left
-/// out, and passwords are hidden. A version of a record is read as the record, that of a deletion is
+/// out, and passwords and secret keys are hidden. A version of a record is read as the record, that of a deletion is
 /// `null`. `None` for what is no record, or cannot be decoded.
 pub fn describe(pair: &KeyValue) -> Option<String> {
     let key = match pair.key.strip_prefix(VERSIONS) {
@@ -36,15 +37,19 @@ pub fn describe(pair: &KeyValue) -> Option<String> {
             record.is_object().then_some(record)?
         }
     };
-    hide_passwords(&mut record);
+    hide_secrets(&mut record);
     serde_json::to_string_pretty(&record).ok()
 }
 
-/// Whether a record may have a password in it, which must not be shown as it is.
+/// Whether a record may have a secret in it, which must not be shown as it is.
 pub fn is_secret(pair: &KeyValue) -> bool {
     let key = pair.key.strip_prefix(VERSIONS).unwrap_or(&pair.key);
-    let mut windows = pair.value.windows(PASSWORD.len());
-    matches!(Key::parse(key), Key::User(_)) || windows.any(|text| text == PASSWORD.as_bytes())
+    let holds = |name: &str| {
+        let mut windows = pair.value.windows(name.len());
+        windows.any(|text| text == name.as_bytes())
+    };
+    matches!(Key::parse(key), Key::User(_) | Key::SnapshotExport(_))
+        || SECRETS.into_iter().any(holds)
 }
 
 /// The name of the message that a key holds, in package `redkite.meta`.
@@ -62,6 +67,7 @@ fn message_of(key: &str) -> Option<&'static str> {
         Key::Compaction(..) => "CompactionInfo",
         Key::Snapshot(..) => "SnapshotInfo",
         Key::RestoreJob(_) => "RestoreJobInfo",
+        Key::SnapshotExport(_) => "SnapshotExportInfo",
         Key::Export(..) => "ExportInfo",
         Key::Checkpoint(_) => "ChannelCheckpoint",
         Key::Load(_) => "LoadInfo",
@@ -91,17 +97,17 @@ fn decode(message: &str, pair: &KeyValue) -> Option<Value> {
         .ok()
 }
 
-fn hide_passwords(value: &mut Value) {
+fn hide_secrets(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, field) in fields {
-                match name == PASSWORD {
+                match SECRETS.contains(&name.as_str()) {
                     true => *field = HIDDEN.into(),
-                    false => hide_passwords(field),
+                    false => hide_secrets(field),
                 }
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(hide_passwords),
+        Value::Array(items) => items.iter_mut().for_each(hide_secrets),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
@@ -109,7 +115,9 @@ fn hide_passwords(value: &mut Value) {
 #[cfg(test)]
 mod tests {
     use prost::Message as _;
-    use redkite_proto::redkite::meta::{CredentialInfo, ObjectState, PartitionInfo};
+    use redkite_proto::redkite::meta::{
+        BundlePlace, CredentialInfo, ObjectState, PartitionInfo, SnapshotExportInfo,
+    };
     use redkite_types::{CollectionId, PartitionId, Revision, Timestamp};
 
     use super::*;
@@ -167,9 +175,17 @@ mod tests {
             ..CredentialInfo::default()
         };
         let user = pair(keys::user("ann"), user.encode_to_vec());
+        let export = SnapshotExportInfo {
+            place: Some(BundlePlace {
+                secret_key: "secret".to_owned(),
+                ..BundlePlace::default()
+            }),
+            ..SnapshotExportInfo::default()
+        };
+        let export = pair(keys::snapshot_export(3), export.encode_to_vec());
         let saga = r#"{"params": {"users": [{"encrypted_password": "secret"}]}}"#;
         let saga = pair("root-coord/saga/1".to_owned(), saga.into());
-        for pair in [user, saga] {
+        for pair in [user, export, saga] {
             assert!(is_secret(&pair));
             let shown = describe(&pair).unwrap();
             assert!(

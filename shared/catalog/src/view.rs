@@ -9,7 +9,7 @@ use redkite_proto::redkite::meta::{
     AliasInfo, ChannelCheckpoint, ChannelOwner, CollectionInfo, CompactionInfo, CredentialInfo,
     DatabaseInfo, DeltaInfo, FieldInfo, GrantInfo, IndexInfo, LoadInfo, ObjectState, PartitionInfo,
     PrivilegeGroupInfo, RestoreJobInfo, RoleInfo, SegmentIndexInfo, SegmentInfo, Session,
-    SnapshotInfo, UserRoleInfo,
+    SnapshotExportInfo, SnapshotInfo, UserRoleInfo,
 };
 use redkite_types::{CollectionId, DatabaseId, PartitionId, Revision, limits};
 
@@ -34,6 +34,7 @@ pub struct CatalogView {
     aliases: OrdMap<(DatabaseId, String), Arc<AliasInfo>>,
     sessions: OrdMap<String, Arc<Session>>,
     restore_jobs: OrdMap<i64, Arc<RestoreJobInfo>>,
+    snapshot_exports: OrdMap<i64, Arc<SnapshotExportInfo>>,
     access: Access,
 }
 
@@ -177,6 +178,16 @@ impl CatalogView {
         self.restore_jobs.values()
     }
 
+    /// An export of a snapshot as a bundle.
+    pub fn snapshot_export(&self, job: i64) -> Option<&Arc<SnapshotExportInfo>> {
+        self.snapshot_exports.get(&job)
+    }
+
+    /// All exports of snapshots that are remembered, in order of their beginning.
+    pub fn snapshot_exports(&self) -> impl Iterator<Item = &Arc<SnapshotExportInfo>> {
+        self.snapshot_exports.values()
+    }
+
     /// Users, roles and what they may do.
     pub fn access(&self) -> &Access {
         &self.access
@@ -226,6 +237,10 @@ impl CatalogView {
             Key::RestoreJob(job) => {
                 let info = decode::<RestoreJobInfo>(pair)?;
                 self.restore_jobs.insert(job, Arc::new(info));
+            }
+            Key::SnapshotExport(job) => {
+                let info = decode::<SnapshotExportInfo>(pair)?;
+                self.snapshot_exports.insert(job, Arc::new(info));
             }
             // Large, and asked for where they are kept; or for those alone who hold or want one.
             Key::Export(..) | Key::Office(_) | Key::Other => {}
@@ -315,6 +330,7 @@ impl CatalogView {
             }
             Key::Database(_)
             | Key::RestoreJob(_)
+            | Key::SnapshotExport(_)
             | Key::Alias(..)
             | Key::Session(_)
             | Key::Office(_)
@@ -364,6 +380,9 @@ impl CatalogView {
             }
             Key::RestoreJob(job) => {
                 self.restore_jobs.remove(&job);
+            }
+            Key::SnapshotExport(job) => {
+                self.snapshot_exports.remove(&job);
             }
             Key::Export(..) | Key::Office(_) | Key::Other => {}
             key => self.delete_in_collection(key, dirty),
@@ -431,6 +450,7 @@ impl CatalogView {
             }
             Key::Database(_)
             | Key::RestoreJob(_)
+            | Key::SnapshotExport(_)
             | Key::Alias(..)
             | Key::Session(_)
             | Key::Office(_)

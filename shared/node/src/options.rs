@@ -215,6 +215,7 @@ impl NodeOptions {
                 },
                 size_bytes: storage.cache_size.as_u64(),
             }),
+            probe: true,
         }
     }
 

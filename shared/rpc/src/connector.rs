@@ -247,6 +247,7 @@ service! {
     RootCoordStandin, register_local_root_coord, root_coord;
     submit: DdlRequest => DdlResponse,
     restore_snapshot: RestoreSnapshotRequest => RestoreSnapshotResponse,
+    restore_bundle: RestoreBundleRequest => RestoreSnapshotResponse,
     alloc_timestamp: AllocRequest => AllocResponse,
     alloc_id: AllocRequest => AllocResponse,
     change_replicas: ChangeReplicasRequest => ChangeReplicasResponse,
@@ -267,6 +268,9 @@ service! {
     unpin_snapshot: UnpinSnapshotRequest => UnpinSnapshotResponse,
     read_snapshot: ReadSnapshotRequest => ReadSnapshotResponse,
     attach_snapshot: AttachSnapshotRequest => AttachSnapshotResponse,
+    export_snapshot: ExportSnapshotRequest => ExportSnapshotResponse,
+    read_bundle: ReadBundleRequest => ReadBundleResponse,
+    copy_bundle: CopyBundleRequest => CopyBundleResponse,
     create_export: CreateExportRequest => CreateExportResponse,
     list_exports: ListExportsRequest => ListExportsResponse,
     drop_export: DropExportRequest => DropExportResponse,
@@ -289,6 +293,7 @@ service! {
     query: QueryRequest => QueryResponse,
     flush: FlushRequest => FlushResponse,
     channel_stats: ChannelStatsRequest => ChannelStatsResponse,
+    hold_writes: HoldWritesRequest => HoldWritesResponse,
 }
 
 service! {
@@ -299,6 +304,12 @@ service! {
     export_part: ExportPartRequest => ExportPartResponse,
     finish_export: FinishExportRequest => FinishExportResponse,
     remove_export: RemoveExportRequest => RemoveExportResponse,
+    open_bundle: OpenBundleRequest => OpenBundleResponse,
+    copy_files: CopyFilesRequest => CopyFilesResponse,
+    finish_bundle: FinishBundleRequest => FinishBundleResponse,
+    remove_bundle: RemoveBundleRequest => RemoveBundleResponse,
+    read_bundle: ReadBundleRequest => ReadBundleResponse,
+    count_rows: CountRowsRequest => CountRowsResponse,
 }
 
 service! {

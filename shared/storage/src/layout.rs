@@ -29,6 +29,9 @@ pub const LOGS: &str = "wal/";
 /// Prefix of what is written to see whether a remote store can be used.
 pub const PROBES: &str = "probe/";
 
+/// What keys of the deployment's own objects start with; those of users must not.
+pub const RESERVED: [&str; 5] = ["segments", "deltas", "snapshots", "wal", "probe"];
+
 /// What an object is, by its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObjectKind<'a> {

@@ -22,6 +22,9 @@ pub struct StoreOptions {
     /// Where copies of remote objects are kept; without it [`crate::ObjectStore::local_file`]
     /// has none. Unused where objects are local.
     pub cache: Option<CacheOptions>,
+    /// Whether a remote store is tried out with a write before it is used; not for one that is only
+    /// read.
+    pub probe: bool,
 }
 
 impl StoreOptions {
@@ -33,6 +36,7 @@ impl StoreOptions {
             timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(10),
             cache: None,
+            probe: true,
         }
     }
 }

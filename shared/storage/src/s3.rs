@@ -44,7 +44,9 @@ pub(crate) async fn open(
         request_timeout: options.request_timeout,
     };
     let store = Arc::new(RemoteStore::new(operator, retry));
-    try_out(store.as_ref(), &options.uri).await?;
+    if options.probe {
+        try_out(store.as_ref(), &options.uri).await?;
+    }
     Ok(store)
 }
 

@@ -101,6 +101,7 @@ impl Around for PeersAround {
                 collection_id: entry.id().0,
                 wait: true,
                 guarantee_ts: until.0,
+                hold: 0,
             };
             call(deadline, message, |request| node.flush(request)).await?;
         }

@@ -8,8 +8,8 @@ use redkite_metastore::{KeyValue, MetaKv, read_all};
 use redkite_proto::{
     milvus::common::IndexState,
     redkite::meta::{
-        CollectionInfo, CompactionInfo, DeltaInfo, ExportInfo, FileInfo, PartitionInfo,
-        SegmentIndexInfo, SegmentInfo, SnapshotInfo, compaction_info,
+        CollectionInfo, CompactionInfo, DeltaInfo, ExportInfo, FileInfo, ObjectState,
+        PartitionInfo, SegmentIndexInfo, SegmentInfo, SnapshotInfo, compaction_info,
     },
 };
 use redkite_storage::layout::{self, ObjectKind};
@@ -177,7 +177,7 @@ impl References {
             Key::Compaction(collection, plan) => self.add_compaction(pair, collection, plan),
             Key::Snapshot(collection, name) => self.add_snapshot(pair, collection, name),
             // A job that is under way has pinned its snapshot.
-            Key::Checkpoint(_) | Key::RestoreJob(_) => Ok(()),
+            Key::Checkpoint(_) | Key::RestoreJob(_) | Key::SnapshotExport(_) => Ok(()),
             Key::Export(collection, task) => self.add_export(pair, collection, task),
             Key::Database(_)
             | Key::Field(..)
@@ -211,6 +211,11 @@ impl References {
             self.everything.get_or_insert(why);
         })?;
         self.existing.entry(id).or_default();
+        if info.state() == ObjectState::Creating {
+            // A restore may be copying files there, which no record names yet.
+            let why = "its collection is being created".to_owned();
+            self.collections.entry(id).or_insert(why);
+        }
         for owner in info.borrows_from {
             let owner = CollectionId(owner);
             self.borrowers.entry(owner).or_default().insert(id);

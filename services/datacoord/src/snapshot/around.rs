@@ -6,7 +6,10 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use redkite_node::Peers;
 use redkite_proto::redkite::{
-    meta::ChannelOwner, proxy, querynode::ChannelStatsRequest, rootcoord::AllocRequest,
+    meta::ChannelOwner,
+    proxy,
+    querynode::{ChannelStatsRequest, FlushRequest, HoldWritesRequest},
+    rootcoord::AllocRequest,
 };
 use redkite_rpc::call;
 use redkite_runtime::Deadline;
@@ -17,6 +20,10 @@ use tracing::warn;
 const ALLOC_WITHIN: Duration = Duration::from_secs(5);
 /// How long an owner may take to tell how far it has flushed.
 const STATS_WITHIN: Duration = Duration::from_secs(2);
+/// How long writes may have to wait for all channels to stand still.
+const HELD_WITHIN: Duration = Duration::from_secs(5);
+/// How long an owner may take to write what it has in memory.
+const FLUSH_WITHIN: Duration = Duration::from_secs(600);
 /// How long a proxy may take to show a change.
 const SHOWN_WITHIN: Duration = Duration::from_secs(2);
 
@@ -44,6 +51,19 @@ pub trait SnapshotAround: Send + Sync + 'static {
     /// # Errors
     /// When the owner does not answer soon.
     async fn flushed(&self, owner: &ChannelOwner, now: Timestamp) -> Result<Timestamp>;
+
+    /// Has a channel's writes wait for a moment; none is on its way when this returns.
+    ///
+    /// # Errors
+    /// Retriable while the owner is away.
+    async fn hold(&self, owner: &ChannelOwner, hold: i64) -> Result<()>;
+
+    /// Has exactly what was written before a hold began put into committed segments. Writes go on as
+    /// soon as that is sealed.
+    ///
+    /// # Errors
+    /// Code 2 when the hold has ended before; retriable while the owner is away.
+    async fn flush_held(&self, owner: &ChannelOwner, hold: i64, now: Timestamp) -> Result<()>;
 
     /// Waits a little until every proxy shows a revision; one that does not is slow, not wrong.
     async fn show_proxies(&self, revision: Revision);
@@ -81,6 +101,33 @@ impl SnapshotAround for PeersAround {
         let deadline = Deadline::after(STATS_WITHIN);
         let answer = call(deadline, message, |request| node.channel_stats(request)).await?;
         Ok(Timestamp(answer.flushed_ts))
+    }
+
+    async fn hold(&self, owner: &ChannelOwner, hold: i64) -> Result<()> {
+        let node = self.0.query_node(&owner.address)?;
+        let message = HoldWritesRequest {
+            channel: owner.channel.clone(),
+            collection_id: owner.collection_id,
+            hold,
+            limit_ms: HELD_WITHIN.as_millis() as u32,
+        };
+        let deadline = Deadline::after(HELD_WITHIN);
+        call(deadline, message, |request| node.hold_writes(request)).await?;
+        Ok(())
+    }
+
+    async fn flush_held(&self, owner: &ChannelOwner, hold: i64, now: Timestamp) -> Result<()> {
+        let node = self.0.query_node(&owner.address)?;
+        let message = FlushRequest {
+            channel: owner.channel.clone(),
+            collection_id: owner.collection_id,
+            wait: true,
+            guarantee_ts: now.0,
+            hold,
+        };
+        let deadline = Deadline::after(FLUSH_WITHIN);
+        call(deadline, message, |request| node.flush(request)).await?;
+        Ok(())
     }
 
     async fn show_proxies(&self, revision: Revision) {

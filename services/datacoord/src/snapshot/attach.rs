@@ -7,11 +7,13 @@ use redkite_catalog::keys;
 use redkite_metastore::{Compare, KeyValue, Op, Txn, TxnOutcome};
 use redkite_proto::redkite::{
     datacoord::AttachSnapshotRequest,
+    datanode::FileCopy,
     meta::{
         ChannelCheckpoint, CollectionInfo, DeltaInfo, FileInfo, ObjectState, RestoreJobInfo,
         SegmentIndexInfo, SegmentInfo, SnapshotInfo, SnapshotManifest, restore_job_info,
     },
 };
+use redkite_storage::layout;
 use redkite_types::{
     BuildId, CollectionId, DatabaseId, Error, ErrorCode, PartitionId, Result, SegmentId,
 };
@@ -55,7 +57,31 @@ impl Snapshots {
         let source = CollectionId(request.collection_id);
         let info = self.find(source, &request.name).await?;
         let manifest = self.manifests.read(&info).await?;
-        let copy = Copy::new(request, &manifest);
+        self.attach_parts(request, &manifest).await
+    }
+
+    /// What of a bundle is to be copied where, for a target that has files of its own.
+    pub(super) fn copies(
+        &self,
+        request: &AttachSnapshotRequest,
+        manifest: &SnapshotManifest,
+    ) -> Result<Vec<FileCopy>> {
+        let copy = Copy::new(request, manifest);
+        let mut parts = Parts::default();
+        for segment in &manifest.segments {
+            copy.segment(segment, &mut parts)?;
+        }
+        copy.deltas(&mut parts)?;
+        Ok(parts.copies)
+    }
+
+    /// [`Snapshots::attach`] of a manifest that was read.
+    pub(super) async fn attach_parts(
+        &self,
+        request: &AttachSnapshotRequest,
+        manifest: &SnapshotManifest,
+    ) -> Result<()> {
+        let copy = Copy::new(request, manifest);
         let total = manifest.segments.len();
         let mut done = 0;
         for batch in manifest.segments.chunks(BATCH) {
@@ -80,7 +106,7 @@ impl Snapshots {
         Ok(())
     }
 
-    async fn find(&self, collection: CollectionId, name: &str) -> Result<SnapshotInfo> {
+    pub(super) async fn find(&self, collection: CollectionId, name: &str) -> Result<SnapshotInfo> {
         let found = self.kv.get(&keys::snapshot(collection, name)).await;
         let pair = found.map_err(|error| Error::from_coded(&error))?;
         decode(&pair.ok_or_else(|| not_found(collection, name))?)
@@ -93,7 +119,9 @@ impl Snapshots {
         progress: usize,
     ) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let mut txn = self.guards(request, progress as i32).await?;
+            let (txn, job) = self.guards(request, progress as i32).await?;
+            let put = Op::put(keys::restore_job(request.job_id), job.encode_to_vec());
+            let mut txn = txn.then(put);
             for (key, value) in &parts.records {
                 txn = txn.then(Op::put(key.clone(), value.clone()));
             }
@@ -111,8 +139,13 @@ impl Snapshots {
         ))
     }
 
-    /// That the target is still being created, and the job shows progress, which never decreases.
-    async fn guards(&self, request: &AttachSnapshotRequest, progress: i32) -> Result<Txn> {
+    /// That the target is still being created and the job under way, and the job's record as it is to
+    /// be, with progress, which never decreases.
+    pub(super) async fn guards(
+        &self,
+        request: &AttachSnapshotRequest,
+        progress: i32,
+    ) -> Result<(Txn, RestoreJobInfo)> {
         let gone = |what: &str| {
             let text = format!("restore job {}: {what}", request.job_id);
             Error::input(ErrorCode::CollectionNotFound, text)
@@ -144,11 +177,8 @@ impl Snapshots {
         // It is at 100 only when the target can be seen.
         job.progress = job.progress.max(progress.min(99));
         let revision = pair.revision;
-        txn = txn.when(Compare::Revision {
-            key: key.clone(),
-            revision,
-        });
-        Ok(txn.then(Op::put(key, job.encode_to_vec())))
+        txn = txn.when(Compare::Revision { key, revision });
+        Ok((txn, job))
     }
 }
 
@@ -157,6 +187,8 @@ impl Snapshots {
 struct Parts {
     records: Vec<(String, Vec<u8>)>,
     files: Vec<FileInfo>,
+    /// Where the files come from, when they are the target's own.
+    copies: Vec<FileCopy>,
 }
 
 impl Parts {
@@ -176,6 +208,8 @@ struct Copy<'a> {
     /// Builds of a segment, each with its new id.
     builds: HashMap<i64, Vec<(i64, &'a SegmentIndexInfo)>>,
     first_delta: i64,
+    /// Whether the target gets files of its own, or names those of the source.
+    own_files: bool,
 }
 
 impl<'a> Copy<'a> {
@@ -206,26 +240,57 @@ impl<'a> Copy<'a> {
             segments: segments.zip(request.first_id..).collect(),
             builds,
             first_delta: first_build + manifest.builds.len() as i64,
+            own_files: request.bundle.is_some(),
         }
+    }
+
+    /// The files that a record of the target names, which have their own names behind a prefix.
+    fn files(&self, source: &[FileInfo], prefix: &str, parts: &mut Parts) -> Vec<FileInfo> {
+        let named = source.iter().map(|file| {
+            let name = file.path.rsplit('/').next().unwrap_or_default();
+            self.file(file, format!("{prefix}{name}"), parts)
+        });
+        named.collect()
+    }
+
+    fn file(&self, source: &FileInfo, path: String, parts: &mut Parts) -> FileInfo {
+        let file = match self.own_files {
+            false => source.clone(),
+            true => {
+                parts.copies.push(FileCopy {
+                    file: Some(source.clone()),
+                    to: path.clone(),
+                });
+                FileInfo {
+                    path,
+                    ..source.clone()
+                }
+            }
+        };
+        parts.files.push(file.clone());
+        file
     }
 
     fn segment(&self, source: &SegmentInfo, parts: &mut Parts) -> Result<()> {
         let id = *map(&self.segments, &source.id, "segment")?;
         let partition = *map(&self.partitions, &source.partition_id, "partition")?;
+        let (partition, segment) = (PartitionId(partition), SegmentId(id));
+        let prefix = layout::segment_prefix(self.target, partition, segment);
         let info = SegmentInfo {
             id,
             collection_id: self.target.0,
-            partition_id: partition,
+            partition_id: partition.0,
+            files: self.files(&source.files, &prefix, parts),
             channel: map(&self.channels, source.channel.as_str(), "channel")?.clone(),
             compacted_from: Vec::new(),
             ancestors: Vec::new(),
             ..source.clone()
         };
-        let (partition, segment) = (PartitionId(partition), SegmentId(id));
         parts.put(keys::segment(self.target, partition, segment), &info);
-        parts.files.extend_from_slice(&source.files);
         for (id, build) in self.builds.get(&source.id).into_iter().flatten() {
+            let prefix = layout::build_prefix(self.target, partition, segment, BuildId(*id));
             let info = SegmentIndexInfo {
+                files: self.files(&build.files, &prefix, parts),
                 build_id: *id,
                 index_id: *map(&self.indexes, &build.index_id, "index")?,
                 segment_id: segment.0,
@@ -235,21 +300,23 @@ impl<'a> Copy<'a> {
             };
             let key = keys::segment_index(self.target, partition, segment, BuildId(*id));
             parts.put(key, &info);
-            parts.files.extend_from_slice(&build.files);
         }
         Ok(())
     }
 
     fn deltas(&self, parts: &mut Parts) -> Result<()> {
         for (id, delta) in (self.first_delta..).zip(&self.manifest.deltas) {
+            let channel = map(&self.channels, delta.channel.as_str(), "channel")?;
+            let path = layout::delta(channel, id);
+            let file = delta.file.as_ref();
             let info = DeltaInfo {
                 id,
                 collection_id: self.target.0,
-                channel: map(&self.channels, delta.channel.as_str(), "channel")?.clone(),
+                channel: channel.clone(),
+                file: file.map(|file| self.file(file, path, parts)),
                 ..delta.clone()
             };
             parts.put(keys::delta(self.target, id), &info);
-            parts.files.extend(delta.file.clone());
         }
         Ok(())
     }

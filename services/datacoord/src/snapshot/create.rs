@@ -1,8 +1,8 @@
 //! Taking a snapshot.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Instant};
 
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 use prost::Message;
 use redkite_catalog::{CollectionEntry, keys};
 use redkite_metastore::{Compare, Op, Txn, TxnOutcome};
@@ -11,9 +11,12 @@ use redkite_proto::redkite::{
     meta::{CollectionInfo, FileInfo, ObjectState, SnapshotInfo, SnapshotManifest, SnapshotPin},
 };
 use redkite_types::{CollectionId, Error, ErrorCode, Result, Revision, Timestamp, limits};
-use tracing::{info, warn};
+use tracing::{Instrument as _, info, info_span, warn};
 
-use super::{Snapshots, manifest};
+use super::{
+    Snapshots,
+    manifest::{self, Moment},
+};
 
 /// How often it starts again because something that it relies on has changed.
 const ATTEMPTS: usize = 16;
@@ -28,10 +31,31 @@ impl Snapshots {
         &self,
         request: &CreateSnapshotRequest,
     ) -> Result<(SnapshotInfo, Revision)> {
+        let span = info_span!(
+            "create_snapshot",
+            collection = request.collection_id,
+            flush = request.flush
+        );
+        let began = Instant::now();
+        let taken = self.take(request).instrument(span).await;
+        if taken.is_ok() {
+            metrics::histogram!("redkite_datacoord_snapshot_create_seconds")
+                .record(began.elapsed().as_secs_f64());
+        }
+        taken
+    }
+
+    async fn take(&self, request: &CreateSnapshotRequest) -> Result<(SnapshotInfo, Revision)> {
         check_protection(request.compaction_protection_seconds)?;
         let collection = CollectionId(request.collection_id);
         for _ in 0..ATTEMPTS {
-            let flushed = self.flushed(collection).await?;
+            let moment = match request.flush {
+                false => Moment::Channels(self.flushed(collection).await?),
+                true => match self.flush(collection).await? {
+                    Some(at) => Moment::One(at),
+                    None => continue,
+                },
+            };
             let view = self.fresh_view().await?;
             let found = view.collection_by_id(collection);
             let entry = found.filter(|entry| entry.state() == ObjectState::Created);
@@ -43,7 +67,7 @@ impl Snapshots {
                     request.name
                 )));
             }
-            if let Some(taken) = self.attempt(request, entry, &flushed).await? {
+            if let Some(taken) = self.attempt(request, entry, &moment).await? {
                 return Ok(taken);
             }
         }
@@ -61,13 +85,16 @@ impl Snapshots {
         &self,
         request: &CreateSnapshotRequest,
         entry: &CollectionEntry,
-        flushed: &HashMap<String, Timestamp>,
+        moment: &Moment,
     ) -> Result<Option<(SnapshotInfo, Revision)>> {
         let Some((record, guard)) = self.live(entry).await? else {
             return Ok(None);
         };
         let first = self.around.ids(2).await?;
-        let manifest = manifest::take(entry, &record, first, flushed);
+        let Some(manifest) = manifest::take(entry, &record, first, moment) else {
+            warn!(snapshot = %request.name, "another time is taken for a snapshot");
+            return Ok(None);
+        };
         let file = self.manifests.write(entry.id(), &manifest).await?;
         let mut snapshot = self.record(request, &manifest, file.clone());
         if request.pin_seconds != 0 {
@@ -119,6 +146,40 @@ impl Snapshots {
         let live = same && record.state() == ObjectState::Created;
         let revision = pair.revision;
         Ok(live.then_some((record, Compare::Revision { key, revision })))
+    }
+
+    /// Has everything that was written up to a new timestamp flushed, on all channels, and nothing
+    /// later together with it; `None` when a channel was too slow for that.
+    ///
+    /// For a moment writes wait everywhere. The timestamp is given out in that moment; then each
+    /// channel seals what it has, and goes on. So nothing later is in the same segments, unless a
+    /// compaction puts it there afterwards.
+    async fn flush(&self, collection: CollectionId) -> Result<Option<Timestamp>> {
+        let view = self.fresh_view().await?;
+        let Some(entry) = view.collection_by_id(collection) else {
+            return Ok(Some(self.around.timestamp().await?));
+        };
+        let owners = entry.channels().iter().map(|channel| {
+            entry.owners.get(channel).ok_or_else(|| {
+                let text = format!("channel not available[channel {channel} has no owner]");
+                Error::new(ErrorCode::ChannelNotAvailable, text)
+            })
+        });
+        let owners = owners.collect::<Result<Vec<_>>>()?;
+        let hold = self.around.ids(1).await?;
+        try_join_all(owners.iter().map(|owner| self.around.hold(owner, hold))).await?;
+        let at = self.around.timestamp().await?;
+        let sealed = owners
+            .iter()
+            .map(|owner| self.around.flush_held(owner, hold, at));
+        match try_join_all(sealed).await {
+            Ok(_) => Ok(Some(at)),
+            Err(error) if error.code == ErrorCode::ServiceUnavailable => {
+                warn!(error = %error.message, "a channel did not stand still for long enough");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Up to when each channel's writes were flushed, as far as its owner says.

@@ -23,16 +23,37 @@ use crate::gc::references::collection_of;
 /// The version that is written.
 const FORMAT_VERSION: u32 = 1;
 
+/// As of when a snapshot is taken.
+#[derive(Clone, Debug)]
+pub enum Moment {
+    /// As each channel is flushed: until when, as far as its owner says; else its checkpoint does.
+    Channels(HashMap<String, Timestamp>),
+    /// At one time. Everything up to it is flushed, and was sealed without anything later.
+    One(Timestamp),
+}
+
+impl Moment {
+    /// Whether what holds rows or deletes from `min_ts` to `max_ts` belongs to the moment; `None` when
+    /// it does in part.
+    fn includes(&self, min_ts: u64, max_ts: u64) -> Option<bool> {
+        match self {
+            Self::Channels(_) => Some(true),
+            Self::One(at) if max_ts <= at.0 => Some(true),
+            Self::One(at) if min_ts > at.0 => Some(false),
+            Self::One(_) => None,
+        }
+    }
+}
+
 /// What a collection consists of in a view: visible partitions, indexes, and all that is flushed.
-///
-/// `flushed` says of a channel up to when everything was flushed before the view was taken; where it
-/// is silent the checkpoint does.
+/// `None` when the moment cannot be told apart from what came later, because compactions have mixed
+/// them: take another one.
 pub fn take(
     entry: &CollectionEntry,
     info: &CollectionInfo,
     snapshot_id: i64,
-    flushed: &HashMap<String, Timestamp>,
-) -> SnapshotManifest {
+    moment: &Moment,
+) -> Option<SnapshotManifest> {
     let partitions: Vec<_> = entry
         .visible_partitions()
         .map(|one| (**one).clone())
@@ -46,6 +67,13 @@ pub fn take(
         if !kept.contains(&found.partition_id) {
             continue;
         }
+        if !moment.includes(found.min_ts, found.max_ts)? {
+            continue;
+        }
+        // Rows that a later delete has hidden are no longer in such a segment.
+        if matches!(moment, Moment::One(at) if found.deletes_applied_ts > at.0) {
+            return None;
+        }
         segments.push((**found).clone());
         let finished = segment.indexes.values().filter(|build| {
             build.state() == IndexState::Finished && defined.contains(&build.index_id)
@@ -55,8 +83,14 @@ pub fn take(
     let positions: Vec<ChannelCheckpoint> = entry
         .channels()
         .iter()
-        .map(|channel| position(entry, info, channel, flushed.get(channel)))
+        .map(|channel| position(entry, info, channel, moment))
         .collect();
+    let mut deltas = Vec::with_capacity(entry.deltas.len());
+    for delta in entry.deltas.values() {
+        if moment.includes(delta.min_ts, delta.max_ts)? {
+            deltas.push((**delta).clone());
+        }
+    }
     let mut manifest = SnapshotManifest {
         format_version: FORMAT_VERSION,
         snapshot_id,
@@ -73,17 +107,13 @@ pub fn take(
         partitions,
         indexes,
         segments,
-        deltas: entry
-            .deltas
-            .values()
-            .map(|delta| (**delta).clone())
-            .collect(),
+        deltas,
         builds,
         positions,
         file_owners: Vec::new(),
     };
     manifest.file_owners = file_owners(&manifest).into_iter().collect();
-    manifest
+    Some(manifest)
 }
 
 /// Nothing was written before the collection was there.
@@ -91,16 +121,33 @@ fn position(
     entry: &CollectionEntry,
     info: &CollectionInfo,
     channel: &str,
-    flushed: Option<&Timestamp>,
+    moment: &Moment,
 ) -> ChannelCheckpoint {
     let recorded = entry.checkpoints.get(channel);
     let checkpoint = recorded.map_or(0, |checkpoint| checkpoint.ts);
-    let told = flushed.map_or(0, |ts| ts.0);
+    let ts = match moment {
+        Moment::One(at) => at.0,
+        Moment::Channels(told) => checkpoint.max(told.get(channel).map_or(0, |ts| ts.0)),
+    };
     ChannelCheckpoint {
         channel: channel.to_owned(),
         collection_id: info.id,
         lsn: recorded.map_or(0, |checkpoint| checkpoint.lsn),
-        ts: checkpoint.max(told).max(info.created_ts),
+        ts: ts.max(info.created_ts),
+    }
+}
+
+/// Refuses a manifest of a version that is not known.
+///
+/// # Errors
+/// Code 1009.
+pub fn check_version(manifest: &SnapshotManifest) -> Result<()> {
+    match manifest.format_version {
+        FORMAT_VERSION => Ok(()),
+        version => Err(Error::new(
+            ErrorCode::DataIntegrity,
+            format!("the manifest of a snapshot has format version {version}"),
+        )),
     }
 }
 
@@ -200,10 +247,7 @@ impl Manifests {
             .map_err(|error| Error::from_coded(&error))?;
         let manifest = SnapshotManifest::decode(bytes)
             .map_err(|error| damaged(format!("cannot be decoded: {error}")))?;
-        if manifest.format_version != FORMAT_VERSION {
-            let version = manifest.format_version;
-            return Err(damaged(format!("has format version {version}")));
-        }
+        check_version(&manifest)?;
         if manifest.snapshot_id != snapshot.id {
             let other = manifest.snapshot_id;
             return Err(damaged(format!("is that of snapshot {other}")));

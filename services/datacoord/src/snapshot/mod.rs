@@ -9,13 +9,21 @@
 //! - [`manifest`]: what a snapshot consists of, and its object
 //! - `create`: takes a snapshot
 //! - `attach`: gives a collection that is being restored its data, by reference
+//! - [`options`]: what an operator may set
 //! - [`pins`]: who keeps a snapshot from being dropped, and the drop itself (pure, and the records)
+//! - `diff`: what has changed between two snapshots
+//! - [`admin`]: snapshots for operators
+//! - [`bundle`]: snapshots written out, and copied in
 //! - [`around`]: what is needed of the other services
 
+pub mod admin;
 pub mod around;
 mod attach;
+pub mod bundle;
 mod create;
+mod diff;
 pub mod manifest;
+pub mod options;
 pub mod pins;
 #[cfg(test)]
 mod tests;
@@ -32,7 +40,9 @@ use tracing::{info, warn};
 
 pub use self::{
     around::{PeersAround, SnapshotAround},
+    bundle::Bundles,
     manifest::Manifests,
+    options::SnapshotOptions,
 };
 use crate::gate::CommitGate;
 

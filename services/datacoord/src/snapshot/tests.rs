@@ -27,18 +27,18 @@ use crate::{
     gc::{Collector, GcOptions},
 };
 
-const C: CollectionId = CollectionId(10);
-const P: PartitionId = PartitionId(11);
+pub(super) const C: CollectionId = CollectionId(10);
+pub(super) const P: PartitionId = PartitionId(11);
 /// Far behind the wall clock, by which files get their age.
 const START: u64 = 4_000_000_000_000;
 
-struct World {
-    kv: SharedKv,
-    store: Arc<dyn ObjectStore>,
-    snapshots: Arc<Snapshots>,
+pub(super) struct World {
+    pub(super) kv: SharedKv,
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) snapshots: Arc<Snapshots>,
     collector: Arc<Collector>,
     clock: ManualClock,
-    tasks: TaskGroup,
+    pub(super) tasks: TaskGroup,
     next_id: Arc<std::sync::atomic::AtomicI64>,
     _dir: tempfile::TempDir,
 }
@@ -61,11 +61,19 @@ impl SnapshotAround for Others {
         Ok(now)
     }
 
+    async fn hold(&self, _: &ChannelOwner, _: i64) -> Result<()> {
+        Ok(())
+    }
+
+    async fn flush_held(&self, _: &ChannelOwner, _: i64, _: Timestamp) -> Result<()> {
+        Ok(())
+    }
+
     async fn show_proxies(&self, _: Revision) {}
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let kv: SharedKv = Arc::new(MemKv::new());
         let tasks = TaskGroup::new("test");
         let catalog = Catalog::load(kv.as_ref()).await.unwrap();
@@ -147,7 +155,7 @@ impl World {
         self.put(keys::delta(C, 30), delta).await;
     }
 
-    async fn segment(&self, id: i64) {
+    pub(super) async fn segment(&self, id: i64) {
         let info = SegmentInfo {
             id,
             collection_id: C.0,
@@ -170,7 +178,7 @@ impl World {
         }
     }
 
-    async fn put(&self, key: String, value: impl Message) {
+    pub(super) async fn put(&self, key: String, value: impl Message) {
         let txn = Txn::new().then(Op::put(key, value.encode_to_vec()));
         self.kv.txn(txn).await.unwrap();
     }
@@ -179,7 +187,7 @@ impl World {
         self.kv.txn(Txn::new().then(Op::delete(key))).await.unwrap();
     }
 
-    async fn create(&self, name: &str) -> Result<SnapshotInfo> {
+    pub(super) async fn create(&self, name: &str) -> Result<SnapshotInfo> {
         let request = CreateSnapshotRequest {
             collection_id: C.0,
             name: name.to_owned(),
@@ -188,12 +196,12 @@ impl World {
         Ok(self.snapshots.create(&request).await?.0)
     }
 
-    async fn collect(&self) {
+    pub(super) async fn collect(&self) {
         self.clock.advance(Duration::from_secs(1));
         self.collector.collect().await.unwrap();
     }
 
-    async fn is_there(&self, path: &str) -> bool {
+    pub(super) async fn is_there(&self, path: &str) -> bool {
         self.store.stat(path).await.is_ok()
     }
 
@@ -206,12 +214,12 @@ impl World {
         self.delete(keys::collection(DatabaseId(1), C)).await;
     }
 
-    async fn record(&self, name: &str) -> Option<SnapshotInfo> {
+    pub(super) async fn record(&self, name: &str) -> Option<SnapshotInfo> {
         let found = self.kv.get(&keys::snapshot(C, name)).await.unwrap();
         found.map(|pair| SnapshotInfo::decode(pair.value).unwrap())
     }
 
-    fn end(self) {
+    pub(super) fn end(self) {
         let _ = self.next_id;
         self.tasks.cancel();
     }
@@ -219,6 +227,52 @@ impl World {
 
 fn data(segment: i64) -> String {
     layout::segment_data(C, P, SegmentId(segment))
+}
+
+#[tokio::test]
+async fn a_snapshot_of_one_time_leaves_out_what_is_later() {
+    let world = World::new().await;
+    let times = |min_ts, max_ts| SegmentInfo {
+        collection_id: C.0,
+        partition_id: P.0,
+        channel: "10v0".into(),
+        min_ts,
+        max_ts,
+        ..SegmentInfo::default()
+    };
+    let put = |id: i64, info: SegmentInfo| {
+        world.put(
+            keys::segment(C, P, SegmentId(id)),
+            SegmentInfo { id, ..info },
+        )
+    };
+    put(22, times(490, 500)).await;
+    put(23, times(501, 510)).await;
+    let request = CreateSnapshotRequest {
+        collection_id: C.0,
+        name: "s1".to_owned(),
+        flush: true,
+        ..CreateSnapshotRequest::default()
+    };
+    let (taken, _) = world.snapshots.create(&request).await.unwrap();
+    assert_eq!((taken.ts, taken.segment_ids), (500, vec![20, 21, 22]));
+    // Mixed by a compaction, or with later deletes applied: no such snapshot can be taken.
+    for mixed in [
+        times(490, 510),
+        SegmentInfo {
+            deletes_applied_ts: 501,
+            ..times(490, 500)
+        },
+    ] {
+        put(24, mixed).await;
+        let request = CreateSnapshotRequest {
+            name: "s2".to_owned(),
+            ..request.clone()
+        };
+        let error = world.snapshots.create(&request).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::ServiceUnavailable, "{error}");
+    }
+    world.end();
 }
 
 #[tokio::test]

@@ -21,8 +21,8 @@ use redkite_proto::{
     convert::schema,
     redkite::{
         datanode::{
-            ExportPartRequest, ExportPartResponse, FinishExportRequest, FinishExportResponse,
-            RemoveExportRequest, RemoveExportResponse,
+            CountRowsRequest, CountRowsResponse, ExportPartRequest, ExportPartResponse,
+            FinishExportRequest, FinishExportResponse, RemoveExportRequest, RemoveExportResponse,
         },
         meta::{ExportTarget, export_target::Format},
     },
@@ -132,6 +132,42 @@ impl Exporter {
             exported_rows,
             samples: done.samples,
         })
+    }
+
+    /// Counts the rows of segments that a reader sees.
+    ///
+    /// # Errors
+    /// Code 1009 when a file that is read is damaged, 3 while memory is full; else as the store says.
+    pub async fn count(&self, request: CountRowsRequest) -> Result<CountRowsResponse> {
+        let schema = request.schema.ok_or_else(|| absent("schema"))?;
+        let schema = Arc::new(schema::from_proto(schema)?);
+        let view = ReadView {
+            at: Timestamp(request.timestamp),
+            expired_before: Timestamp::ZERO,
+        };
+        let deletes = self.source.deletes(&request.deltas).await?;
+        // As an export of all of them would read them.
+        let part = ExportPartRequest {
+            timestamp: request.timestamp,
+            segments: request.segments,
+            ..ExportPartRequest::default()
+        };
+        let mut counted = CountRowsResponse::default();
+        for info in &part.segments {
+            let segment = self.source.open(info, schema.clone()).await?;
+            let newer = self.source.newer(info, &part, &schema).await?;
+            let rows = self
+                .source
+                .rows(&segment, deletes.clone(), newer, view, &Plan::all())
+                .await?;
+            let times = segment.chunks()[0].timestamps();
+            let later = rows
+                .iter()
+                .filter(|row| times[**row as usize].0 > request.since);
+            counted.later += later.count() as i64;
+            counted.rows += rows.len() as i64;
+        }
+        Ok(counted)
     }
 
     /// Writes `_SUCCESS`, which lists the files, and gives the place's marker up.

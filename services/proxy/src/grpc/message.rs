@@ -88,7 +88,6 @@ messages! {
         CreateCollectionRequest,
         CreateIndexRequest,
         CreatePartitionRequest,
-        CreateSnapshotRequest,
         DeleteRequest,
         DescribeAliasRequest,
         DescribeCollectionRequest,
@@ -100,6 +99,7 @@ messages! {
         DropIndexRequest,
         DropPartitionRequest,
         DropSnapshotRequest,
+        ExportSnapshotRequest,
         GetCollectionStatisticsRequest,
         GetCompactionPlansRequest,
         GetFlushAllStateRequest,
@@ -127,6 +127,7 @@ messages! {
         ReleasePartitionsRequest,
         RenameCollectionRequest,
         ListRestoreSnapshotJobsRequest,
+        RestoreExternalSnapshotRequest,
         RestoreSnapshotRequest,
         SearchRequest,
         ShowCollectionsRequest,
@@ -137,6 +138,8 @@ messages! {
         UpsertRequest,
     }
     in_database_writing_files {
+        // It may be asked to flush first.
+        CreateSnapshotRequest,
         FlushAllRequest,
         FlushRequest,
     }
@@ -167,6 +170,7 @@ messages! {
         SelectGrantRequest,
         SelectRoleRequest,
         SelectUserRequest,
+        GetExportSnapshotStateRequest,
         GetRestoreSnapshotStateRequest,
         UnpinSnapshotDataRequest,
         UpdateCredentialRequest,
@@ -205,7 +209,10 @@ replies! {
     ListAliasesResponse,
     ListDatabasesResponse,
     ListSnapshotsResponse,
+    ExportSnapshotResponse,
+    GetExportSnapshotStateResponse,
     GetRestoreSnapshotStateResponse,
+    RestoreExternalSnapshotResponse,
     ListRestoreSnapshotJobsResponse,
     RestoreSnapshotResponse,
     ManualCompactionResponse,

@@ -182,6 +182,8 @@ milvus_service! {
         PinSnapshotData pin_snapshot_data(PinSnapshotDataRequest) -> PinSnapshotDataResponse = snapshot::pin_snapshot_data;
         UnpinSnapshotData unpin_snapshot_data(UnpinSnapshotDataRequest) -> common::Status = snapshot::unpin_snapshot_data;
         RestoreSnapshot restore_snapshot(RestoreSnapshotRequest) -> RestoreSnapshotResponse = snapshot::restore::restore_snapshot;
+        RestoreExternalSnapshot restore_external_snapshot(RestoreExternalSnapshotRequest) -> RestoreExternalSnapshotResponse = snapshot::bundle::restore_external_snapshot;
+        ExportSnapshot export_snapshot(ExportSnapshotRequest) -> ExportSnapshotResponse = snapshot::bundle::export_snapshot;
     }
     reads {
         GetCollectionStatistics get_collection_statistics(GetCollectionStatisticsRequest) -> GetCollectionStatisticsResponse = info::stats::get_collection_statistics;
@@ -227,6 +229,7 @@ milvus_service! {
         ListSnapshots list_snapshots(ListSnapshotsRequest) -> ListSnapshotsResponse = snapshot::list_snapshots;
         DescribeSnapshot describe_snapshot(DescribeSnapshotRequest) -> DescribeSnapshotResponse = snapshot::describe_snapshot;
         GetRestoreSnapshotState get_restore_snapshot_state(GetRestoreSnapshotStateRequest) -> GetRestoreSnapshotStateResponse = snapshot::restore::get_restore_snapshot_state;
+        GetExportSnapshotState get_export_snapshot_state(GetExportSnapshotStateRequest) -> GetExportSnapshotStateResponse = snapshot::bundle::get_export_snapshot_state;
         ListRestoreSnapshotJobs list_restore_snapshot_jobs(ListRestoreSnapshotJobsRequest) -> ListRestoreSnapshotJobsResponse = snapshot::restore::list_restore_snapshot_jobs;
     }
     unserved {
@@ -282,9 +285,6 @@ milvus_service! {
         GetReplicateConfiguration get_replicate_configuration(GetReplicateConfigurationRequest) -> GetReplicateConfigurationResponse;
         GetReplicateInfo get_replicate_info(GetReplicateInfoRequest) -> GetReplicateInfoResponse;
         ComputePhraseMatchSlop compute_phrase_match_slop(ComputePhraseMatchSlopRequest) -> ComputePhraseMatchSlopResponse;
-        RestoreExternalSnapshot restore_external_snapshot(RestoreExternalSnapshotRequest) -> RestoreExternalSnapshotResponse;
-        ExportSnapshot export_snapshot(ExportSnapshotRequest) -> ExportSnapshotResponse;
-        GetExportSnapshotState get_export_snapshot_state(GetExportSnapshotStateRequest) -> GetExportSnapshotStateResponse;
         AlterCollectionSchema alter_collection_schema(AlterCollectionSchemaRequest) -> AlterCollectionSchemaResponse;
         BatchUpdateManifest batch_update_manifest(BatchUpdateManifestRequest) -> common::Status;
         RefreshExternalCollection refresh_external_collection(RefreshExternalCollectionRequest) -> RefreshExternalCollectionResponse;

@@ -3,6 +3,8 @@
 //! # Source
 //! Codes and texts are facts of Milvus 3.0's wire contract.
 
+pub(crate) mod bundle;
+mod place;
 pub(crate) mod restore;
 
 use std::{sync::Arc, time::Duration};
@@ -10,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use redkite_catalog::CollectionEntry;
 use redkite_proto::{
     milvus::{
-        common::Status,
+        common::{MsgBase, Status},
         milvus::{
             CreateSnapshotRequest, DescribeSnapshotRequest, DescribeSnapshotResponse,
             DropSnapshotRequest, ListSnapshotsRequest, ListSnapshotsResponse,
@@ -28,6 +30,8 @@ use crate::{
     lookup,
 };
 
+/// The property, of a request's base or of a collection, that has a snapshot flushed first.
+const FLUSH: &str = "snapshot.flush";
 /// How long an answer waits for this proxy's view to show what it tells.
 const SEEN_WITHIN: Duration = Duration::from_secs(2);
 
@@ -45,6 +49,7 @@ pub(crate) async fn create_snapshot(
         compaction_protection_seconds: message.compaction_protection_seconds,
         internal: false,
         pin_seconds: 0,
+        flush: wants_flush(message.base.as_ref(), &entry)?,
     };
     let coord = context.peers.data_coord()?;
     let taken = redkite_rpc::call(meta.deadline, request, |request| {
@@ -53,6 +58,19 @@ pub(crate) async fn create_snapshot(
     .await?;
     await_revision(context, taken.revision).await;
     Ok(status::success())
+}
+
+/// Whether a snapshot is to have every row that was acknowledged, not only those that are flushed:
+/// as the request says, else as the collection's property does.
+fn wants_flush(base: Option<&MsgBase>, entry: &CollectionEntry) -> Result<bool> {
+    let asked = base.and_then(|base| base.properties.get(FLUSH));
+    match asked.map(String::as_str).or_else(|| entry.property(FLUSH)) {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => Err(Error::invalid_parameter(format!(
+            "{FLUSH} should be true or false, but got {other}"
+        ))),
+    }
 }
 
 pub(crate) async fn drop_snapshot(

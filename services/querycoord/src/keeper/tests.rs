@@ -5,10 +5,10 @@ use redkite_metastore::MemKv;
 use redkite_proto::redkite::{
     meta::{CollectionInfo, LoadInfo, PartitionInfo, PartitionLoadInfo, SegmentInfo},
     querynode::{
-        ChannelStatsRequest, ChannelStatsResponse, FlushRequest, FlushResponse,
-        PartitionProgress as NodeProgress, QueryRequest, QueryResponse, ReleaseChannelResponse,
-        SearchRequest, SearchResponse, SyncChannelRequest, SyncChannelResponse, WriteRequest,
-        WriteResponse, query_node_server::QueryNode,
+        ChannelStatsRequest, ChannelStatsResponse, FlushRequest, FlushResponse, HoldWritesRequest,
+        HoldWritesResponse, PartitionProgress as NodeProgress, QueryRequest, QueryResponse,
+        ReleaseChannelResponse, SearchRequest, SearchResponse, SyncChannelRequest,
+        SyncChannelResponse, WriteRequest, WriteResponse, query_node_server::QueryNode,
     },
 };
 use redkite_rpc::{Connector, RpcOptions};
@@ -87,6 +87,13 @@ impl QueryNode for SlowNode {
         _: Request<ChannelStatsRequest>,
     ) -> Result<Response<ChannelStatsResponse>, Status> {
         Err(Status::unimplemented("channel_stats"))
+    }
+
+    async fn hold_writes(
+        &self,
+        _: Request<HoldWritesRequest>,
+    ) -> Result<Response<HoldWritesResponse>, Status> {
+        Err(Status::unimplemented("hold_writes"))
     }
 }
 

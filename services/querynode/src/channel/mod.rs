@@ -37,14 +37,17 @@ mod sync;
 mod times;
 mod write;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use redkite_proto::redkite::querynode::{ChannelStatsResponse, PartitionProgress, WriteRequest};
 use redkite_rpc::RpcError;
 use redkite_runtime::{Deadline, Priority, TaskGroup};
 use redkite_types::{Error, ErrorCode, Outcome, Result, Revision, SegmentId, Timestamp};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    time::Instant,
+};
 
 pub(crate) use self::{
     flush::FlushOutcome, mapping::Mapping, prepare::check_version, snapshot::ShardSnapshot,
@@ -84,12 +87,21 @@ enum Control {
         reply: oneshot::Sender<()>,
     },
     Flush(FlushWaiter),
+    /// Write nothing for a while.
+    Hold(Hold, oneshot::Sender<()>),
     /// Flush because of limits; nobody waits.
     Relieve,
     Flushed(Box<Result<Flushed>>),
     Loaded(Box<LoadOutcome>),
     /// Of a moment at which every write up to a timestamp is applied, and later ones come after it.
     Stats(Timestamp, oneshot::Sender<ChannelStatsResponse>),
+}
+
+/// Writes wait because of it.
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    id: i64,
+    until: Instant,
 }
 
 /// How far the partitions to serve are loaded.
@@ -281,10 +293,34 @@ impl Channel {
     /// # Errors
     /// Why it could not be committed; everything is served as before and will be tried again.
     pub(crate) async fn flush(&self, wait: bool) -> Result<FlushOutcome> {
+        self.flush_with(wait, None).await
+    }
+
+    /// Seals and commits exactly what was written before a hold began, and ends it.
+    ///
+    /// # Errors
+    /// As [`Channel::flush`]; code 2 when the hold has ended already.
+    pub(crate) async fn flush_held(&self, wait: bool, hold: i64) -> Result<FlushOutcome> {
+        self.flush_with(wait, Some(hold)).await
+    }
+
+    async fn flush_with(&self, wait: bool, hold: Option<i64>) -> Result<FlushOutcome> {
         let (reply, answer) = oneshot::channel();
-        self.tell(Control::Flush(FlushWaiter { wait, reply }))
-            .await?;
+        let waiter = FlushWaiter { wait, hold, reply };
+        self.tell(Control::Flush(waiter)).await?;
         answer.await.map_err(|_| self.unavailable())?
+    }
+
+    /// Has writes wait until they are flushed with this hold, or its time is over; returns once none
+    /// is on its way.
+    ///
+    /// # Errors
+    /// Code 503 when the channel is going.
+    pub(crate) async fn hold(&self, id: i64, limit: Duration) -> Result<()> {
+        let (reply, held) = oneshot::channel();
+        let until = Instant::now() + limit;
+        self.tell(Control::Hold(Hold { id, until }, reply)).await?;
+        held.await.map_err(|_| self.unavailable())
     }
 
     /// Asks for a flush without waiting for it.

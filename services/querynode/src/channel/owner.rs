@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tracing::{Instrument as _, debug_span, info};
 
 use super::{
-    Channel, Control, Inbox,
+    Channel, Control, Hold, Inbox,
     flush::FlushControl,
     interim,
     load::Loads,
@@ -40,6 +40,8 @@ pub(super) struct Owner {
     pub(super) pipeline: Pipeline,
     pub(super) flush: FlushControl,
     pub(super) loads: Loads,
+    /// Writes wait as long as there is one.
+    pub(super) holds: Vec<Hold>,
 }
 
 impl Owner {
@@ -60,6 +62,7 @@ impl Owner {
             pipeline: Pipeline::default(),
             flush: FlushControl::new(),
             loads: Loads::default(),
+            holds: Vec::new(),
         };
         owner.note_growing();
         if owner.channel.shared.deps.options.interim_index {
@@ -82,7 +85,9 @@ impl Owner {
                 .into_iter()
                 .chain(self.load_retry_at())
                 .min();
-            let takes_more = self.asking.is_none() && self.pipeline.has_room();
+            let held_until = self.held_until();
+            let takes_more =
+                held_until.is_none() && self.asking.is_none() && self.pipeline.has_room();
             let span = debug_span!("write", channel = %self.channel.name);
             tokio::select! {
                 biased;
@@ -93,6 +98,7 @@ impl Owner {
                     Box::pin(self.submit(first)).instrument(span).await;
                 }
                 () = wait_until(retry_at) => flow = Box::pin(self.retry()).await,
+                () = wait_until(held_until), if held_until.is_some() => {}
                 _ = inbox.writes.recv_many(&mut batch, WRITE_BATCH), if takes_more => {
                     let writes = std::mem::take(&mut batch);
                     Box::pin(self.take(writes)).instrument(span).await;
@@ -146,12 +152,15 @@ impl Owner {
     }
 
     async fn handle(&mut self, message: Control) -> Flow {
-        // Rows on their way have the schema of now and go into the segments of now. Loads and looks
-        // change neither: deletes that come later reach what was loaded meanwhile.
+        // Rows on their way have the schema of now and go into the segments of now, and once writes
+        // are held nothing is written. Loads and looks change neither: deletes that come later reach
+        // what was loaded meanwhile.
         let changes_segments = match &message {
-            Control::Sync { .. } | Control::Flush(_) | Control::Relieve | Control::Flushed(_) => {
-                true
-            }
+            Control::Sync { .. }
+            | Control::Flush(_)
+            | Control::Hold(..)
+            | Control::Relieve
+            | Control::Flushed(_) => true,
             Control::Loaded(_) | Control::Stats(..) => false,
         };
         if changes_segments && self.quiet().await == Flow::GiveUp {
@@ -164,6 +173,7 @@ impl Owner {
                 let _ = reply.send(());
             }
             Control::Flush(waiter) => self.request_flush(waiter),
+            Control::Hold(hold, reply) => self.hold(hold, reply),
             Control::Relieve => self.relieve(),
             Control::Flushed(outcome) => return self.flushed(*outcome),
             Control::Loaded(outcome) => self.loaded(*outcome),

@@ -138,6 +138,33 @@ async fn a_second_flush_covers_what_came_meanwhile() {
     assert_eq!(world.played.meta.lock().segments.len(), 2);
 }
 
+#[tokio::test]
+async fn a_hold_seals_exactly_what_was_written_before_it() {
+    let world = World::new();
+    let node = world.node().await;
+    let last = node.insert(P1, &[(1, 10), (2, 20)]).await;
+    node.hold(7, 5_000).await;
+    let waits = node.insert(P1, &[(3, 30)]);
+    tokio::pin!(waits);
+    let early = tokio::time::timeout(std::time::Duration::from_millis(50), &mut waits).await;
+    assert!(early.is_err(), "a write did not wait");
+    let (flushed, later) = tokio::join!(node.flush_held(7), waits);
+    let flushed = flushed.unwrap();
+    assert_eq!((flushed.flush_ts, flushed.segment_ids.len()), (last, 1));
+    assert!(later > last);
+    assert_eq!(node.count().await, 3);
+    let growing = node.stats().await.segments.into_iter();
+    let growing = growing.filter(|one| one.growing).map(|one| one.rows);
+    assert_eq!(growing.sum::<i64>(), 1);
+    // A hold that nobody ends, ends by itself; then it is too late to seal for it.
+    node.hold(8, 1).await;
+    node.insert(P1, &[(4, 40)]).await;
+    let refused = node.flush_held(8).await.unwrap_err();
+    assert_eq!(code(&refused), 2);
+    node.flush().await;
+    assert_eq!(node.count().await, 4);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_flush_keeps_everything_and_the_next_one_commits_it() {
     let world = World::new();

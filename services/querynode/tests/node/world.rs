@@ -20,9 +20,10 @@ use redkite_proto::{
         datacoord::CommitFlushRequest,
         meta::{ChannelCheckpoint, DeltaInfo, IndexInfo, SegmentIndexInfo, SegmentInfo},
         querynode::{
-            ChannelStatsRequest, ChannelStatsResponse, FlushRequest, FlushResponse, PartitionRows,
-            QueryRequest, QueryResponse, SearchRequest, SearchResponse, SegmentToServe,
-            SyncChannelRequest, SyncChannelResponse, WriteRequest, query_node_server::QueryNode,
+            ChannelStatsRequest, ChannelStatsResponse, FlushRequest, FlushResponse,
+            HoldWritesRequest, PartitionRows, QueryRequest, QueryResponse, SearchRequest,
+            SearchResponse, SegmentToServe, SyncChannelRequest, SyncChannelResponse, WriteRequest,
+            query_node_server::QueryNode,
         },
     },
 };
@@ -546,11 +547,31 @@ impl Node {
     }
 
     pub(crate) async fn try_flush(&self) -> Result<FlushResponse, tonic::Status> {
+        self.flush_held(0).await
+    }
+
+    /// Has writes wait, for so long at most.
+    pub(crate) async fn hold(&self, hold: i64, limit_ms: u32) {
+        let request = HoldWritesRequest {
+            channel: CHANNEL.to_owned(),
+            collection_id: COLLECTION,
+            hold,
+            limit_ms,
+        };
+        self.service
+            .hold_writes(Request::new(request))
+            .await
+            .unwrap();
+    }
+
+    /// Flushes what was written before a hold; zero for no hold.
+    pub(crate) async fn flush_held(&self, hold: i64) -> Result<FlushResponse, tonic::Status> {
         let request = FlushRequest {
             channel: CHANNEL.to_owned(),
             collection_id: COLLECTION,
             wait: true,
             guarantee_ts: 0,
+            hold,
         };
         Ok(self
             .service

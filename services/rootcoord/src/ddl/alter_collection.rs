@@ -22,6 +22,8 @@ use super::{context::DdlContext, isolation, rbac, resolve, steps};
 const UNSUPPORTED: [&str; 1] = ["dynamicfield.enabled"];
 /// For how long rows live; zero or less means for ever.
 const TTL_SECONDS: &str = "collection.ttl.seconds";
+/// Whether taking a snapshot flushes first.
+const SNAPSHOT_FLUSH: &str = "snapshot.flush";
 /// Whether what is loaded stays in files, mapped.
 pub(super) const MMAP_ENABLED: &str = "mmap.enabled";
 
@@ -40,6 +42,11 @@ pub fn check_properties(properties: &[(String, String)]) -> Result<()> {
         }
         if key == MMAP_ENABLED {
             check_mmap(value)?;
+        }
+        if key == SNAPSHOT_FLUSH && value.parse::<bool>().is_err() {
+            return Err(Error::invalid_parameter(format!(
+                "invalid {SNAPSHOT_FLUSH} value: {value}, expected: true, false"
+            )));
         }
         if key == TTL_SECONDS && value.parse::<i64>().is_err() {
             return Err(Error::invalid_parameter(format!(

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use redkite_catalog::{Catalog, CatalogView};
 use redkite_metastore::SharedKv;
-use redkite_proto::redkite::{datacoord::AttachSnapshotRequest, meta::SnapshotManifest};
+use redkite_proto::redkite::{
+    datacoord::{AttachSnapshotRequest, ReadBundleResponse},
+    meta::{BundlePlace, SnapshotManifest},
+};
 use redkite_types::{CollectionId, Error, PartitionId, Result, Revision, Timestamp};
 
 use crate::{
@@ -80,6 +83,20 @@ pub trait Announce: Send + Sync + 'static {
         collection: CollectionId,
         name: &str,
     ) -> Result<SnapshotManifest>;
+
+    /// What a bundle says of itself and of its collection.
+    ///
+    /// # Errors
+    /// Codes 1000 and 1009 when there is none or it is damaged, 1100 when the place may not be used; else
+    /// retry.
+    async fn read_bundle(&self, place: &BundlePlace) -> Result<ReadBundleResponse>;
+
+    /// Copies files of a bundle for a collection that is being created, for some seconds; whether all
+    /// are there.
+    ///
+    /// # Errors
+    /// Retriable ones may be tried again; the others name what is wrong with the bundle.
+    async fn copy_bundle(&self, request: AttachSnapshotRequest) -> Result<bool>;
 
     /// Gives a collection that is being created the data of a snapshot.
     ///

@@ -2,13 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use redkite_proto::redkite::rootcoord::{DdlRequest, RestoreSnapshotRequest, ddl_request::Command};
+use redkite_proto::redkite::rootcoord::{
+    DdlRequest, RestoreBundleRequest, RestoreSnapshotRequest, ddl_request::Command,
+};
 use redkite_saga::{Registry, Saga, SagaExecutor};
 use redkite_types::{Error, ErrorCode, Result, Revision};
 
 use super::{
     alias, alter_collection, alter_index, alter_schema, collection, context::DdlContext, database,
-    drop_collection, index, load, partition, rbac, restore, truncate,
+    drop_collection, index, load, partition, rbac, restore, restore_bundle, truncate,
 };
 
 /// How long the answer to a restore waits for its end, which is near as a rule.
@@ -48,6 +50,7 @@ pub fn registry(context: &Arc<DdlContext>) -> redkite_saga::Result<Registry> {
     registry.register(load::Load(context.clone()))?;
     registry.register(load::Release(context.clone()))?;
     registry.register(restore::RestoreSnapshot(context.clone()))?;
+    registry.register(restore_bundle::RestoreBundle(context.clone()))?;
     rbac::register(&mut registry, context)?;
     Ok(registry)
 }
@@ -137,10 +140,8 @@ impl DdlGate {
     pub async fn restore(&self, request: RestoreSnapshotRequest) -> Result<(i64, Revision)> {
         let id = request.request_id;
         let command = request.command.unwrap_or_default();
-        let view = self.context.fresh_view().await?;
-        let mut jobs = view.restore_jobs();
-        if let Some(job) = jobs.find(|job| job.request_id == id && !id.is_empty()) {
-            return Ok((job.job_id, view.revision()));
+        if let Some(known) = self.known_restore(&id).await? {
+            return Ok(known);
         }
         let database = match command.db_name.as_str() {
             "" => request.database,
@@ -148,10 +149,45 @@ impl DdlGate {
         };
         let now = self.context.tso.now_ms();
         let params = restore::params(&self.context, &database, &command, &id, now).await?;
+        self.begin_restore::<restore::RestoreSnapshot>(params, &id)
+            .await
+    }
+
+    /// [`DdlGate::restore`] from a bundle.
+    ///
+    /// # Errors
+    /// As [`DdlGate::restore`].
+    pub async fn restore_bundle(&self, request: RestoreBundleRequest) -> Result<(i64, Revision)> {
+        let id = request.request_id.clone();
+        if let Some(known) = self.known_restore(&id).await? {
+            return Ok(known);
+        }
+        let now = self.context.tso.now_ms();
+        let params = restore_bundle::params(&self.context, request, now).await?;
+        self.begin_restore::<restore_bundle::RestoreBundle>(params, &id)
+            .await
+    }
+
+    /// The job that a request has begun already.
+    async fn known_restore(&self, id: &str) -> Result<Option<(i64, Revision)>> {
+        let view = self.context.fresh_view().await?;
+        let mut jobs = view.restore_jobs();
+        let known = jobs.find(|job| job.request_id == id && !id.is_empty());
+        Ok(known.map(|job| (job.job_id, view.revision())))
+    }
+
+    async fn begin_restore<S>(
+        &self,
+        params: restore::RestoreParams,
+        id: &str,
+    ) -> Result<(i64, Revision)>
+    where
+        S: Saga<Params = restore::RestoreParams, Output = ()>,
+    {
         let job = params.job();
         let handle = self
             .executor
-            .submit::<restore::RestoreSnapshot>(params, &id)
+            .submit::<S>(params, id)
             .map_err(into_user_error)?;
         let ended = handle.wait();
         tokio::pin!(ended);

@@ -10,7 +10,7 @@
 //! - [`isolation`]: the property that isolates searches by partition key
 //! - [`database`], [`collection`], [`drop_collection`], [`alter_collection`], [`alter_schema`],
 //!   [`partition`], [`truncate`], [`alias`], [`index`], [`alter_index`], [`load`], [`rbac`],
-//!   [`restore`]: the sagas
+//!   [`restore`], [`restore_bundle`]: the sagas
 
 pub mod alias;
 pub mod alter_collection;
@@ -28,6 +28,8 @@ pub mod partition;
 pub mod rbac;
 pub mod resolve;
 pub mod restore;
+pub mod restore_bundle;
+mod restore_job;
 pub mod steps;
 pub mod truncate;
 

@@ -1,10 +1,11 @@
-//! RestoreSnapshot: a new collection with the rows of a snapshot, by reference.
+//! RestoreSnapshot: a new collection with the rows of a snapshot, by reference. What it shares with
+//! [`RestoreBundle`](super::restore_bundle::RestoreBundle) works for both.
 
 use std::{sync::Arc, time::Duration};
 
 use prost::Message;
 use redkite_catalog::keys;
-use redkite_metastore::{Op, Txn};
+use redkite_metastore::Txn;
 use redkite_proto::{
     milvus::milvus::RestoreSnapshotRequest,
     redkite::{
@@ -22,42 +23,54 @@ use redkite_types::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{collection, context::DdlContext, resolve, steps};
+use super::{
+    collection,
+    context::DdlContext,
+    resolve,
+    restore_bundle::{self, Bundle},
+    restore_job::{count, end_failed, note_failure},
+    steps,
+};
 
 /// How long the snapshot stays pinned if nobody ever ends the job.
 const PIN_SECONDS: i64 = 86_400;
+/// How often the clock is looked at while it is.
+const CATCH_UP: Duration = Duration::from_millis(50);
 /// How long a step is tried while its outcome is not known: many segments take a while.
-const BUDGET: Duration = Duration::from_secs(120);
+pub(super) const BUDGET: Duration = Duration::from_secs(120);
 
 /// What is to be restored, and where to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RestoreParams {
-    job: i64,
-    request_id: String,
-    started_ms: u64,
-    snapshot: String,
-    snapshot_id: i64,
-    source: CollectionId,
-    database: DatabaseId,
-    database_name: String,
-    name: String,
-    partitions: u32,
-    indexes: u32,
+    pub(super) job: i64,
+    pub(super) request_id: String,
+    pub(super) started_ms: u64,
+    pub(super) snapshot: String,
+    pub(super) snapshot_id: i64,
+    pub(super) source: CollectionId,
+    pub(super) database: DatabaseId,
+    pub(super) database_name: String,
+    pub(super) name: String,
+    pub(super) partitions: u32,
+    pub(super) indexes: u32,
     /// Segments, delete files and index builds.
-    parts: u32,
+    pub(super) parts: u32,
+    /// Where the snapshot is, if it is not this deployment's.
+    #[serde(default)]
+    pub(super) bundle: Option<Bundle>,
 }
 
 /// The new ids, each the first of as many as are needed, and the time of the creation.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Allocated {
-    collection: CollectionId,
+    pub(super) collection: CollectionId,
     first_partition: i64,
     first_index: i64,
     first_part: i64,
     timestamp: Timestamp,
 }
 
-const ALLOCATE: StepKey<Allocated> = StepKey::new("allocate");
+pub(super) const ALLOCATE: StepKey<Allocated> = StepKey::new("allocate");
 const PIN: StepKey<()> = StepKey::new("pin_snapshot");
 const BEGIN_JOB: StepKey<()> = StepKey::new("begin_job");
 const ADD_META: StepKey<()> = StepKey::new("add_meta");
@@ -119,7 +132,15 @@ pub async fn params(
         parts: found.segment_ids.len() as u32
             + found.deltas.unsigned_abs()
             + found.builds.unsigned_abs(),
+        bundle: None,
     })
+}
+
+pub(super) fn locks(params: &RestoreParams) -> Vec<LockKey> {
+    vec![
+        steps::share_database(params.database),
+        steps::take_name(params.database, &params.name),
+    ]
 }
 
 fn not_found(collection: CollectionId, name: &str) -> Error {
@@ -149,6 +170,8 @@ impl RestoreParams {
             reason: String::new(),
             started_ms: self.started_ms,
             finished_ms: 0,
+            total_files: 0,
+            files_done: 0,
         }
     }
 }
@@ -165,10 +188,7 @@ impl Saga for RestoreSnapshot {
     type Output = ();
 
     fn locks(&self, params: &Self::Params) -> Vec<LockKey> {
-        vec![
-            steps::share_database(params.database),
-            steps::take_name(params.database, &params.name),
-        ]
+        locks(params)
     }
 
     fn steps(&self) -> Vec<Step<Self::Params>> {
@@ -208,7 +228,7 @@ impl Saga for RestoreSnapshot {
     }
 }
 
-fn allocate(context: &Arc<DdlContext>) -> Step<RestoreParams> {
+pub(super) fn allocate(context: &Arc<DdlContext>) -> Step<RestoreParams> {
     let context = context.clone();
     Step::allocate(ALLOCATE, move |cx: StepCx<RestoreParams>| {
         let context = context.clone();
@@ -218,15 +238,27 @@ fn allocate(context: &Arc<DdlContext>) -> Step<RestoreParams> {
             let first = context.ids.alloc(count).await?;
             let first_partition = first + 1;
             let first_index = first_partition + i64::from(params.partitions);
+            let latest = params.bundle.as_ref().map(|bundle| bundle.latest);
             Ok(Allocated {
                 collection: CollectionId(first),
                 first_partition,
                 first_index,
                 first_part: first_index + i64::from(params.indexes),
-                timestamp: context.timestamp().await?,
+                timestamp: later_than(&context, latest).await?,
             })
         }
     })
+}
+
+/// A timestamp at which all rows of a bundle can be seen.
+async fn later_than(context: &DdlContext, latest: Option<Timestamp>) -> Result<Timestamp> {
+    loop {
+        let now = context.timestamp().await?;
+        if latest.is_none_or(|latest| latest < now) {
+            return Ok(now);
+        }
+        tokio::time::sleep(CATCH_UP).await;
+    }
 }
 
 fn pin(context: &Arc<DdlContext>) -> Step<RestoreParams> {
@@ -256,7 +288,7 @@ fn pin(context: &Arc<DdlContext>) -> Step<RestoreParams> {
 }
 
 /// From here on the job can be asked for, and a failure is its state.
-fn begin_job(context: &Arc<DdlContext>) -> Step<RestoreParams> {
+pub(super) fn begin_job(context: &Arc<DdlContext>) -> Step<RestoreParams> {
     let context = context.clone();
     Step::meta(BEGIN_JOB, |cx: &StepCx<RestoreParams>| {
         let record = cx.params.record(cx.get(ALLOCATE)?.collection);
@@ -268,20 +300,15 @@ fn begin_job(context: &Arc<DdlContext>) -> Step<RestoreParams> {
     })
 }
 
-fn add_meta(context: &Arc<DdlContext>) -> Step<RestoreParams> {
+pub(super) fn add_meta(context: &Arc<DdlContext>) -> Step<RestoreParams> {
     let context = context.clone();
     Step::meta_async(ADD_META, move |cx: StepCx<RestoreParams>| {
         let context = context.clone();
         async move {
             let params = &cx.params;
             let made = cx.get(ALLOCATE)?;
-            let read = context
-                .announce
-                .snapshot_definition(params.source, &params.snapshot);
-            match read
-                .await
-                .and_then(|manifest| copy(params, &made, &manifest))
-            {
+            let read = definition(&context, params).await;
+            match read.and_then(|manifest| copy(params, &made, &manifest)) {
                 Ok(txn) => Ok(txn),
                 Err(error) => {
                     note_failure(&context, params, &error).await?;
@@ -297,23 +324,18 @@ fn add_meta(context: &Arc<DdlContext>) -> Step<RestoreParams> {
     })
 }
 
-fn attach(context: &Arc<DdlContext>) -> Step<RestoreParams> {
+pub(super) fn attach(context: &Arc<DdlContext>) -> Step<RestoreParams> {
     let (run, undo) = (context.clone(), context.clone());
     Step::call(ATTACH, move |cx: StepCx<RestoreParams>| {
         let context = run.clone();
         async move {
             let params = &cx.params;
             let made = cx.get(ALLOCATE)?;
-            let request = AttachSnapshotRequest {
-                collection_id: params.source.0,
-                name: params.snapshot.clone(),
-                job_id: params.job,
-                target_database_id: params.database.0,
-                target_collection_id: made.collection.0,
-                first_partition_id: made.first_partition,
-                first_index_id: made.first_index,
-                first_id: made.first_part,
-            };
+            let request = attach_request(params, &made);
+            if params.bundle.is_none() {
+                // Files that are named instead of copied may still have to be read.
+                restore_bundle::copied(&context, params, &request).await?;
+            }
             let attached = context.announce.attach_snapshot(request).await;
             if let Err(error) = attached {
                 if !error.retriable {
@@ -333,10 +355,10 @@ fn attach(context: &Arc<DdlContext>) -> Step<RestoreParams> {
             Ok(())
         }
     })
-    .timeout(BUDGET)
+    .timeout(restore_bundle::COPY_WITHIN)
 }
 
-fn commit(context: &Arc<DdlContext>) -> Step<RestoreParams> {
+pub(super) fn commit(context: &Arc<DdlContext>) -> Step<RestoreParams> {
     let context = context.clone();
     Step::meta_async(COMMIT, move |cx: StepCx<RestoreParams>| {
         let context = context.clone();
@@ -356,6 +378,7 @@ fn commit(context: &Arc<DdlContext>) -> Step<RestoreParams> {
                 finished_ms: context.tso.now_ms().max(params.started_ms + 1),
                 ..params.record(made.collection)
             };
+            count(params, "completed");
             Ok(Txn::new()
                 .then(steps::put_collection(&info))
                 .then(steps::put(keys::restore_job(params.job), &job)))
@@ -372,12 +395,50 @@ fn unpin(context: &Arc<DdlContext>) -> Step<RestoreParams> {
     })
 }
 
-fn rejected_if_final(error: Error) -> StepError {
+pub(super) fn rejected_if_final(error: Error) -> StepError {
     if error.retriable {
         StepError::Unknown(error)
     } else {
         StepError::Rejected(error)
     }
+}
+
+/// What the target's data is made of.
+pub(super) fn attach_request(params: &RestoreParams, made: &Allocated) -> AttachSnapshotRequest {
+    AttachSnapshotRequest {
+        collection_id: params.source.0,
+        name: params.snapshot.clone(),
+        job_id: params.job,
+        target_database_id: params.database.0,
+        target_collection_id: made.collection.0,
+        first_partition_id: made.first_partition,
+        first_index_id: made.first_index,
+        first_id: made.first_part,
+        bundle: params.bundle.as_ref().map(Bundle::place),
+        bundle_token: params
+            .bundle
+            .as_ref()
+            .map(|bundle| bundle.token.clone())
+            .unwrap_or_default(),
+    }
+}
+
+async fn definition(context: &DdlContext, params: &RestoreParams) -> Result<SnapshotManifest> {
+    let Some(bundle) = &params.bundle else {
+        let (source, name) = (params.source, &params.snapshot);
+        return context.announce.snapshot_definition(source, name).await;
+    };
+    let read = context.announce.read_bundle(&bundle.place()).await?;
+    let mut definition = read.definition.unwrap_or_default();
+    if read.info.unwrap_or_default().token != bundle.token {
+        return Err(Error::new(
+            ErrorCode::DataIntegrity,
+            "the bundle was replaced by another one while it was restored",
+        ));
+    }
+    // Its files are copied.
+    definition.file_owners.clear();
+    Ok(definition)
 }
 
 /// The new collection's records, still creating.
@@ -441,47 +502,4 @@ fn copy(params: &RestoreParams, made: &Allocated, manifest: &SnapshotManifest) -
         txn = txn.then(steps::put(keys::index(collection, IndexId(id)), &index));
     }
     Ok(txn)
-}
-
-/// Writes down why the job is going to fail.
-async fn note_failure(context: &DdlContext, params: &RestoreParams, error: &Error) -> Result<()> {
-    let reason = error.message.clone();
-    change_job(context, params, |job| job.reason = reason).await
-}
-
-/// Ends the job; what was noted before stays the reason.
-async fn end_failed(context: &DdlContext, params: &RestoreParams) -> Result<()> {
-    let finished = context.tso.now_ms().max(params.started_ms + 1);
-    change_job(context, params, |job| {
-        job.state = restore_job_info::State::Failed.into();
-        job.finished_ms = finished;
-        if job.reason.is_empty() {
-            job.reason =
-                "the restore was taken back because a service was away for too long".into();
-        }
-    })
-    .await
-}
-
-/// Only this saga and the data coordinator's attach, which it waits for, write the record.
-async fn change_job(
-    context: &DdlContext,
-    params: &RestoreParams,
-    change: impl FnOnce(&mut RestoreJobInfo),
-) -> Result<()> {
-    let key = keys::restore_job(params.job);
-    let found = context.kv.get(&key).await;
-    let Some(pair) = found.map_err(|error| Error::from_coded(&error))? else {
-        return Ok(());
-    };
-    let mut job = RestoreJobInfo::decode(pair.value)
-        .map_err(|error| Error::internal(format!("record {key}: {error}")))?;
-    change(&mut job);
-    let txn = Txn::new().then(Op::put(key, job.encode_to_vec()));
-    context
-        .kv
-        .txn(txn)
-        .await
-        .map_err(|error| Error::from_coded(&error))?;
-    Ok(())
 }

@@ -11,9 +11,9 @@ use redkite_proto::{
     convert::schema as convert,
     milvus::{common::KeyValuePair, milvus::*},
     redkite::{
-        datacoord::AttachSnapshotRequest,
-        meta::{SegmentInfo, SnapshotInfo, SnapshotManifest, SnapshotPin},
-        rootcoord::{DdlRequest, PutUser, ddl_request::Command},
+        datacoord::{AttachSnapshotRequest, ReadBundleResponse},
+        meta::{BundleInfo, BundlePlace, SegmentInfo, SnapshotInfo, SnapshotManifest, SnapshotPin},
+        rootcoord::{DdlRequest, PutUser, RestoreBundleRequest, ddl_request::Command},
     },
 };
 use redkite_runtime::{ManualClock, OnFailure, TaskGroup};
@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use super::{
     Announce, DdlContext, DdlGate, alias, alter_collection, collection, database, drop_collection,
-    gate, index, load, partition, rbac, restore,
+    gate, index, load, partition, rbac, restore, restore_bundle,
 };
 use crate::{
     alloc::{IdAllocator, TimestampOracle},
@@ -128,6 +128,25 @@ impl Announce for Obedient {
             file_owners: vec![collection.0],
             ..SnapshotManifest::default()
         })
+    }
+
+    async fn read_bundle(&self, _: &BundlePlace) -> Result<ReadBundleResponse> {
+        let view = Catalog::load(self.kv.as_ref()).await.unwrap().view();
+        let entry = view.collection(DatabaseId::DEFAULT, "books").unwrap();
+        Ok(ReadBundleResponse {
+            info: Some(BundleInfo {
+                token: "t".to_owned(),
+                snapshot_name: "s1".to_owned(),
+                ..BundleInfo::default()
+            }),
+            definition: Some(self.snapshot_definition(entry.id(), "s1").await?),
+            parts: 1,
+            latest_ts: 1,
+        })
+    }
+
+    async fn copy_bundle(&self, _: AttachSnapshotRequest) -> Result<bool> {
+        Ok(true)
     }
 
     async fn attach_snapshot(&self, request: AttachSnapshotRequest) -> Result<()> {
@@ -482,6 +501,27 @@ async fn restore_snapshot_is_all_or_nothing_and_leaves_no_pin() {
             };
             let params = restore::params(&context, "", &request, "r1", 1);
             params.await.unwrap()
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn restore_bundle_is_all_or_nothing() {
+    suites(
+        vec![create_partition("p1"), create_index()],
+        restore_bundle::RestoreBundle,
+        |context| async move {
+            let request = RestoreBundleRequest {
+                request_id: "r1".into(),
+                collection: "copy".into(),
+                place: Some(BundlePlace {
+                    root: "fs:///backups/one".into(),
+                    ..BundlePlace::default()
+                }),
+                ..RestoreBundleRequest::default()
+            };
+            restore_bundle::params(&context, request, 1).await.unwrap()
         },
     )
     .await;

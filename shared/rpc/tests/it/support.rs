@@ -9,13 +9,14 @@ use redkite_config::{ByteSize, HumanDuration};
 use redkite_proto::redkite::datacoord::data_coord_server::{DataCoord, DataCoordServer};
 use redkite_proto::redkite::datacoord::{
     AttachSnapshotRequest, AttachSnapshotResponse, CommitFlushRequest, CommitFlushResponse,
-    CompactRequest, CompactResponse, CreateExportRequest, CreateExportResponse,
-    CreateSnapshotRequest, CreateSnapshotResponse, DescribeIndexesRequest, DescribeIndexesResponse,
-    DropDataRequest, DropDataResponse, DropExportRequest, DropExportResponse, DropSnapshotRequest,
-    DropSnapshotResponse, IndexProgress, ListCompactionsRequest, ListCompactionsResponse,
+    CompactRequest, CompactResponse, CopyBundleRequest, CopyBundleResponse, CreateExportRequest,
+    CreateExportResponse, CreateSnapshotRequest, CreateSnapshotResponse, DescribeIndexesRequest,
+    DescribeIndexesResponse, DropDataRequest, DropDataResponse, DropExportRequest,
+    DropExportResponse, DropSnapshotRequest, DropSnapshotResponse, ExportSnapshotRequest,
+    ExportSnapshotResponse, IndexProgress, ListCompactionsRequest, ListCompactionsResponse,
     ListExportsRequest, ListExportsResponse, PinSnapshotRequest, PinSnapshotResponse,
-    ReadSnapshotRequest, ReadSnapshotResponse, SyncRequest, SyncResponse, UnpinSnapshotRequest,
-    UnpinSnapshotResponse,
+    ReadBundleRequest, ReadBundleResponse, ReadSnapshotRequest, ReadSnapshotResponse, SyncRequest,
+    SyncResponse, UnpinSnapshotRequest, UnpinSnapshotResponse,
 };
 use redkite_rpc::{Admit, RpcError, RpcOptions, ServerBuilder, limit_messages};
 use redkite_runtime::{Deadline, Health, OnFailure, TaskGroup};
@@ -145,6 +146,27 @@ impl DataCoord for Coord {
         &self,
         _: Request<AttachSnapshotRequest>,
     ) -> Result<Response<AttachSnapshotResponse>, Status> {
+        Err(Status::unimplemented("not by the fake"))
+    }
+
+    async fn export_snapshot(
+        &self,
+        _: Request<ExportSnapshotRequest>,
+    ) -> Result<Response<ExportSnapshotResponse>, Status> {
+        Err(Status::unimplemented("not by the fake"))
+    }
+
+    async fn read_bundle(
+        &self,
+        _: Request<ReadBundleRequest>,
+    ) -> Result<Response<ReadBundleResponse>, Status> {
+        Err(Status::unimplemented("not by the fake"))
+    }
+
+    async fn copy_bundle(
+        &self,
+        _: Request<CopyBundleRequest>,
+    ) -> Result<Response<CopyBundleResponse>, Status> {
         Err(Status::unimplemented("not by the fake"))
     }
 

@@ -92,6 +92,7 @@ async fn flush_collection(
             collection_id,
             wait: true,
             guarantee_ts: 0,
+            hold: 0,
         };
         redkite_rpc::call(deadline, message, |request| node.flush(request)).await
     })

@@ -34,10 +34,24 @@ pub(crate) async fn restore_snapshot(
         database: meta.database.clone(),
         command: Some(message),
     };
+    let begun = patiently(&meta, || begin(context, &meta, request.clone())).await?;
+    await_revision(context, begun.revision).await;
+    Ok(RestoreSnapshotResponse {
+        status: Some(status::success()),
+        job_id: begun.job_id,
+    })
+}
+
+/// Asks again while the root coordinator is away and there is time: the same request finds the same
+/// job.
+pub(super) async fn patiently<T, F>(meta: &RequestContext, mut ask: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-    let begun = loop {
-        let error = match begin(context, &meta, request.clone()).await {
-            Ok(begun) => break begun,
+    loop {
+        let error = match ask().await {
+            Ok(begun) => return Ok(begun),
             Err(error) => error,
         };
         let away = matches!(
@@ -50,12 +64,7 @@ pub(crate) async fn restore_snapshot(
         }
         warn!(error = %error.message, request_id = %meta.request_id, "restore asked for again");
         tokio::time::sleep(pause).await;
-    };
-    await_revision(context, begun.revision).await;
-    Ok(RestoreSnapshotResponse {
-        status: Some(status::success()),
-        job_id: begun.job_id,
-    })
+    }
 }
 
 async fn begin(

@@ -14,14 +14,14 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use redkite_runtime::{Backoff, OnFailure};
 use redkite_segment::DeleteBatch;
-use redkite_types::{ErrorCode, Result, SegmentId, Timestamp};
+use redkite_types::{Error, ErrorCode, Result, SegmentId, Timestamp};
 use tokio::{sync::oneshot, time::Instant};
 use tracing::{Instrument as _, info_span, warn};
 
 pub(super) use self::job::Flushed;
 use self::job::Job;
 use super::{
-    Control, deletes,
+    Control, Hold, deletes,
     owner::{Flow, Owner},
     state::{Checkpoint, Growing, Sealed},
 };
@@ -43,6 +43,8 @@ pub(crate) struct FlushOutcome {
 /// Somebody who wants a flush: with `wait` answered after the commit, else once sealed.
 pub(super) struct FlushWaiter {
     pub(super) wait: bool,
+    /// It is for exactly what was written before this hold began.
+    pub(super) hold: Option<i64>,
     pub(super) reply: oneshot::Sender<Result<FlushOutcome>>,
 }
 
@@ -50,6 +52,7 @@ impl FlushWaiter {
     pub(super) fn nobody() -> Self {
         Self {
             wait: false,
+            hold: None,
             reply: oneshot::channel().0,
         }
     }
@@ -92,6 +95,31 @@ impl FlushControl {
     }
 }
 
+/// Ends the hold that a flush belongs to, since all of it is sealed now. A flush whose hold has ended
+/// by itself is answered: what was written since would be in it.
+fn release(holds: &mut Vec<Hold>, waiter: FlushWaiter) -> Option<FlushWaiter> {
+    let Some(id) = waiter.hold else {
+        return Some(waiter);
+    };
+    let now = Instant::now();
+    let found = holds
+        .iter()
+        .position(|hold| hold.id == id && hold.until > now);
+    match found {
+        Some(at) => {
+            holds.swap_remove(at);
+            Some(waiter)
+        }
+        None => {
+            waiter.answer(Err(Error::new(
+                ErrorCode::ServiceUnavailable,
+                "writes were not held any more when they were to be sealed",
+            )));
+            None
+        }
+    }
+}
+
 impl Owner {
     pub(super) fn request_flush(&mut self, waiter: FlushWaiter) {
         let Some(running) = &mut self.flush.running else {
@@ -100,6 +128,9 @@ impl Owner {
         };
         if self.state.applied_lsn < running.checkpoint.lsn {
             // Nothing came since it sealed.
+            let Some(waiter) = release(&mut self.holds, waiter) else {
+                return;
+            };
             if waiter.wait {
                 running.waiters.push(waiter);
             } else {
@@ -146,6 +177,10 @@ impl Owner {
     /// the segments that it found.
     fn start_flush(&mut self, waiters: Vec<FlushWaiter>) {
         self.flush.retry_at = None;
+        let held = waiters.into_iter();
+        let waiters: Vec<_> = held
+            .filter_map(|waiter| release(&mut self.holds, waiter))
+            .collect();
         let growing = std::mem::take(&mut self.state.growing);
         let (full, empty): (Vec<_>, Vec<_>) = growing
             .into_iter()
@@ -199,6 +234,19 @@ impl Owner {
         self.channel
             .tasks
             .spawn_cancellable(name, OnFailure::Log, work.instrument(span));
+    }
+
+    pub(super) fn hold(&mut self, hold: Hold, reply: oneshot::Sender<()>) {
+        self.holds.push(hold);
+        // Nobody minds if the caller has left.
+        let _ = reply.send(());
+    }
+
+    /// When writes go on if nobody ends their holds; those whose time is over are gone.
+    pub(super) fn held_until(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        self.holds.retain(|hold| hold.until > now);
+        self.holds.iter().map(|hold| hold.until).max()
     }
 
     fn job(&self, checkpoint: Checkpoint) -> Job {

@@ -1,0 +1,228 @@
+"""Snapshots against a reference, and against everything else that goes on.
+
+Set REDKITE_TEST_SEED to run a failing sequence again, REDKITE_SNAPSHOT_SECONDS for longer ones.
+"""
+
+import os
+import random
+import threading
+import time
+
+import pytest
+from harness import redkite
+from harness.bundles import Bundles
+from harness.data import all_rows, count, create_simple, make_vectors, simple_rows
+from harness.process import Server
+from harness.waiting import eventually
+from pymilvus import MilvusException
+from test_snapshots_restore import ON_DEMAND, finished, restore
+
+SECONDS = float(os.environ.get("REDKITE_SNAPSHOT_SECONDS", "4"))
+
+
+def chosen_seed():
+    seed = int(os.environ.get("REDKITE_TEST_SEED") or random.SystemRandom().randrange(2**31))
+    print(f"seed={seed}")
+    return seed
+
+
+class Writer:
+    """Writes rows of its own at random, and remembers each write with what it left behind."""
+
+    def __init__(self, client, collection, number, seed):
+        self.rng = random.Random(seed)
+        self.client, self.collection, self.number = client, collection, number
+        self.rows = {}
+        # What the rows were after so many answers.
+        self.states = [{}]
+        self.stop = threading.Event()
+        self.failure = None
+        self.thread = threading.Thread(target=self.run)
+
+    def run(self):
+        try:
+            while not self.stop.is_set():
+                self.step()
+        except Exception as error:  # noqa: BLE001: shown by the test
+            self.failure = error
+
+    def step(self):
+        key = self.number * 1000 + self.rng.randrange(60)
+        if key in self.rows and self.rng.random() < 0.4:
+            self.client.delete(self.collection, ids=[key])
+            del self.rows[key]
+        else:
+            label = f"{key} {self.rng.randrange(10**9)}"
+            vector = make_vectors(1, seed=self.rng.randrange(10**6))[0].tolist()
+            row = {"id": key, "vector": vector, "number": key, "label": label}
+            self.client.upsert(self.collection, [row])
+            self.rows[key] = row
+        self.states.append(dict(self.rows))
+
+
+@pytest.mark.parametrize("store", ["files", "s3"])
+def test_every_snapshot_is_a_moment_while_all_goes_on(tmp_path, s3, store):
+    """Writers, snapshots, restores, compactions and collections of garbage at the same time. Each
+    snapshot has, of each writer, what one moment between two of its answers had: rows, vectors and
+    all."""
+    seed = chosen_seed()
+    env = s3.env if store == "s3" else None
+    server = Server(tmp_path, settings=ON_DEMAND, env=env).start()
+    try:
+        client, bundles = server.client(), Bundles(server)
+        create_simple(client, "films", num_shards=3)
+        writers = [Writer(server.client(), "films", n, seed + n) for n in range(3)]
+        for writer in writers:
+            writer.thread.start()
+        stop, failures = threading.Event(), []
+
+        def collect():
+            try:
+                while not stop.is_set():
+                    redkite.gc(server)
+                    client.compact("films")
+            except Exception as error:  # noqa: BLE001: shown below
+                failures.append(error)
+
+        collector = threading.Thread(target=collect)
+        collector.start()
+        until, taken = time.monotonic() + SECONDS, []
+        try:
+            while time.monotonic() < until or len(taken) < 3:
+                name = f"s{len(taken)}"
+                before = [len(writer.states) - 1 for writer in writers]
+                bundles.create(name, "films")
+                after = [len(writer.states) for writer in writers]
+                restore(client, name, "films", f"copy_{name}")
+                taken.append((name, before, after))
+        finally:
+            stop.set()
+            for writer in writers:
+                writer.stop.set()
+            for thread in [collector, *(writer.thread for writer in writers)]:
+                thread.join()
+        assert not failures, failures
+        assert not [writer.failure for writer in writers if writer.failure]
+        # Some live on without what they came from.
+        client.drop_collection("films")
+        redkite.gc(server)
+        for name, before, after in taken:
+            client.load_collection(f"copy_{name}")
+            found = {row["id"]: row for row in all_rows(client, f"copy_{name}")}
+            for n, writer in enumerate(writers):
+                mine = {key: row for key, row in found.items() if key // 1000 == n}
+                # A write that was under way may be in it or not.
+                moments = writer.states[before[n] : after[n] + 1]
+                assert mine in moments, (name, n, len(mine), before[n], after[n])
+    finally:
+        server.stop()
+
+
+def test_a_hundred_restores_at_a_time(tmp_path):
+    server = Server(tmp_path).start()
+    try:
+        client = server.client()
+        create_simple(client, "films")
+        client.insert("films", simple_rows(100))
+        client.flush("films")
+        client.create_snapshot("s1", "films")
+        jobs, failures = {}, []
+
+        def begin(names):
+            connected = server.client()
+            try:
+                for name in names:
+                    jobs[name] = connected.restore_snapshot("s1", "films", name, timeout=60)
+            except Exception as error:  # noqa: BLE001: shown below
+                failures.append(error)
+
+        names = [f"copy{i}" for i in range(100)]
+        threads = [threading.Thread(target=begin, args=(names[i::10],)) for i in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failures, failures
+        for name in names:
+            assert finished(client, jobs[name]).state == "RestoreSnapshotCompleted"
+        assert set(names) <= set(client.list_collections())
+        # Nothing holds it any more.
+        client.drop_snapshot("s1", "films")
+        client.drop_collection("films")
+        for name in names[::25]:
+            client.load_collection(name)
+            assert count(client, name) == 100
+    finally:
+        server.stop()
+
+
+def test_a_source_that_is_dropped_in_mid_restore(tmp_path):
+    """The restore that has begun comes to its end; what is dropped with the source is not its own."""
+    server = Server(tmp_path, settings=ON_DEMAND).start()
+    try:
+        client, other = server.client(), server.client()
+        for round_number in range(4):
+            create_simple(client, "films")
+            client.insert("films", simple_rows(200))
+            client.flush("films")
+            client.create_snapshot("s1", "films")
+            target, job = f"copy{round_number}", []
+
+            def begin():
+                try:
+                    job.append(other.restore_snapshot("s1", "films", target))
+                except MilvusException as error:
+                    # The drop was first.
+                    assert error.code in (100, 2600), error
+
+            thread = threading.Thread(target=begin)
+            thread.start()
+            time.sleep(0.004 * round_number)
+            client.drop_collection("films")
+            redkite.gc(server)
+            thread.join()
+            if not job:
+                assert not client.has_collection(target)
+                continue
+            info = finished(client, job[0])
+            done = info.state == "RestoreSnapshotCompleted"
+            assert client.has_collection(target) == done, info
+            if done:
+                redkite.gc(server)
+                client.load_collection(target)
+                assert [row["id"] for row in all_rows(client, target)] == list(range(200))
+
+        # What the source left is gone once nobody restores it.
+        for target in client.list_collections():
+            client.drop_collection(target)
+
+        def is_empty():
+            redkite.gc(server)
+            root = server.data_dir / "objects"
+            return not [p for p in root.rglob("*") if p.is_file() and p.suffix != ""]
+
+        eventually(is_empty, "every file is gone", 60, interval=0.5)
+    finally:
+        server.stop()
+
+
+def test_checksums_are_compared_where_that_is_set(tmp_path):
+    settings = {"datacoord.snapshot.verify_checksums": "true"}
+    server = Server(tmp_path, settings=settings).start()
+    try:
+        client = server.client()
+        create_simple(client, "films")
+        client.insert("films", simple_rows(100))
+        client.flush("films")
+        client.create_snapshot("s1", "films")
+        restore(client, "s1", "films", "copy")
+        victim = next((server.data_dir / "objects").rglob("data.v*.parquet"))
+        content = bytearray(victim.read_bytes())
+        content[len(content) // 2] ^= 1
+        victim.write_bytes(content)
+        info = finished(client, client.restore_snapshot("s1", "films", "copy2"))
+        assert info.state == "RestoreSnapshotFailed" and victim.name in info.reason, info
+        assert not client.has_collection("copy2")
+        client.drop_snapshot("s1", "films")
+    finally:
+        server.stop()
