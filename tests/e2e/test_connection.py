@@ -53,7 +53,6 @@ def test_health_pages(server):
 
 NOT_SERVED = [
     ("CreateResourceGroup", milvus_pb2.CreateResourceGroupRequest(resource_group="rg")),
-    ("ExportSnapshot", milvus_pb2.ExportSnapshotRequest()),
     ("RunAnalyzer", milvus_pb2.RunAnalyzerRequest()),
     ("CalcDistance", milvus_pb2.CalcDistanceRequest()),
     ("AlterCollectionSchema", milvus_pb2.AlterCollectionSchemaRequest()),
