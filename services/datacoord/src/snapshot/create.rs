@@ -149,7 +149,7 @@ impl Snapshots {
     }
 
     /// Has everything that was written up to a new timestamp flushed, on all channels, and nothing
-    /// later together with it; `None` when a channel was too slow for that.
+    /// later together with it; `None` when that did not succeed on all of them, and is to be done again.
     ///
     /// For a moment writes wait everywhere. The timestamp is given out in that moment; then each
     /// channel seals what it has, and goes on. So nothing later is in the same segments, unless a
@@ -174,11 +174,18 @@ impl Snapshots {
             .map(|owner| self.around.flush_held(owner, hold, at));
         match try_join_all(sealed).await {
             Ok(_) => Ok(Some(at)),
-            Err(error) if error.code == ErrorCode::ServiceUnavailable => {
-                warn!(error = %error.message, "a channel did not stand still for long enough");
-                Ok(None)
-            }
-            Err(error) => Err(error),
+            Err(error) => match error.code {
+                ErrorCode::ServiceUnavailable => {
+                    warn!(error = %error.message, "a channel did not stand still for long enough");
+                    Ok(None)
+                }
+                // Collected before they were committed: the next flush writes them again.
+                ErrorCode::IoKeyNotFound => {
+                    warn!(error = %error.message, "what was flushed for a snapshot is gone");
+                    Ok(None)
+                }
+                _ => Err(error),
+            },
         }
     }
 
