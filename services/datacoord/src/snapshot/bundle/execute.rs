@@ -9,7 +9,7 @@ use redkite_proto::redkite::{
         snapshot_export_info::State,
     },
 };
-use redkite_types::{Error, Result};
+use redkite_types::{Error, ErrorCode, Result};
 use tracing::{Instrument as _, info, info_span, warn};
 
 use super::{
@@ -40,7 +40,10 @@ impl Bundles {
         let stop = self.tasks.token();
         let work = self.attempt(id).instrument(span);
         match stop.run_until_cancelled(work).await {
-            Some(Err(End::Failed(error))) => self.fail(id, &error).await,
+            // One that is cut off here is failed by whoever goes on.
+            Some(Err(End::Failed(error))) => {
+                let _ = stop.run_until_cancelled(self.fail(id, &error)).await;
+            }
             Some(Ok(()) | Err(End::Later)) | None => {}
         }
     }
@@ -51,6 +54,11 @@ impl Bundles {
         };
         if records::has_ended(&recorded.job) {
             return Err(End::Later);
+        }
+        if !recorded.job.reason.is_empty() {
+            // It was about to fail.
+            let error = Error::new(ErrorCode::Internal, recorded.job.reason);
+            return Err(End::Failed(error));
         }
         let snapshot = snapshot_of(&self.snapshots, &recorded.job).await?;
         let manifest = self
@@ -174,12 +182,19 @@ impl Bundles {
         }
     }
 
-    /// Removes what was written, then records why.
+    /// Records why, so that nobody completes it any more; removes what was written; ends the job.
     async fn fail(&self, id: i64, error: &Error) {
         warn!(job = id, code = error.code.number(), error = %error.message, "export failed");
         let recorded = match records::find(&*self.snapshots.kv, id).await {
             Ok(Some(recorded)) if !records::has_ended(&recorded.job) => recorded,
             Ok(_) | Err(_) => return,
+        };
+        let noted = SnapshotExportInfo {
+            reason: error.message.clone(),
+            ..recorded.job.clone()
+        };
+        let Ok(recorded) = self.replace(&recorded, noted).await else {
+            return;
         };
         let job = &recorded.job;
         let request = RemoveBundleRequest {
@@ -195,7 +210,6 @@ impl Bundles {
         }
         let failed = SnapshotExportInfo {
             state: State::Failed.into(),
-            reason: error.message.clone(),
             finished_ms: self.finished(job),
             place: without_secret(job),
             ..job.clone()

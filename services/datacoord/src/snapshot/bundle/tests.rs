@@ -216,6 +216,21 @@ async fn an_export_that_fails_says_why_and_leaves_nothing() {
     );
     assert!(*nodes.removed.lock() && nodes.files.lock().is_empty());
     assert_eq!(failed.place.unwrap().secret_key, "");
+    // One that was cut off while it failed does not come to life again.
+    let id = begin(&bundles).await;
+    let before = records::find(&*world.kv, id).await.unwrap().unwrap();
+    let noted = SnapshotExportInfo {
+        state: State::Executing.into(),
+        reason: "the store is full".to_owned(),
+        ..before.job.clone()
+    };
+    let noted = records::replace(&*world.kv, &before, noted).await;
+    noted.unwrap().unwrap();
+    bundles.execute(id).await;
+    let failed = job(&world, id).await;
+    assert_eq!(failed.state(), State::Failed);
+    assert_eq!(failed.reason, "the store is full");
+    assert!(nodes.info.lock().is_none());
     world.snapshots.drop_snapshot(C, "s1").await.unwrap();
     world.end();
 }
