@@ -7,8 +7,7 @@ use redkite_node::{DiskSpace, DiskUse};
 use redkite_proto::redkite::rootcoord::{
     AllocRequest, AllocResponse, ChangeReplicasRequest, ChangeReplicasResponse, DdlRequest,
     DdlResponse, RestoreBundleRequest, RestoreSnapshotRequest, RestoreSnapshotResponse,
-    ddl_request::Command,
-    root_coord_server::RootCoord,
+    ddl_request::Command, root_coord_server::RootCoord,
 };
 use redkite_rpc::RpcError;
 use redkite_types::{Error, ErrorCode};

@@ -15,8 +15,8 @@ use redkite_proto::{
     convert::schema as convert,
     milvus::milvus::{CreateCollectionRequest, CreatePartitionRequest, DropPartitionRequest},
     redkite::{
-        datacoord::AttachSnapshotRequest,
-        meta::SnapshotManifest,
+        datacoord::{AttachSnapshotRequest, ReadBundleResponse},
+        meta::{BundlePlace, SnapshotManifest},
         rootcoord::{DdlRequest, ddl_request::Command},
     },
 };
@@ -53,6 +53,10 @@ impl Announce for Alone {
         Ok(true)
     }
 
+    async fn tell_query_nodes(&self, _: Revision, _: CollectionId, _: Duration) -> Result<bool> {
+        Ok(true)
+    }
+
     async fn drop_data(&self, _: CollectionId, _: Option<PartitionId>) -> Result<()> {
         Ok(())
     }
@@ -66,6 +70,14 @@ impl Announce for Alone {
     }
 
     async fn snapshot_definition(&self, _: CollectionId, _: &str) -> Result<SnapshotManifest> {
+        Err(Error::internal("no snapshots here"))
+    }
+
+    async fn read_bundle(&self, _: &BundlePlace) -> Result<ReadBundleResponse> {
+        Err(Error::internal("no snapshots here"))
+    }
+
+    async fn copy_bundle(&self, _: AttachSnapshotRequest) -> Result<bool> {
         Err(Error::internal("no snapshots here"))
     }
 

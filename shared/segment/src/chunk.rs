@@ -12,8 +12,7 @@ use parking_lot::Mutex;
 use redkite_expr::ColumnSource;
 use redkite_types::{
     CollectionSchema, Column, ColumnData, FieldId, FieldSchema, PrimaryKey, RowBatch, RowId,
-    SegmentId,
-    Timestamp,
+    SegmentId, Timestamp,
 };
 
 use crate::{

@@ -111,7 +111,7 @@ fn bad_queries_are_refused_with_the_callers_code() {
         (DIM, vec![f32::NAN; 4]),
     ] {
         let mut search = searcher(&schema, Vec::new(), Plan::all());
-        search.queries = Queries::dense(queries, dim);
+        search.queries = redkite_index::Queries::dense(queries, dim);
         let refused = search.search(&segment, &stop).unwrap_err();
         assert_eq!(refused.code(), ErrorCode::InvalidParameter, "{refused}");
         assert!(!refused.retriable());

@@ -339,6 +339,8 @@ fn remove(entry: &CollectionEntry, index: IndexId) -> Txn {
 
 #[cfg(test)]
 mod tests {
+    use redkite_types::DataType;
+
     use super::*;
 
     fn pairs(given: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -350,7 +352,11 @@ mod tests {
 
     #[test]
     fn what_is_left_out_is_filled_in_and_what_is_wrong_is_refused() {
-        let found = canonical(pairs(&[("metric_type", "L2")]), 8).unwrap();
+        let field = FieldSchema {
+            dim: 8,
+            ..FieldSchema::new("vector", DataType::FloatVector)
+        };
+        let found = canonical(pairs(&[("metric_type", "L2")]), &field).unwrap();
         assert_eq!(
             (&*found.index_type, &*found.metric_type),
             ("AUTOINDEX", "L2")
@@ -359,7 +365,7 @@ mod tests {
             ("index_type", "HNSW"),
             ("params", r#"{"M": 8, "efConstruction": 64}"#),
         ];
-        let found = canonical(pairs(&given), 8).unwrap();
+        let found = canonical(pairs(&given), &field).unwrap();
         assert_eq!(
             (&*found.index_type, &*found.metric_type),
             ("HNSW", "COSINE")
@@ -372,7 +378,7 @@ mod tests {
             vec![("index_type", "SCANN"), ("sub_dim", "3")],
             vec![("index_type", "HNSW"), ("metric_type", "HAMMING")],
         ] {
-            let error = canonical(pairs(&wrong), 8).unwrap_err();
+            let error = canonical(pairs(&wrong), &field).unwrap_err();
             assert_eq!(
                 error.code,
                 ErrorCode::InvalidParameter,

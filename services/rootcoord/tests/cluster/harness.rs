@@ -15,8 +15,8 @@ use redkite_config::{ByteSize, HumanDuration};
 use redkite_metastore::{MetaClient, MetaClientOptions, MetaKv as _, Op, Txn, TxnOutcome};
 use redkite_node::{Exposure, NodeContext, NodeOptions, Process};
 use redkite_proto::redkite::{
-    datacoord::AttachSnapshotRequest,
-    meta::{SegmentInfo, SnapshotManifest},
+    datacoord::{AttachSnapshotRequest, ReadBundleResponse},
+    meta::{BundlePlace, SegmentInfo, SnapshotManifest},
     rootcoord::{DdlRequest, ddl_request::Command},
 };
 use redkite_rootcoord::{
@@ -273,7 +273,9 @@ impl Life {
         let host = Host::take_office(replica).await?;
         let context = NodeContext::host(process, host.kv(), host.identity).await?;
         let options = RootCoordOptions::default();
-        start_amid(host, &context, options, self.around).await
+        start_amid(host, &context, options, self.around)
+            .await
+            .map(drop)
     }
 }
 
@@ -285,6 +287,10 @@ struct Obedient {
 #[async_trait]
 impl Announce for Obedient {
     async fn query_nodes(&self, _: Revision, _: CollectionId, _: Duration) -> Result<bool> {
+        Ok(true)
+    }
+
+    async fn tell_query_nodes(&self, _: Revision, _: CollectionId, _: Duration) -> Result<bool> {
         Ok(true)
     }
 
@@ -308,6 +314,14 @@ impl Announce for Obedient {
     }
 
     async fn snapshot_definition(&self, _: CollectionId, _: &str) -> Result<SnapshotManifest> {
+        Err(Error::internal("no snapshots here"))
+    }
+
+    async fn read_bundle(&self, _: &BundlePlace) -> Result<ReadBundleResponse> {
+        Err(Error::internal("no snapshots here"))
+    }
+
+    async fn copy_bundle(&self, _: AttachSnapshotRequest) -> Result<bool> {
         Err(Error::internal("no snapshots here"))
     }
 
