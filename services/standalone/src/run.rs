@@ -75,16 +75,13 @@ pub async fn run(process: Process, config: Config, clients: TcpListener) -> Resu
         let (context, address) = (&context, Exposure::Local.address(role));
         async move { context.office(role, &address).await }
     };
-    let datacoord = async {
-        let fence = office(Role::DataCoord).await?;
-        redkite_datacoord::run::start(&context, config.datacoord, Exposure::Local, fence).await
-    };
     // The nodes come before the coordinators, whose first plan would be made without them.
     tokio::try_join!(
         redkite_datanode::run::start(&context, config.datanode, Exposure::Local),
         redkite_querynode::run::start(&context, config.querynode, Exposure::Local),
-        datacoord,
     )?;
+    let fence = office(Role::DataCoord).await?;
+    redkite_datacoord::run::start(&context, config.datacoord, Exposure::Local, fence).await?;
     let fence = office(Role::QueryCoord).await?;
     let keeper = redkite_querycoord::run::start(&context, Exposure::Local, &fence);
     let proxy = redkite_proxy::run::Config {
