@@ -440,11 +440,17 @@ async fn a_process_that_was_stopped_for_longer_than_its_lease_deletes_and_commit
         world.write(&path).await;
         world.age(&path, Duration::from_secs(2 * 3_600));
     }
-    let take = async |node: u64| {
-        let (kv, address) = (world.kv.clone(), format!("a:{node}"));
-        let (role, ttl) = (Role::DataCoord, Duration::from_millis(300));
-        let taken = Office::take(kv, role, NodeId(node), &address, Timestamp(node), ttl);
-        taken.await.unwrap()
+    let take = |node: u64| {
+        let kv = world.kv.clone();
+        async move {
+            let (role, address, ttl) = (
+                Role::DataCoord,
+                format!("a:{node}"),
+                Duration::from_millis(300),
+            );
+            let taken = Office::take(kv, role, NodeId(node), &address, Timestamp(node), ttl);
+            taken.await.unwrap()
+        }
     };
     // It goes on behind its lease's end, before anybody else has come.
     let first = take(1).await.unwrap().fence;
