@@ -243,7 +243,8 @@ async fn a_hundred_thousand_partitions_are_made_listed_and_read_again() {
     println!("{ONE_BY_ONE} made and half of them dropped in {took:?}");
     assert!(took < ONE_BY_ONE_WITHIN, "{took:?}");
     let all = COLLECTIONS * PARTITIONS + 1 + ONE_BY_ONE / 2;
-    assert_eq!(listed(&life.view(last).await), all);
+    let seen = life.view(last).await;
+    assert_eq!(listed(&seen), all);
 
     // A second process beside it, as a standby that takes over: its view is all that is new.
     let (before, began) = (anonymous_bytes(), Instant::now());

@@ -472,7 +472,8 @@ async fn a_process_that_was_stopped_for_longer_than_its_lease_deletes_and_commit
     let _second = eventually("the office is free", PATIENCE, || take(2)).await;
     let (key, value) = segment(20);
     let txn = Txn::new().then(Op::put(key.clone(), value));
-    let committed = world.gate.commit(first.as_ref(), &[file(&data(20))], txn);
+    let files = [file(&data(20))];
+    let committed = world.gate.commit(first.as_ref(), &files, txn);
     let refused = committed.await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::ServiceNotReady, "{refused}");
     assert!(world.kv.get(&key).await.unwrap().is_none());
