@@ -110,6 +110,8 @@ class Redkite:
 
     def __init__(self, data, folder, index_type, params, settings):
         self.name = f"Redkite {index_type}"
+        if params.get("nbits") == 4:
+            self.name += " 4 bits"
         self.settings, self.folder = settings, folder
         paths = [folder / "base.f32", folder / "queries.f32"]
         for path, values in zip(paths, (data.base, data.queries), strict=True):
@@ -425,9 +427,16 @@ def own(data, folder):
     probes = [{"nprobe": n} for n in PROBES]
     built = [
         ("HNSW", {"M": 16, "efConstruction": 128}, [{"ef": ef} for ef in EFS]),
+        (
+            "HNSW_PQ",
+            {"M": 16, "efConstruction": 128, "m": data.dim // 4},
+            [{"ef": ef} for ef in EFS],
+        ),
+        ("DISKANN", {}, [{"search_list": size} for size in EFS]),
         ("IVF_FLAT", nlist, probes),
         ("IVF_SQ8", nlist, probes),
         ("IVF_PQ", {**nlist, "m": data.dim // 4, "nbits": 8}, probes),
+        ("IVF_PQ", {**nlist, "m": data.dim // 4, "nbits": 4}, probes),
         ("SCANN", nlist, probes),
         ("IVF_RABITQ", nlist, probes),
     ]

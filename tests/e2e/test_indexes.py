@@ -208,6 +208,11 @@ def test_a_filter_does_not_cost_recall(client, name):
 
 BUILT = {
     "HNSW_SQ": ({"M": 16, "efConstruction": 100, "sq_type": "SQ8", "refine": True}, {"ef": 64}),
+    "HNSW_PQ": (
+        {"M": 16, "efConstruction": 100, "m": 8, "nbits": 8, "refine": True, "refine_type": "FP16"},
+        {"ef": 64, "refine_k": 6},
+    ),
+    "DISKANN": ({"max_degree": 24, "search_list_size": 60}, {"search_list": 60}),
     "IVF_FLAT": ({"nlist": 32}, {"nprobe": 16}),
     "IVF_SQ8": ({"nlist": 32}, {"nprobe": 16}),
     "IVF_PQ": ({"nlist": 32, "m": 8, "nbits": 8}, {"nprobe": 16}),
@@ -273,6 +278,16 @@ def test_built_indexes_find_what_exact_search_finds(client, name, index_type, me
         ("SCANN", {"nlist": 8, "sub_dim": 3}, None, "Dimension:8, sub_dim:3"),
         ("HNSW_SQ", {"sq_type": "FP32"}, None, "invalid scalar quantizer type"),
         ("HNSW_SQ", {"sq_type": "BF16"}, None, "sq_type BF16 is not supported"),
+        ("HNSW_PQ", {"m": 3}, None, "of subquantizers (m). Dimension:8, m:3"),
+        ("HNSW_PQ", {"m": 4, "nbits": 25}, None, "param 'nbits' (25) should be in range [1, 24]"),
+        ("HNSW_PQ", {"m": 4, "refine": 1}, None, "should be a boolean"),
+        ("HNSW_PQ", {"m": 4, "refine_type": "INT8"}, None, "invalid refine type : INT8"),
+        ("HNSW_PQ", {"m": 4}, {"ef": 2}, "ef(2) should be larger than k(3)"),
+        ("DISKANN", {"max_degree": 0}, None, "param 'max_degree' (0) should be in range [1, 2048]"),
+        ("DISKANN", {"beamwidth": 8}, None, "unknown parameter 'beamwidth' of index type DISKANN"),
+        ("DISKANN", {}, {"search_list": 2}, "search_list_size(2) should be larger than k(3)"),
+        ("DISKANN", {}, {"search_list": -1}, "param 'search_list_size' (-1) should be in range"),
+        ("DISKANN", {}, {"ef": 9}, "unknown parameter 'ef' of index type DISKANN"),
         ("IVF_SQ8", {"nlist": 8}, {"nprobe": 0}, "param 'nprobe' (0) should be in range"),
         ("IVF_SQ8", {"nlist": 8}, {"ef": 10}, "unknown parameter 'ef' of index type IVF_SQ8"),
     ],

@@ -204,7 +204,8 @@ async fn an_index_finds_the_rows_it_was_built_over() {
         (13, "HNSW_SQ", 2),
         (14, "IVF_FLAT", 2),
         (15, "IVF_SQ8", 2),
-        (16, "SCANN", 2),
+        (16, "SCANN", 3),
+        (17, "DISKANN", 3),
     ] {
         let request = Request::new(fixture.request(build, index_type));
         let built = fixture

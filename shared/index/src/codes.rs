@@ -54,6 +54,30 @@ pub(crate) struct Prepared {
     dots: Vec<i32>,
 }
 
+/// Rows that a walk compares with a query: 8-bit codes, or product-quantised ones.
+pub(crate) trait Comparable {
+    /// A query that was made ready.
+    type Query;
+    /// Appends the key of each listed row to `keys`.
+    fn keys(&self, query: &mut Self::Query, rows: &[u32], keys: &mut Vec<f32>);
+    /// Asks for the cache lines that the key of this row will read.
+    fn prefetch(&self, row: u32);
+}
+
+impl Comparable for Codes {
+    type Query = Prepared;
+
+    #[inline]
+    fn keys(&self, query: &mut Prepared, rows: &[u32], keys: &mut Vec<f32>) {
+        Self::keys(self, query, rows, keys);
+    }
+
+    #[inline]
+    fn prefetch(&self, row: u32) {
+        Self::prefetch(self, row);
+    }
+}
+
 /// A row as its metric compares it: cosine normalises once, here.
 pub(crate) fn normalised(metric: MetricType, row: &[f32], out: &mut [f32]) {
     out.copy_from_slice(row);

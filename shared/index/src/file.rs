@@ -15,14 +15,15 @@
 //! | 48..52 | number of upper levels |
 //! | 52..56 | lists of an inverted index, from version 2 on, else zero |
 //! | 56..60 | bits of a product-quantised code, from version 2 on, else zero |
-//! | 60..64 | zero |
+//! | 60..64 | parts of a product-quantised code of a graph, from version 3 on, else zero |
 //! | 64.. | one entry of 32 bytes a section: kind u32, level u32, CRC32C u32, zero u32, offset u64, length u64 |
 //!
 //! All numbers are little-endian; every section starts on a multiple of 64 bytes, so a mapped file is
 //! used in place. Changing anything here means a new version; the older ones stay readable, and
 //! `tests/golden` keeps one file of each. Version 2 added index types: files of the types of version
 //! 1 (FLAT, HNSW, AUTOINDEX) are still written as such, so that an older build reads them. Version 3
-//! added the indexes of binary and of sparse vectors, in the same way.
+//! adds the indexes of binary and of sparse vectors, HNSW_PQ and DISKANN, whose pages start on a multiple
+//! of 4096, and puts product codes of up to 4 bits (SCANN, IVF_PQ) into blocks of 32 rows.
 
 use std::io::Write;
 
@@ -72,7 +73,9 @@ pub(crate) enum Section {
     Centroids = 11,
     /// `[m, dim / m, 2^nbits]` f32.
     Books = 12,
-    /// `[rows, bytes]` product-quantised codes.
+    /// `[rows, bytes]` product-quantised codes; from version 3 on, those of up to 4 bits as
+    /// `[rows / 32, parts, 16]`: the low half of a byte is the code of one of a block's first 16 rows,
+    /// the high half that of the row 16 further on; parts are padded to a multiple of 4.
     ProductCodes = 13,
     /// `[rows, dim / 8]` signs of rotated rows.
     Signs = 14,
@@ -90,11 +93,30 @@ pub(crate) enum Section {
     SparseValues = 20,
     /// `[dims]` f32, the largest value of each list.
     SparseMaxima = 21,
+    /// `[rows, but 256 at most]` u32, rows at which a walk may begin; DISKANN.
+    Entry = 40,
+    /// Pages of rows with their links; DISKANN.
+    Pages = 41,
 }
+
+impl Section {
+    /// What the section's place in the file is a multiple of.
+    fn alignment(self) -> usize {
+        match self {
+            Self::Pages => PAGE_BYTES,
+            _ => LINE_BYTES,
+        }
+    }
+}
+
+/// What the system reads a mapped file by.
+pub(crate) const PAGE_BYTES: usize = 4096;
 
 /// The fixed part of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Header {
+    /// The version that the file has; a new one has that of its type.
+    pub(crate) version: u32,
     pub(crate) index_type: IndexType,
     pub(crate) metric: MetricType,
     /// Whether rows are 8-bit codes rather than f32.
@@ -107,11 +129,13 @@ pub(crate) struct Header {
     pub(crate) upper_levels: usize,
     pub(crate) nlist: usize,
     pub(crate) nbits: usize,
+    pub(crate) parts: usize,
 }
 
 impl Header {
     pub(crate) fn new(index_type: IndexType, metric: MetricType, dim: usize, rows: usize) -> Self {
         Self {
+            version: index_type.format_version(),
             index_type,
             metric,
             is_sq8: false,
@@ -123,6 +147,7 @@ impl Header {
             upper_levels: 0,
             nlist: 0,
             nbits: 0,
+            parts: 0,
         }
     }
 
@@ -141,6 +166,8 @@ impl Header {
             IndexType::BinIvfFlat => 11,
             IndexType::SparseInverted => 12,
             IndexType::SparseWand => 13,
+            IndexType::HnswPq => 20,
+            IndexType::DiskAnn => 21,
         };
         let metric = match self.metric {
             MetricType::L2 => 1,
@@ -151,7 +178,7 @@ impl Header {
         };
         let mut bytes = Vec::with_capacity(HEADER_BYTES + sections * ENTRY_BYTES);
         bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&self.index_type.format_version().to_le_bytes());
+        bytes.extend_from_slice(&self.version.to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&(sections as u32).to_le_bytes());
         bytes.extend_from_slice(&[index_type, metric, u8::from(self.is_sq8), 0]);
@@ -160,7 +187,7 @@ impl Header {
             bytes.extend_from_slice(&(number as u32).to_le_bytes());
         }
         bytes.extend_from_slice(&self.scale.to_le_bytes());
-        for number in [self.upper_levels, self.nlist, self.nbits] {
+        for number in [self.upper_levels, self.nlist, self.nbits, self.parts] {
             bytes.extend_from_slice(&(number as u32).to_le_bytes());
         }
         bytes.resize(HEADER_BYTES, 0);
@@ -182,6 +209,8 @@ impl Header {
             11 => IndexType::BinIvfFlat,
             12 => IndexType::SparseInverted,
             13 => IndexType::SparseWand,
+            20 => IndexType::HnswPq,
+            21 => IndexType::DiskAnn,
             other => return Err(Error::corrupt(format!("index type {other}"))),
         };
         let metric = match bytes[21] {
@@ -193,6 +222,7 @@ impl Header {
             other => return Err(Error::corrupt(format!("metric {other}"))),
         };
         let header = Self {
+            version: u32_at(bytes, 8),
             index_type,
             metric,
             is_sq8: bytes[22] != 0,
@@ -204,6 +234,7 @@ impl Header {
             upper_levels: u32_at(bytes, 48) as usize,
             nlist: u32_at(bytes, 52) as usize,
             nbits: u32_at(bytes, 56) as usize,
+            parts: u32_at(bytes, 60) as usize,
         };
         let fits_metric = match header.metric {
             MetricType::Hamming | MetricType::Jaccard => index_type.is_binary(),
@@ -313,29 +344,35 @@ pub(crate) fn write(
     out: &mut dyn Write,
 ) -> Result<()> {
     let mut head = header.encode(sections.len());
-    let mut offset = (HEADER_BYTES + sections.len() * ENTRY_BYTES).next_multiple_of(LINE_BYTES);
+    let table_end = HEADER_BYTES + sections.len() * ENTRY_BYTES;
+    let mut offset = table_end;
+    let mut gaps = Vec::with_capacity(sections.len());
     for (kind, level, bytes) in sections {
+        let start = offset.next_multiple_of(kind.alignment());
+        gaps.push(start - offset);
         head.extend_from_slice(&(*kind as u32).to_le_bytes());
         head.extend_from_slice(&(*level as u32).to_le_bytes());
         head.extend_from_slice(&crc32c::crc32c(bytes).to_le_bytes());
         head.extend_from_slice(&[0; 4]);
-        head.extend_from_slice(&(offset as u64).to_le_bytes());
+        head.extend_from_slice(&(start as u64).to_le_bytes());
         head.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-        offset = (offset + bytes.len()).next_multiple_of(LINE_BYTES);
+        offset = start + bytes.len();
     }
     let crc = header_crc(&head).to_le_bytes();
     head[CRC_FIELD].copy_from_slice(&crc);
     let mut put = |bytes: &[u8]| {
-        let padding = bytes.len().next_multiple_of(LINE_BYTES) - bytes.len();
-        out.write_all(bytes)
-            .and_then(|()| out.write_all(&[0; LINE_BYTES][..padding]))
-            .map_err(|source| Error::Io {
-                action: "cannot be written",
-                source,
-            })
+        out.write_all(bytes).map_err(|source| Error::Io {
+            action: "cannot be written",
+            source,
+        })
     };
     put(&head)?;
-    sections.iter().try_for_each(|(_, _, bytes)| put(bytes))
+    for ((_, _, bytes), gap) in sections.iter().zip(gaps) {
+        put(&[0; PAGE_BYTES][..gap])?;
+        put(bytes)?;
+    }
+    // A file ends with a whole line, as it always did.
+    put(&[0; LINE_BYTES][..offset.next_multiple_of(LINE_BYTES) - offset])
 }
 
 /// Checksum of header and table, with the checksum's own field as zero.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use redkite_types::{BitSet, MetricType, StopFlag};
 
 use crate::buffer::AlignedBuffer;
+use crate::diskann::DiskIndex;
 use crate::error::{Error, Result};
 use crate::file::Stored;
 use crate::flat::FlatIndex;
@@ -95,6 +96,11 @@ pub trait VectorIndex: Send + Sync {
     /// Bytes the index holds, mapped ones included, the raw vectors not.
     fn memory_bytes(&self) -> usize;
 
+    /// Bytes that stay in memory when the file is mapped.
+    fn pinned_bytes(&self) -> usize {
+        0
+    }
+
     /// Writes the index file; [`open`] reads it.
     ///
     /// # Errors
@@ -129,7 +135,7 @@ pub fn build(
 ) -> Result<Box<dyn VectorIndex>> {
     Ok(match params.index_type {
         IndexType::Flat => Box::new(FlatIndex::build(params.metric, rows, dim)?),
-        IndexType::Hnsw | IndexType::HnswSq | IndexType::AutoIndex => {
+        IndexType::Hnsw | IndexType::HnswSq | IndexType::HnswPq | IndexType::AutoIndex => {
             Box::new(HnswIndex::build(params, rows, dim, options)?)
         }
         IndexType::IvfFlat
@@ -145,6 +151,7 @@ pub fn build(
                 index_type: params.index_type.name().to_owned(),
             });
         }
+        IndexType::DiskAnn => Box::new(DiskIndex::build(params, rows, dim, options)?),
     })
 }
 
@@ -154,7 +161,7 @@ pub fn build(
 /// # Errors
 /// `Corrupt` (fetch the file again) · `UnsupportedVersion`.
 pub fn open(bytes: Bytes) -> Result<Box<dyn VectorIndex>> {
-    opened(Stored::open(bytes)?)
+    opened(Stored::open(bytes)?, false)
 }
 
 /// As [`open`], for bytes whose checksum as a whole was verified just now: the sections' own are
@@ -163,13 +170,22 @@ pub fn open(bytes: Bytes) -> Result<Box<dyn VectorIndex>> {
 /// # Errors
 /// As [`open`].
 pub fn open_verified(bytes: Bytes) -> Result<Box<dyn VectorIndex>> {
-    opened(Stored::open_verified(bytes)?)
+    opened(Stored::open_verified(bytes)?, false)
 }
 
-pub(crate) fn opened(stored: Stored) -> Result<Box<dyn VectorIndex>> {
+/// As [`open_verified`], for bytes of a mapped file: what every search reads and must not wait for the
+/// disk is copied into memory, [`VectorIndex::pinned_bytes`] in all.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_mapped(bytes: Bytes) -> Result<Box<dyn VectorIndex>> {
+    opened(Stored::open_verified(bytes)?, true)
+}
+
+pub(crate) fn opened(stored: Stored, is_mapped: bool) -> Result<Box<dyn VectorIndex>> {
     Ok(match stored.header.index_type {
         IndexType::Flat => Box::new(FlatIndex::from_stored(stored)?),
-        IndexType::Hnsw | IndexType::HnswSq | IndexType::AutoIndex => {
+        IndexType::Hnsw | IndexType::HnswSq | IndexType::HnswPq | IndexType::AutoIndex => {
             Box::new(HnswIndex::from_stored(stored)?)
         }
         IndexType::IvfFlat
@@ -181,6 +197,7 @@ pub(crate) fn opened(stored: Stored) -> Result<Box<dyn VectorIndex>> {
         | IndexType::BinIvfFlat
         | IndexType::SparseInverted
         | IndexType::SparseWand => return Err(Error::corrupt("no index of dense vectors")),
+        IndexType::DiskAnn => Box::new(DiskIndex::from_stored(stored, is_mapped)?),
     })
 }
 
@@ -216,7 +233,7 @@ pub fn open_file(path: &Path) -> Result<Box<dyn VectorIndex>> {
             action: "cannot be mapped",
             source,
         })?;
-    open(bytes)
+    opened(Stored::open(bytes)?, true)
 }
 
 /// Checks a `[rows, dim]` matrix before building: whole rows, all finite, not too many.

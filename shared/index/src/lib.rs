@@ -13,6 +13,8 @@
 //! | `topk` | the best k of a stream of hits |
 //! | `flat` | exact search, and the brute force used for growing data |
 //! | `hnsw` | the graph: build, search, filters, range search |
+//! | `diskann` | a graph of one level whose rows and links lie in pages of a mapped file |
+//! | `product` | product-quantised codes of single rows, for a walk |
 //! | `ivf` | inverted lists: IVF_FLAT, IVF_SQ8, IVF_PQ, SCANN, IVF_RABITQ |
 //! | `allowed`, `rerank` | what a filter leaves; exact scores of candidates |
 //! | `binary`, `sparse` | indexes of binary and of sparse vectors |
@@ -30,6 +32,7 @@ mod binary;
 mod buffer;
 mod codes;
 mod column;
+mod diskann;
 mod error;
 mod file;
 mod flat;
@@ -38,6 +41,7 @@ mod index;
 mod ivf;
 mod kernel;
 mod params;
+mod product;
 mod random;
 mod raw;
 mod rerank;
@@ -51,12 +55,15 @@ mod topk;
 pub use binary::{BinaryIndex, BinaryParams, BinaryRows};
 pub use buffer::AlignedBuffer;
 pub use column::{ColumnIndex, ColumnIndexParams};
+pub use diskann::DiskIndex;
 pub use error::{Error, Result};
 pub use file::VERSION as FORMAT_VERSION;
 pub use flat::{FlatIndex, scan_range, scan_raw_range, scan_raw_topk, scan_topk};
 pub use hnsw::HnswIndex;
 
-pub use index::{BuildOptions, Hit, VectorIndex, build, load, open, open_file, open_verified};
+pub use index::{
+    BuildOptions, Hit, VectorIndex, build, load, open, open_file, open_mapped, open_verified,
+};
 pub use ivf::IvfIndex;
 pub use kernel::map_file;
 pub use params::{IndexParams, IndexType, RangeBounds, SearchParams};

@@ -43,6 +43,10 @@ pub enum IndexType {
     SparseInverted,
     /// [`IndexType::SparseInverted`], searched by the algorithm WAND.
     SparseWand,
+    /// The graph of [`IndexType::Hnsw`], walked on product-quantised codes.
+    HnswPq,
+    /// A graph whose rows and links lie in pages of a mapped file, with 8-bit codes in memory.
+    DiskAnn,
 }
 
 impl IndexType {
@@ -65,6 +69,8 @@ impl IndexType {
             "BIN_IVF_FLAT" => Ok(Self::BinIvfFlat),
             "SPARSE_INVERTED_INDEX" => Ok(Self::SparseInverted),
             "SPARSE_WAND" => Ok(Self::SparseWand),
+            "HNSW_PQ" => Ok(Self::HnswPq),
+            "DISKANN" => Ok(Self::DiskAnn),
             _ => Err(Error::InvalidIndexType {
                 index_type: name.to_owned(),
             }),
@@ -87,6 +93,8 @@ impl IndexType {
             Self::BinIvfFlat => "BIN_IVF_FLAT",
             Self::SparseInverted => "SPARSE_INVERTED_INDEX",
             Self::SparseWand => "SPARSE_WAND",
+            Self::HnswPq => "HNSW_PQ",
+            Self::DiskAnn => "DISKANN",
         }
     }
 
@@ -94,14 +102,22 @@ impl IndexType {
     pub const fn format_version(self) -> u32 {
         match self {
             Self::Flat | Self::Hnsw | Self::AutoIndex => 1,
-            Self::HnswSq
-            | Self::IvfFlat
-            | Self::IvfSq8
-            | Self::IvfPq
+            Self::HnswSq | Self::IvfFlat | Self::IvfSq8 | Self::IvfRabitq => 2,
+            Self::IvfPq
             | Self::Scann
-            | Self::IvfRabitq => 2,
-            Self::BinFlat | Self::BinIvfFlat | Self::SparseInverted | Self::SparseWand => 3,
+            | Self::HnswPq
+            | Self::DiskAnn
+            | Self::BinFlat
+            | Self::BinIvfFlat
+            | Self::SparseInverted
+            | Self::SparseWand => 3,
         }
+    }
+
+    /// Whether an index of this type is meant to stay on disk: it is mapped when it is loaded,
+    /// whatever is set, and so are the vectors of its field, unless they are set not to be.
+    pub const fn is_on_disk(self) -> bool {
+        matches!(self, Self::DiskAnn)
     }
 
     /// Whether it is for binary vectors.
@@ -120,7 +136,15 @@ impl IndexType {
     }
 
     const fn is_graph(self) -> bool {
-        matches!(self, Self::Hnsw | Self::HnswSq | Self::AutoIndex)
+        matches!(
+            self,
+            Self::Hnsw | Self::HnswSq | Self::HnswPq | Self::AutoIndex
+        )
+    }
+
+    /// Whether a search may say how many candidates are scored exactly, in multiples of the limit.
+    const fn is_refined(self) -> bool {
+        matches!(self, Self::HnswSq | Self::HnswPq | Self::IvfRabitq)
     }
 
     const fn is_ivf(self) -> bool {
@@ -144,13 +168,15 @@ pub struct IndexParams {
     /// How distance is measured.
     pub metric: MetricType,
     /// Links a row keeps on each upper level; twice as many on the lowest. 2 to 2048, 30 if not said.
+    /// Of DISKANN, its `max_degree`: 1 to 2048, 56 if not said.
     pub m: usize,
-    /// Candidates considered for a new row's links. At least 1, 360 if not said.
+    /// Candidates considered for a new row's links. At least 1, 360 if not said. Of DISKANN, its
+    /// `search_list_size`, 100 if not said.
     pub ef_construction: usize,
     /// Inverted lists. 1 to 65536, 128 if not said.
     pub nlist: usize,
     /// Parts into which product quantisation cuts a row, a divisor of the dimension. 1 to 65536, 32
-    /// if not said. 0 for other types than IVF_PQ.
+    /// if not said. 0 for other types than IVF_PQ and HNSW_PQ.
     pub pq_m: usize,
     /// Dimensions of a part of SCANN. 1 to 65536, 2 if not said; 0 for other types.
     pub sub_dim: usize,
@@ -200,6 +226,14 @@ impl IndexParams {
         }
     }
 
+    /// DISKANN with so many links a row and candidates for them.
+    pub fn disk_ann(metric: MetricType, max_degree: usize, search_list_size: usize) -> Self {
+        Self {
+            index_type: IndexType::DiskAnn,
+            ..Self::hnsw(metric, max_degree, search_list_size)
+        }
+    }
+
     /// Our own choice.
     ///
     /// `M` 16 and `efConstruction` 128 reach recall@10 of 0.99 on 100,000 × 384 sentence embeddings
@@ -229,6 +263,13 @@ impl IndexParams {
                 index_type,
                 ..Self::hnsw(metric, 30, 360)
             },
+            IndexType::HnswPq => Self {
+                index_type,
+                pq_m: 32,
+                nbits: 8,
+                ..Self::hnsw(metric, 30, 360)
+            },
+            IndexType::DiskAnn => Self::disk_ann(metric, 56, 100),
             IndexType::IvfFlat
             | IndexType::IvfSq8
             | IndexType::IvfPq
@@ -283,16 +324,18 @@ impl IndexParams {
             Ok(())
         };
         match (self.index_type, key) {
-            (IndexType::Hnsw | IndexType::HnswSq, "M") => put(&mut self.m, 2, 2048),
-            (IndexType::Hnsw | IndexType::HnswSq, "efConstruction") => {
+            (kind, "M") if kind.is_graph() => put(&mut self.m, 2, 2048),
+            (kind, "efConstruction") if kind.is_graph() => {
                 put(&mut self.ef_construction, 1, INT_MAX)
             }
+            (IndexType::DiskAnn, "max_degree") => put(&mut self.m, 1, 2048),
+            (IndexType::DiskAnn, "search_list_size") => put(&mut self.ef_construction, 1, INT_MAX),
             (IndexType::HnswSq, "sq_type") => sq_type(value),
-            (IndexType::HnswSq | IndexType::IvfRabitq, "refine") => boolean(key, value),
-            (IndexType::HnswSq | IndexType::IvfRabitq, "refine_type") => refine_type(value),
+            (kind, "refine") if kind.is_refined() => refine(value),
+            (kind, "refine_type") if kind.is_refined() => refine_type(value),
             (kind, "nlist") if kind.is_ivf() => put(&mut self.nlist, 1, 65_536),
-            (IndexType::IvfPq, "m") => put(&mut self.pq_m, 1, 65_536),
-            (IndexType::IvfPq, "nbits") => {
+            (IndexType::IvfPq | IndexType::HnswPq, "m") => put(&mut self.pq_m, 1, 65_536),
+            (IndexType::IvfPq | IndexType::HnswPq, "nbits") => {
                 put(&mut self.nbits, 1, 24)?;
                 self.check_nbits()
             }
@@ -325,6 +368,10 @@ impl IndexParams {
                 "The dimension of a vector (dim) should be a multiple of the number of \
                  subquantizers (m). Dimension: {dim}, m: {m}"
             ))),
+            IndexType::HnswPq if !dim.is_multiple_of(m) => Err(Error::invalid(format!(
+                "The dimension of the vector (dim) should be a multiple of the number of \
+                 subquantizers (m). Dimension:{dim}, m:{m}"
+            ))),
             IndexType::Scann if !dim.is_multiple_of(sub_dim) => Err(Error::invalid(format!(
                 "The dimension of a vector (dim) should be a multiple of sub_dim. \
                  Dimension:{dim}, sub_dim:{sub_dim}"
@@ -350,7 +397,11 @@ impl IndexParams {
         if self.index_type.is_ivf() {
             in_range("nlist", self.nlist as i64, 1, 65_536)?;
         }
-        if self.index_type == IndexType::IvfPq {
+        if self.index_type == IndexType::DiskAnn {
+            in_range("max_degree", self.m as i64, 1, 2048)?;
+            in_range("search_list_size", self.ef_construction as i64, 1, INT_MAX)?;
+        }
+        if matches!(self.index_type, IndexType::IvfPq | IndexType::HnswPq) {
             in_range("m", self.pq_m as i64, 1, 65_536)?;
             in_range("nbits", self.nbits as i64, 1, 24)?;
             self.check_nbits()?;
@@ -393,8 +444,28 @@ fn sq_type(value: &Value) -> Result<()> {
     }
 }
 
+/// Whether candidates are scored with something finer than the codes. They always are.
+fn refine(value: &Value) -> Result<()> {
+    if is_null(value) {
+        return Ok(());
+    }
+    boolean("refine", value).map_err(|_| {
+        Error::invalid(format!(
+            "Type conflict in json: param 'refine' ({value}) should be a boolean"
+        ))
+    })
+}
+
+/// A null, as clients write it: the default is meant.
+fn is_null(value: &Value) -> bool {
+    value.is_null() || matches!(value.as_str(), Some("None" | "null"))
+}
+
 /// What candidates are scored with. It is always the raw vectors, which is no less exact than any.
 fn refine_type(value: &Value) -> Result<()> {
+    if is_null(value) {
+        return Ok(());
+    }
     let name = value.as_str().unwrap_or_default();
     match name.to_ascii_lowercase().as_str() {
         "sq4u" | "sq6" | "sq8" | "fp16" | "bf16" | "fp32" | "flat" => Ok(()),
@@ -418,14 +489,17 @@ pub struct SearchParams {
     pub max_empty_buckets: Option<usize>,
     /// Candidates of SCANN scored exactly, at least `k`; 10 `k` if not said.
     pub reorder_k: Option<usize>,
-    /// Candidates of HNSW_SQ and IVF_RABITQ scored exactly, in multiples of `k`. At least 1; 10 for
-    /// IVF_RABITQ if not said.
+    /// Candidates of HNSW_SQ, HNSW_PQ and IVF_RABITQ scored exactly, in multiples of `k`. At least 1.
+    /// If not said, 10 for IVF_RABITQ, and all candidates of HNSW_PQ.
     pub refine_k: Option<f32>,
     /// Bits to which IVF_RABITQ rounds a query's values; 0, which is also the default, for none.
     pub query_bits: Option<usize>,
     /// Part of a sparse query's values, the smallest ones, that need not be looked at to find
     /// candidates; at least 0, below 1.
     pub drop_ratio: Option<f32>,
+    /// Candidates of DISKANN, all of which are scored exactly; at least `k`. The larger of 16 and `k`
+    /// if not said.
+    pub search_list: Option<usize>,
     /// The range, if one was asked for.
     pub range: Option<RangeBounds>,
 }
@@ -491,6 +565,9 @@ impl RangeBounds {
     }
 }
 
+/// Candidates of DISKANN when nothing is said.
+const DEFAULT_SEARCH_LIST: usize = 16;
+
 /// Effort of AUTOINDEX when no level is given, and of HNSW when no `ef` is.
 const DEFAULT_LEVEL: u8 = 3;
 
@@ -505,10 +582,10 @@ impl SearchParams {
 
     /// Parses what a client sends as search parameters of an index of this type.
     ///
-    /// HNSW and HNSW_SQ take `ef`, the latter `refine_k`; the inverted indexes `nprobe` and
-    /// `max_empty_result_buckets`, SCANN `reorder_k`, IVF_RABITQ `refine_k` and `rbq_bits_query`; AUTOINDEX takes `level` and `ef`; all take
-    /// `radius` and `range_filter`. FLAT
-    /// and AUTOINDEX also accept the effort parameters of other index types (`nprobe`,
+    /// HNSW, HNSW_SQ and HNSW_PQ take `ef`, the latter two `refine_k`; the inverted indexes `nprobe`
+    /// and `max_empty_result_buckets`, SCANN `reorder_k`, IVF_RABITQ `refine_k` and
+    /// `rbq_bits_query`; DISKANN takes `search_list`, or `search_list_size`; AUTOINDEX takes `level`
+    /// and `ef`; all take `radius` and `range_filter`. FLAT and AUTOINDEX also accept the effort parameters of other index types (`nprobe`,
     /// `search_list`, ...): they ask for at least so much effort of an index that is not there, and
     /// an exact or self-chosen search gives it.
     ///
@@ -526,10 +603,14 @@ impl SearchParams {
                 ("ef", IndexType::Flat | IndexType::BinFlat) => {
                     search_integer(key, value, 1, INT_MAX)?;
                 }
-                ("ef", IndexType::Hnsw | IndexType::HnswSq | IndexType::AutoIndex) => {
+                ("ef", kind) if kind.is_graph() => {
                     parsed.ef = Some(search_integer(key, value, 1, INT_MAX)? as usize);
                 }
-                ("refine_k", IndexType::HnswSq | IndexType::IvfRabitq) => {
+                ("search_list" | "search_list_size", IndexType::DiskAnn) => {
+                    let number = search_integer("search_list_size", value, 1, INT_MAX)?;
+                    parsed.search_list = Some(number as usize);
+                }
+                ("refine_k", kind) if kind.is_refined() => {
                     parsed.refine_k = Some(refine_k(key, value)?);
                 }
                 ("rbq_bits_query", IndexType::IvfRabitq) => {
@@ -587,6 +668,20 @@ impl SearchParams {
                 "reorder_k({reorder_k}) should be larger than k({k})"
             ))),
             _ => Ok(()),
+        }
+    }
+
+    /// Candidates of DISKANN for `k` results.
+    ///
+    /// # Errors
+    /// `InvalidParameter` when an explicit `search_list` is smaller than `k`.
+    pub(crate) fn search_list_size(&self, k: usize) -> Result<usize> {
+        match self.search_list {
+            Some(size) if size < k => Err(Error::invalid(format!(
+                "search_list_size({size}) should be larger than k({k})"
+            ))),
+            Some(size) => Ok(size),
+            None => Ok(k.max(DEFAULT_SEARCH_LIST)),
         }
     }
 
@@ -871,7 +966,11 @@ mod tests {
                 json!({"sq_type": "SQ6"}),
                 "sq_type SQ6 is not supported",
             ),
-            ("HNSW_SQ", json!({"refine": 1}), "invalid refine value"),
+            (
+                "HNSW_SQ",
+                json!({"refine": 1}),
+                "param 'refine' (1) should be a boolean",
+            ),
             (
                 "HNSW_SQ",
                 json!({"refine_type": "INT8"}),

@@ -6,7 +6,7 @@ use crate::topk::TopK;
 use redkite_types::MetricType;
 
 /// Cache lines of a raw row fetched ahead; the processor follows on by itself.
-const RAW_LINES_AHEAD: usize = 4;
+pub(crate) const RAW_LINES_AHEAD: usize = 4;
 
 /// Asks for the start of a raw row.
 #[inline]

@@ -48,6 +48,16 @@ impl TopK {
         worst.map(|packed| unpack(*packed).0)
     }
 
+    /// A key above this one would not be kept.
+    #[inline]
+    pub(crate) fn limit(&self) -> f32 {
+        if self.heap.len() < self.k {
+            return f32::INFINITY;
+        }
+        let worst = self.heap.first();
+        worst.map_or(f32::NEG_INFINITY, |packed| unpack(*packed).0)
+    }
+
     /// Appends the kept hits to `out`, best first, and forgets them.
     pub(crate) fn drain_into(&mut self, metric: MetricType, out: &mut Vec<Hit>) {
         self.heap.sort_unstable();

@@ -14,6 +14,15 @@ use redkite_types::StopFlag;
 const DIM: usize = 20;
 const ROWS: usize = 300;
 
+/// Rows of the files of version 3, which are kept small: two pages of DISKANN, and two lists that meet
+/// within a block of the others.
+fn few_rows(index_type: IndexType) -> usize {
+    match index_type {
+        IndexType::DiskAnn => 70,
+        _ => 100,
+    }
+}
+
 /// Small integers, so that every processor computes the same bits.
 fn rows() -> Vec<f32> {
     let mix = |i: usize| {
@@ -31,18 +40,18 @@ fn bytes_of(index: &dyn VectorIndex) -> Vec<u8> {
 }
 
 fn check(index: &dyn VectorIndex) {
-    check_type(index, IndexType::Hnsw);
+    check_type(index, IndexType::Hnsw, ROWS);
 }
 
-fn check_type(index: &dyn VectorIndex, index_type: IndexType) {
-    assert_eq!((index.len(), index.dim()), (ROWS, DIM));
+fn check_type(index: &dyn VectorIndex, index_type: IndexType, rows_in_it: usize) {
+    assert_eq!((index.len(), index.dim()), (rows_in_it, DIM));
     assert_eq!(
         (index.metric(), index.index_type()),
         (MetricType::L2, index_type)
     );
     let values = rows();
     let raw = RawSlice::new(&values, DIM).unwrap();
-    for row in [0, 7, 299] {
+    for row in [0, 7, rows_in_it - 1] {
         let (params, stop, mut hits) = (SearchParams::default(), StopFlag::new(), Vec::new());
         let query = &values[row * DIM..][..DIM];
         index
@@ -74,6 +83,34 @@ const VERSION_2: [(IndexType, &[u8]); 6] = [
     (IndexType::Scann, include_bytes!("golden/scann_v2.rkindex")),
 ];
 
+/// What version 3 added or laid out anew, and the files.
+const VERSION_3: [(IndexType, &[u8]); 4] = [
+    (IndexType::IvfPq, include_bytes!("golden/ivf_pq_v3.rkindex")),
+    (IndexType::Scann, include_bytes!("golden/scann_v3.rkindex")),
+    (
+        IndexType::HnswPq,
+        include_bytes!("golden/hnsw_pq_v3.rkindex"),
+    ),
+    (
+        IndexType::DiskAnn,
+        include_bytes!("golden/diskann_v3.rkindex"),
+    ),
+];
+
+/// What the files of version 3 are built with.
+fn params_3(index_type: IndexType) -> IndexParams {
+    let mut params = match index_type {
+        IndexType::DiskAnn => IndexParams::disk_ann(MetricType::L2, 6, 12),
+        IndexType::HnswPq => IndexParams::hnsw(MetricType::L2, 4, 20),
+        _ => IndexParams::ivf(index_type, MetricType::L2, 2),
+    };
+    params.index_type = index_type;
+    if matches!(index_type, IndexType::IvfPq | IndexType::HnswPq) {
+        (params.pq_m, params.nbits) = (5, 4);
+    }
+    params
+}
+
 /// Writes the files of the current version, for the day a new version is made:
 /// `cargo nextest run -p redkite-index --run-ignored only`.
 #[test]
@@ -86,23 +123,54 @@ fn write_the_golden_files() {
         progress: None,
         stop: &stop,
     };
-    let write = |params: &IndexParams, version: u32| {
-        let index = build(params, &rows(), DIM, &options).unwrap();
+    let write = |params: &IndexParams, rows: &[f32]| {
+        let index = build(params, rows, DIM, &options).unwrap();
         let name = params.index_type.name().to_ascii_lowercase();
+        let version = params.index_type.format_version();
         let path = format!("tests/golden/{name}_v{version}.rkindex");
         std::fs::write(path, bytes_of(index.as_ref())).unwrap();
     };
-    let hnsw = IndexParams::hnsw(MetricType::L2, 4, 20);
-    write(&hnsw, 1);
+    let rows = rows();
+    write(&IndexParams::hnsw(MetricType::L2, 4, 20), &rows);
     for (index_type, _) in VERSION_2 {
         let mut params = IndexParams::ivf(index_type, MetricType::L2, 6);
         if index_type == IndexType::HnswSq {
             (params.m, params.ef_construction) = (4, 20);
         }
-        if index_type == IndexType::IvfPq {
-            (params.pq_m, params.nbits) = (5, 6);
+        // Others are no longer written as version 2.
+        if index_type.format_version() == 2 {
+            write(&params, &rows);
         }
-        write(&params, 2);
+    }
+    for (index_type, _) in VERSION_3 {
+        write(&params_3(index_type), &rows[..few_rows(index_type) * DIM]);
+    }
+}
+
+#[test]
+fn version_3_is_read_and_written_back_unchanged() {
+    let stop = StopFlag::new();
+    let options = BuildOptions {
+        threads: 1,
+        seed: 1,
+        progress: None,
+        stop: &stop,
+    };
+    for (index_type, golden) in VERSION_3 {
+        assert_eq!((golden[8], index_type.format_version()), (3, 3));
+        assert!(golden.len() < 20_000, "{}", golden.len());
+        let index = open(golden.to_vec().into()).unwrap();
+        let few = few_rows(index_type);
+        check_type(index.as_ref(), index_type, few);
+        assert!(
+            bytes_of(index.as_ref()) == golden,
+            "the format of {} changed without a new version",
+            index_type.name()
+        );
+        let rows = &rows()[..few * DIM];
+        let built = build(&params_3(index_type), rows, DIM, &options).unwrap();
+        check_type(built.as_ref(), index_type, few);
+        assert_eq!(bytes_of(built.as_ref()).len(), golden.len());
     }
 }
 
@@ -111,7 +179,7 @@ fn version_2_is_read_and_written_back_unchanged() {
     for (index_type, golden) in VERSION_2 {
         assert_eq!(golden[8], 2);
         let index = open(golden.to_vec().into()).unwrap();
-        check_type(index.as_ref(), index_type);
+        check_type(index.as_ref(), index_type, ROWS);
         assert!(
             bytes_of(index.as_ref()) == golden,
             "the format of {} changed without a new version",
@@ -148,7 +216,8 @@ fn a_mapped_file_answers_after_it_was_unlinked() {
 #[test]
 fn a_newer_version_is_refused_by_name() {
     let mut newer = include_bytes!("golden/hnsw_v1.rkindex").to_vec();
-    newer[8] = 4;
+    newer[8] = redkite_index::FORMAT_VERSION as u8 + 1;
     let message = open(newer.into()).err().unwrap().to_string();
-    assert!(message.contains("version 4"), "{message}");
+    let named = format!("version {}", redkite_index::FORMAT_VERSION + 1);
+    assert!(message.contains(&named), "{message}");
 }

@@ -118,7 +118,7 @@ impl SealedSegment {
         Ok(Arc::new(with))
     }
 
-    /// As [`SealedSegment::with_index`], for an index that is mapped and takes no memory of its own.
+    /// As [`SealedSegment::with_index`], for an index that is mapped and takes no memory but for what it pins.
     ///
     /// # Errors
     /// As [`SealedSegment::with_index`].
@@ -208,9 +208,12 @@ impl SealedSegment {
     /// Memory taken, in bytes: columns, key order, deletes and indexes; what is mapped does not
     /// count.
     pub fn memory_bytes(&self) -> usize {
-        let in_memory = self.indexes.iter();
-        let in_memory = in_memory.filter(|(field, _)| !self.mapped.contains(field));
-        let indexes: usize = in_memory.map(|(_, index)| index.memory_bytes()).sum();
+        let indexes = self.indexes.iter();
+        let indexes = indexes.map(|(field, index)| match self.mapped.contains(field) {
+            true => index.pinned_bytes(),
+            false => index.memory_bytes(),
+        });
+        let indexes: usize = indexes.sum();
         self.chunk[0].memory_bytes() + self.deletes.memory_bytes() + indexes
     }
 }

@@ -378,7 +378,10 @@ async fn open_index(
     let checked = read_checked(store, &entry, mapped).await;
     let checked = checked.map_err(|error| Error::from_coded(&error))?;
     let is_mapped = checked.is_mapped;
-    let open = move || ColumnIndex::open_verified(checked.bytes);
+    let open = move || match is_mapped {
+        true => ColumnIndex::open_mapped(checked.bytes),
+        false => ColumnIndex::open_verified(checked.bytes),
+    };
     match tokio::task::spawn_blocking(open).await {
         Ok(Ok(index)) => Ok(OpenIndex {
             index: Arc::new(index),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use redkite_index::IndexType;
 use redkite_proto::redkite::meta::IndexInfo;
 use redkite_types::{CollectionSchema, FieldId};
 
@@ -18,22 +19,29 @@ pub(crate) struct Mapping {
 
 impl Mapping {
     /// A field's or an index's own setting counts before the collection's, and that before the
-    /// node's.
+    /// node's. An index that is meant to stay on disk is always mapped, and so are the vectors of its
+    /// field when nothing is set: it never looks at them.
     pub(crate) fn new(
         schema: &CollectionSchema,
         properties: &[(String, String)],
         indexes: &HashMap<FieldId, IndexInfo>,
         node: bool,
     ) -> Self {
-        let collection = setting(pairs(properties)).unwrap_or(node);
+        let collection = setting(pairs(properties));
+        let is_on_disk = |index: &IndexInfo| {
+            IndexType::parse(&index.index_type).is_ok_and(IndexType::is_on_disk)
+        };
         let columns = schema.fields.iter();
         let columns = columns
-            .filter(|field| setting(pairs(&field.type_params)).unwrap_or(collection))
+            .filter(|field| {
+                let set = setting(pairs(&field.type_params)).or(collection);
+                set.unwrap_or(node || indexes.get(&field.id).is_some_and(is_on_disk))
+            })
             .map(|field| field.id);
         let is_mapped = |index: &IndexInfo| {
             let params = index.params.iter();
             let params = params.map(|pair| (pair.key.as_str(), pair.value.as_str()));
-            setting(params).unwrap_or(collection)
+            is_on_disk(index) || setting(params).or(collection).unwrap_or(node)
         };
         let indexes = indexes.iter().filter(|(_, index)| is_mapped(index));
         Self {
@@ -110,5 +118,30 @@ mod tests {
         assert_eq!(all(&[(KEY, "true")], false), [1, 2]);
         assert_eq!(all(&[(KEY, "false")], true), [2]);
         assert_eq!(all(&[("other", "true")], false), [2]);
+    }
+
+    #[test]
+    fn an_index_on_disk_is_mapped_whatever_is_set_and_its_vectors_unless_they_are_not_to_be() {
+        let schema = CollectionSchema {
+            fields: vec![field(1, None), field(2, Some("false")), field(3, None)],
+            ..CollectionSchema::default()
+        };
+        let index = |index_type: &str| IndexInfo {
+            index_type: index_type.to_owned(),
+            params: vec![kv::pair(KEY, "false")],
+            ..IndexInfo::default()
+        };
+        let indexes = HashMap::from([
+            (FieldId(1), index("DISKANN")),
+            (FieldId(2), index("DISKANN")),
+            (FieldId(3), index("HNSW")),
+        ]);
+        let off = [(KEY.to_owned(), "false".to_owned())];
+        for (properties, columns) in [(&[][..], &[FieldId(1)][..]), (&off[..], &[][..])] {
+            let mapping = Mapping::new(&schema, properties, &indexes, false);
+            let columns: BTreeSet<FieldId> = columns.iter().copied().collect();
+            assert_eq!(mapping.columns, columns);
+            assert_eq!(mapping.indexes, BTreeSet::from([FieldId(1), FieldId(2)]));
+        }
     }
 }

@@ -20,13 +20,7 @@ use crate::{
 };
 
 /// Index types of Milvus that are not built here, and are for dense vectors of floats only.
-const FLOAT_ONLY: [&str; 5] = [
-    "DISKANN",
-    "GPU_CAGRA",
-    "GPU_IVF_FLAT",
-    "GPU_IVF_PQ",
-    "GPU_BRUTE_FORCE",
-];
+const FLOAT_ONLY: [&str; 4] = ["GPU_CAGRA", "GPU_IVF_FLAT", "GPU_IVF_PQ", "GPU_BRUTE_FORCE"];
 
 /// What to build over a vector column.
 #[derive(Clone, Debug, PartialEq)]
@@ -224,7 +218,7 @@ impl ColumnIndex {
     /// # Errors
     /// As [`crate::open`].
     pub fn open(bytes: Bytes) -> Result<Self> {
-        Self::opened(Stored::open(bytes)?)
+        Self::opened(Stored::open(bytes)?, false)
     }
 
     /// As [`ColumnIndex::open`], for bytes whose checksum as a whole was verified just now.
@@ -232,17 +226,25 @@ impl ColumnIndex {
     /// # Errors
     /// As [`crate::open`].
     pub fn open_verified(bytes: Bytes) -> Result<Self> {
-        Self::opened(Stored::open_verified(bytes)?)
+        Self::opened(Stored::open_verified(bytes)?, false)
     }
 
-    fn opened(stored: Stored) -> Result<Self> {
+    /// As [`crate::open_mapped`].
+    ///
+    /// # Errors
+    /// As [`crate::open`].
+    pub fn open_mapped(bytes: Bytes) -> Result<Self> {
+        Self::opened(Stored::open_verified(bytes)?, true)
+    }
+
+    fn opened(stored: Stored, is_mapped: bool) -> Result<Self> {
         let index_type = stored.header.index_type;
         if index_type.is_binary() {
             BinaryIndex::from_stored(stored).map(Self::Binary)
         } else if index_type.is_sparse() {
             SparseIndex::from_stored(stored).map(Self::Sparse)
         } else {
-            opened(stored).map(Self::Dense)
+            opened(stored, is_mapped).map(Self::Dense)
         }
     }
 
@@ -286,6 +288,14 @@ impl ColumnIndex {
                 index.search(query, params, allow, k, stop, out)
             }
             (Self::Dense(_) | Self::Binary(_) | Self::Sparse(_), _, _) => Err(other_kind()),
+        }
+    }
+
+    /// As [`VectorIndex::pinned_bytes`].
+    pub fn pinned_bytes(&self) -> usize {
+        match self {
+            Self::Dense(index) => index.pinned_bytes(),
+            Self::Binary(_) | Self::Sparse(_) => 0,
         }
     }
 

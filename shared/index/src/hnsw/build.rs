@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::graph::{LINE_LINKS, Layer, Level, NO_LINK, link_stride, max_links};
 use super::scratch::Walk;
@@ -28,10 +28,10 @@ const LOCKS: usize = 1024;
 
 /// Rows inserted before threads are started: in a graph of a few rows they would be in each
 /// other's way, and not see each other.
-const SERIAL_ROWS: usize = 1000;
+pub(crate) const SERIAL_ROWS: usize = 1000;
 
 /// Rows that a thread takes at once.
-const CHUNK_ROWS: usize = 16;
+pub(crate) const CHUNK_ROWS: usize = 16;
 
 /// Draws the level of each row: geometric, a fraction `1 / m` of a level reaches the next.
 fn draw_levels(rows: usize, m: usize, seed: u64) -> Vec<u8> {
@@ -51,18 +51,23 @@ fn draw_levels(rows: usize, m: usize, seed: u64) -> Vec<u8> {
 struct LinkLine([AtomicU32; LINE_LINKS]);
 
 /// One level under construction.
-struct BuildLevel {
+pub(crate) struct BuildLevel {
     lines: Vec<LinkLine>,
     locks: Vec<Mutex<()>>,
     stride: usize,
-    max_links: usize,
+    pub(crate) max_links: usize,
     nodes: usize,
     node_rows: Vec<u32>,
     node_below: Vec<u32>,
 }
 
 impl BuildLevel {
-    fn new(nodes: usize, max_links: usize, node_rows: Vec<u32>, node_below: Vec<u32>) -> Self {
+    pub(crate) fn new(
+        nodes: usize,
+        max_links: usize,
+        node_rows: Vec<u32>,
+        node_below: Vec<u32>,
+    ) -> Self {
         let stride = link_stride(max_links);
         let empty = || LinkLine(std::array::from_fn(|_| AtomicU32::new(NO_LINK)));
         Self {
@@ -92,8 +97,13 @@ impl BuildLevel {
             .take(self.max_links)
     }
 
+    /// Locks a node's list for changes.
+    pub(crate) fn lock(&self, node: u32) -> MutexGuard<'_, ()> {
+        self.locks[node as usize % LOCKS].lock()
+    }
+
     /// Replaces a node's list.
-    fn store(&self, node: u32, links: impl Iterator<Item = u32>) {
+    pub(crate) fn store(&self, node: u32, links: impl Iterator<Item = u32>) {
         let links = links.chain(std::iter::repeat(NO_LINK));
         for (slot, link) in self.slots(node).zip(links) {
             slot.store(link, Ordering::Relaxed);
@@ -101,7 +111,7 @@ impl BuildLevel {
     }
 
     /// Adds one link to a list that is not full; whether that was so.
-    fn append(&self, node: u32, link: u32) -> bool {
+    pub(crate) fn append(&self, node: u32, link: u32) -> bool {
         let free = self
             .slots(node)
             .find(|slot| slot.load(Ordering::Relaxed) == NO_LINK);
@@ -150,9 +160,9 @@ impl Layer for BuildLevel {
 
 /// A candidate for a link.
 #[derive(Clone, Copy)]
-struct Candidate {
-    key: f32,
-    node: u32,
+pub(crate) struct Candidate {
+    pub(crate) key: f32,
+    pub(crate) node: u32,
 }
 
 /// Buffers of one building thread.
@@ -360,7 +370,7 @@ impl Builder<'_> {
             _ => layer.node_rows.partition_point(|other| *other < row) as u32,
         };
         {
-            let _lock = layer.locks[node as usize % LOCKS].lock();
+            let _lock = layer.lock(node);
             layer.store(node, chosen.iter().map(|candidate| candidate.node));
         }
         for candidate in chosen {
@@ -378,7 +388,7 @@ impl Builder<'_> {
 
     /// Adds a link to a node; a full list is chosen anew.
     fn link_back(&self, layer: &BuildLevel, node: u32, link: Candidate, worker: &mut Worker) {
-        let _lock = layer.locks[node as usize % LOCKS].lock();
+        let _lock = layer.lock(node);
         if layer.append(node, link.node) {
             return;
         }

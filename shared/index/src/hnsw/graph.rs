@@ -10,13 +10,13 @@ use crate::error::{Error, Result};
 use crate::kernel::{LINE_BYTES, prefetch};
 
 /// Ends a list of links that is not full.
-pub(super) const NO_LINK: u32 = u32::MAX;
+pub(crate) const NO_LINK: u32 = u32::MAX;
 
 /// Links in one cache line.
 pub(super) const LINE_LINKS: usize = LINE_BYTES / 4;
 
 /// A level of a graph that can be walked.
-pub(super) trait Layer {
+pub(crate) trait Layer {
     /// Number of nodes.
     fn nodes(&self) -> usize;
     /// Replaces `out` by the neighbours of a node.

@@ -1,21 +1,24 @@
-//! Hierarchical navigable small-world graph, walked on 8-bit codes, answered in exact scores.
+//! Hierarchical navigable small-world graph, walked on 8-bit or product-quantised codes, answered in
+//! exact scores.
 //!
 //! # Source
 //! Malkov & Yashunin 2016.
 
-mod build;
-mod graph;
-mod scratch;
+pub(crate) mod build;
+pub(crate) mod find;
+pub(crate) mod graph;
+pub(crate) mod scratch;
 mod search;
 #[cfg(test)]
 mod tests;
-mod walk;
+pub(crate) mod walk;
 
 use std::io::Write;
 
 use bytes::Bytes;
 use redkite_types::{BitSet, MetricType};
 
+use self::find::Find as _;
 use self::graph::{Level, LevelView, link_stride, max_links};
 use self::scratch::{MAX_NODES, with_scratch};
 use crate::allowed::Allowed;
@@ -25,15 +28,37 @@ use crate::error::{Error, Result};
 use crate::file::{Header, Section, Stored};
 use crate::flat::{inverse_norms, norm_section};
 use crate::index::{BuildOptions, Hit, VectorIndex, check_matrix, check_raw};
+use crate::ivf::Shape;
 use crate::params::{IndexParams, IndexType, SearchParams};
+use crate::product::ProductRows;
 use crate::raw::{RawVectors, check_query};
 use crate::sq8::Quantizer;
 use redkite_types::StopFlag;
 
+/// What the graph is walked on.
+enum Rows {
+    /// One byte a dimension, or f32 where that is no larger.
+    Scalar(Codes),
+    /// Product-quantised codes.
+    Product(ProductRows),
+}
+
+impl Rows {
+    fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Scalar(codes) => codes.memory_bytes(),
+            Self::Product(codes) => codes.pq.memory_bytes(),
+        }
+    }
+}
+
 /// A graph over the codes of one segment's vectors.
 pub struct HnswIndex {
     index_type: IndexType,
-    codes: Codes,
+    metric: MetricType,
+    dim: usize,
+    rows: usize,
+    codes: Rows,
     /// `[rows]` f32 for cosine, else empty.
     inverse_norms: Bytes,
     /// Lowest first. The walk starts at node 0 of the last.
@@ -54,13 +79,30 @@ impl HnswIndex {
         options: &BuildOptions<'_>,
     ) -> Result<Self> {
         params.validate()?;
-        check_matrix(rows, dim, MAX_NODES)?;
+        params.check_dim(dim)?;
+        let count = check_matrix(rows, dim, MAX_NODES)?;
         options.stop.check()?;
         let mut codes = Codes::encode(params.metric, dim, rows);
         let levels = build::build_levels(&codes, params.m, params.ef_construction, options)?;
         codes.finish();
+        let codes = if params.index_type == IndexType::HnswPq {
+            // The graph is built on 8 bits a dimension: better links cost a walk nothing.
+            drop(codes);
+            let shape = Shape {
+                dim,
+                m: params.pq_m,
+                nbits: params.nbits,
+            };
+            let (seed, stop) = (options.seed, options.stop);
+            Rows::Product(ProductRows::build(params.metric, shape, rows, seed, stop)?)
+        } else {
+            Rows::Scalar(codes)
+        };
         Ok(Self {
             index_type: params.index_type,
+            metric: params.metric,
+            dim,
+            rows: count,
             inverse_norms: inverse_norms(params.metric, rows, dim),
             codes,
             levels,
@@ -75,10 +117,22 @@ impl HnswIndex {
             return Err(Error::corrupt("graph shape"));
         }
         let inverse_norms = norm_section(&mut stored)?;
-        let codes = stored_codes(&header, &mut stored)?;
+        let codes = if header.index_type == IndexType::HnswPq {
+            let shape = Shape {
+                dim: header.dim,
+                m: header.parts,
+                nbits: header.nbits,
+            };
+            Rows::Product(ProductRows::from_stored(shape, &mut stored)?)
+        } else {
+            Rows::Scalar(stored_codes(&header, &mut stored)?)
+        };
         let levels = stored_levels(&header, &mut stored)?;
         Ok(Self {
             index_type: header.index_type,
+            metric: header.metric,
+            dim: header.dim,
+            rows: header.rows,
             codes,
             inverse_norms,
             levels,
@@ -92,14 +146,14 @@ impl HnswIndex {
     }
 
     fn check(&self, query: &[f32], raw: &dyn RawVectors, stop: &StopFlag) -> Result<()> {
-        check_query(query, self.codes.dim)?;
-        check_raw(raw, self.codes.rows, self.codes.dim)?;
+        check_query(query, self.dim)?;
+        check_raw(raw, self.rows, self.dim)?;
         Ok(stop.check()?)
     }
 }
 
 /// Reads the rows out of a file.
-fn stored_codes(header: &Header, stored: &mut Stored) -> Result<Codes> {
+pub(crate) fn stored_codes(header: &Header, stored: &mut Stored) -> Result<Codes> {
     let Header {
         rows, dim, metric, ..
     } = *header;
@@ -168,7 +222,7 @@ impl VectorIndex for HnswIndex {
     ) -> Result<()> {
         self.check(query, raw, stop)?;
         params.pool_size(k)?;
-        let allowed = Allowed::of(allow, self.codes.rows);
+        let allowed = Allowed::of(allow, self.rows);
         if k == 0 || allowed.count == 0 {
             return Ok(());
         }
@@ -185,29 +239,29 @@ impl VectorIndex for HnswIndex {
         stop: &StopFlag,
         out: &mut Vec<Hit>,
     ) -> Result<()> {
-        let range = params.required_range(self.codes.metric)?;
+        let range = params.required_range(self.metric)?;
         self.check(query, raw, stop)?;
-        let allowed = Allowed::of(allow, self.codes.rows);
+        let allowed = Allowed::of(allow, self.rows);
         if limit == 0 || allowed.count == 0 {
             return Ok(());
         }
         with_scratch(|scratch| {
             self.within(
-                query, raw, params, range, allowed, limit, stop, scratch, out,
+                query, raw, params.ef, range, allowed, limit, stop, scratch, out,
             )
         })
     }
 
     fn len(&self) -> usize {
-        self.codes.rows
+        self.rows
     }
 
     fn dim(&self) -> usize {
-        self.codes.dim
+        self.dim
     }
 
     fn metric(&self) -> MetricType {
-        self.codes.metric
+        self.metric
     }
 
     fn index_type(&self) -> IndexType {
@@ -220,32 +274,41 @@ impl VectorIndex for HnswIndex {
     }
 
     fn write(&self, out: &mut dyn Write) -> Result<()> {
-        let mut header = Header::new(
-            self.index_type,
-            self.codes.metric,
-            self.codes.dim,
-            self.codes.rows,
-        );
+        let mut header = Header::new(self.index_type, self.metric, self.dim, self.rows);
         header.m = self.m;
         header.ef_construction = self.ef_construction;
         header.upper_levels = self.levels.len() - 1;
-        let mut mean = Bytes::new();
-        if let Encoding::Sq8(quantizer) = &self.codes.encoding {
-            header.is_sq8 = true;
-            header.scale = quantizer.scale;
-            mean = aligned_copy(&quantizer.mean);
+        let mut sections = vec![(Section::InverseNorms, 0, self.inverse_norms.clone())];
+        match &self.codes {
+            Rows::Scalar(codes) => sections.extend(scalar_sections(codes, &mut header)),
+            Rows::Product(codes) => {
+                header.parts = codes.pq.shape.m;
+                header.nbits = codes.pq.shape.nbits;
+                sections.extend(codes.pq.sections());
+            }
         }
-        let mut sections = vec![(Section::InverseNorms, 0, &self.inverse_norms[..])];
-        if header.is_sq8 {
-            sections.push((Section::Mean, 0, &mean));
-        }
-        sections.push((Section::Codes, 0, &self.codes.data));
-        sections.push((Section::Add, 0, &self.codes.add));
         for (number, level) in self.levels.iter().enumerate() {
-            sections.push((Section::Links, number, &level.links));
-            sections.push((Section::NodeRows, number, &level.node_rows));
-            sections.push((Section::NodeBelow, number, &level.node_below));
+            sections.push((Section::Links, number, level.links.clone()));
+            sections.push((Section::NodeRows, number, level.node_rows.clone()));
+            sections.push((Section::NodeBelow, number, level.node_below.clone()));
         }
-        crate::file::write(&header, &sections, out)
+        let borrowed: Vec<_> = sections
+            .iter()
+            .map(|(kind, number, bytes)| (*kind, *number, &bytes[..]))
+            .collect();
+        crate::file::write(&header, &borrowed, out)
     }
+}
+
+/// The sections of scalar codes, and their part of the header.
+pub(crate) fn scalar_sections(codes: &Codes, header: &mut Header) -> Vec<(Section, usize, Bytes)> {
+    let mut sections = Vec::new();
+    if let Encoding::Sq8(quantizer) = &codes.encoding {
+        header.is_sq8 = true;
+        header.scale = quantizer.scale;
+        sections.push((Section::Mean, 0, aligned_copy(&quantizer.mean)));
+    }
+    sections.push((Section::Codes, 0, codes.data.clone()));
+    sections.push((Section::Add, 0, codes.add.clone()));
+    sections
 }

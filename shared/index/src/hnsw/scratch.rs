@@ -3,18 +3,19 @@
 use std::cell::RefCell;
 
 use crate::codes::Prepared;
+use crate::product::ProductQuery;
 use crate::topk::TopK;
 
 /// Marks of visited nodes as epoch numbers: forgetting all of them is one increment.
 #[derive(Default)]
-pub(super) struct Visited {
+pub(crate) struct Visited {
     marks: Vec<u8>,
     epoch: u8,
 }
 
 impl Visited {
     /// Forgets all marks and makes room for `nodes`.
-    pub(super) fn reset(&mut self, nodes: usize) {
+    pub(crate) fn reset(&mut self, nodes: usize) {
         if self.epoch == u8::MAX {
             self.marks.fill(0);
             self.epoch = 0;
@@ -27,7 +28,7 @@ impl Visited {
 
     /// Marks a node; whether it was not marked before.
     #[inline]
-    pub(super) fn insert(&mut self, node: u32) -> bool {
+    pub(crate) fn insert(&mut self, node: u32) -> bool {
         let mark = &mut self.marks[node as usize];
         let is_new = *mark != self.epoch;
         *mark = self.epoch;
@@ -35,7 +36,7 @@ impl Visited {
     }
 
     #[inline]
-    pub(super) fn contains(&self, node: u32) -> bool {
+    pub(crate) fn contains(&self, node: u32) -> bool {
         self.marks[node as usize] == self.epoch
     }
 }
@@ -51,14 +52,14 @@ struct Entry {
 const EXPANDED: u32 = 1 << 31;
 
 /// Nodes a graph can have: the highest bit of a node is a flag, and one number marks "no link".
-pub(super) const MAX_NODES: usize = (EXPANDED - 1) as usize;
+pub(crate) const MAX_NODES: usize = (EXPANDED - 1) as usize;
 
 /// The best nodes found so far, sorted, with a cursor at the first that was not expanded.
 ///
 /// It takes the part of both heaps of the paper's Algorithm 2: a walk ends when the cursor passes
 /// the end.
 #[derive(Default)]
-pub(super) struct Pool {
+pub(crate) struct Pool {
     entries: Vec<Entry>,
     capacity: usize,
     cursor: usize,
@@ -66,7 +67,7 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Empties the pool; it will keep the `capacity` best.
-    pub(super) fn reset(&mut self, capacity: usize) {
+    pub(crate) fn reset(&mut self, capacity: usize) {
         self.entries.clear();
         self.capacity = capacity;
         self.cursor = 0;
@@ -74,7 +75,7 @@ impl Pool {
 
     /// Offers a node; one that is no better than the worst of a full pool is dropped.
     #[inline]
-    pub(super) fn insert(&mut self, key: f32, node: u32) {
+    pub(crate) fn insert(&mut self, key: f32, node: u32) {
         if self.entries.len() == self.capacity {
             match self.entries.last() {
                 Some(worst) if key < worst.key => self.entries.pop(),
@@ -88,7 +89,7 @@ impl Pool {
 
     /// Takes the best node that was not expanded yet.
     #[inline]
-    pub(super) fn next(&mut self) -> Option<u32> {
+    pub(crate) fn next(&mut self) -> Option<u32> {
         self.skip_expanded();
         let entry = self.entries.get_mut(self.cursor)?;
         let node = entry.node;
@@ -97,9 +98,16 @@ impl Pool {
         Some(node)
     }
 
+    /// As [`Pool::next`], with the node's key.
+    #[inline]
+    pub(crate) fn next_with_key(&mut self) -> Option<(f32, u32)> {
+        let node = self.next()?;
+        Some((self.entries[self.cursor - 1].key, node))
+    }
+
     /// The node that [`Pool::next`] would take now.
     #[inline]
-    pub(super) fn peek(&mut self) -> Option<u32> {
+    pub(crate) fn peek(&mut self) -> Option<u32> {
         self.skip_expanded();
         self.entries.get(self.cursor).map(|entry| entry.node)
     }
@@ -113,12 +121,12 @@ impl Pool {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
     /// Keys and nodes, best first.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (f32, u32)> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (f32, u32)> + '_ {
         self.entries
             .iter()
             .map(|entry| (entry.key, entry.node & !EXPANDED))
@@ -127,29 +135,31 @@ impl Pool {
 
 /// Buffers of one walk.
 #[derive(Default)]
-pub(super) struct Walk {
-    pub(super) visited: Visited,
-    pub(super) pool: Pool,
+pub(crate) struct Walk {
+    pub(crate) visited: Visited,
+    pub(crate) pool: Pool,
     /// Neighbours of the node being expanded.
-    pub(super) nodes: Vec<u32>,
+    pub(crate) nodes: Vec<u32>,
     /// Those of them that are new.
-    pub(super) fresh: Vec<u32>,
+    pub(crate) fresh: Vec<u32>,
     /// Their rows.
-    pub(super) rows: Vec<u32>,
+    pub(crate) rows: Vec<u32>,
     /// Their keys.
-    pub(super) keys: Vec<f32>,
+    pub(crate) keys: Vec<f32>,
     /// Those that a filter excludes but whose neighbours may pass.
-    pub(super) blocked: Vec<u32>,
+    pub(crate) blocked: Vec<u32>,
 }
 
 /// All buffers of one search.
 #[derive(Default)]
-pub(super) struct Scratch {
-    pub(super) walk: Walk,
-    pub(super) prepared: Prepared,
-    pub(super) topk: TopK,
+pub(crate) struct Scratch {
+    pub(crate) walk: Walk,
+    pub(crate) prepared: Prepared,
+    /// The query, for rows of product-quantised codes.
+    pub(crate) product: ProductQuery,
+    pub(crate) topk: TopK,
     /// Rows to score exactly, best first by code.
-    pub(super) candidates: Vec<u32>,
+    pub(crate) candidates: Vec<u32>,
 }
 
 thread_local! {
@@ -157,7 +167,7 @@ thread_local! {
 }
 
 /// Runs `search` with this thread's buffers.
-pub(super) fn with_scratch<T>(search: impl FnOnce(&mut Scratch) -> T) -> T {
+pub(crate) fn with_scratch<T>(search: impl FnOnce(&mut Scratch) -> T) -> T {
     SCRATCH.with(|scratch| match scratch.try_borrow_mut() {
         Ok(mut scratch) => search(&mut scratch),
         // Only if raw vectors themselves search on this thread: correct, if slower.

@@ -181,7 +181,10 @@ fn the_filtered_walk_alone_finds_most_of_what_a_scan_finds() {
         let mut found = 0;
         for (query, truth) in case.queries.chunks(case.dim).zip(&truth) {
             let mut scratch = scratch::Scratch::default();
-            case.index.codes.prepare(query, &mut scratch.prepared);
+            let Rows::Scalar(codes) = &case.index.codes else {
+                panic!("not 8-bit codes")
+            };
+            codes.prepare(query, &mut scratch.prepared);
             let filter = walk::Filter {
                 set: &allow,
                 // Scouts decide nothing here: the walk itself is tested.
@@ -190,7 +193,7 @@ fn the_filtered_walk_alone_finds_most_of_what_a_scan_finds() {
             };
             let done = walk::filtered_beam(
                 &case.index.view(0),
-                &case.index.codes,
+                codes,
                 &mut scratch.prepared,
                 &mut scratch.walk,
                 0,
@@ -552,4 +555,103 @@ fn vectors_without_direction_score_zero_under_cosine() {
     let hits = case.search(&case.queries[..20], &SearchParams::default(), None, 100);
     let zero = hits.iter().find(|hit| hit.row == 0).unwrap();
     assert_eq!(zero.score, 0.0);
+}
+
+fn product(metric: MetricType, m: usize, nbits: usize) -> IndexParams {
+    IndexParams {
+        index_type: IndexType::HnswPq,
+        pq_m: m,
+        nbits,
+        ..IndexParams::hnsw(metric, 16, 100)
+    }
+}
+
+#[test]
+fn a_walk_on_product_codes_finds_the_nearest_and_scores_them_exactly() {
+    for metric in METRICS {
+        for (dim, m, nbits, at_least) in [(24, 12, 8, 0.97), (40, 20, 4, 0.9), (12, 6, 10, 0.95)] {
+            let what = format!("{metric} dim {dim} m {m} nbits {nbits}");
+            let mut case = case(metric, 5000, dim);
+            let scalar = case.index.memory_bytes();
+            case.index = build(&product(metric, m, nbits), &case.rows, dim, 1);
+            assert!(case.index.memory_bytes() < scalar, "{what}");
+            let recall = case.recall(100, None, 10);
+            println!("{what}: {recall}");
+            assert!(recall >= at_least, "{what}: {recall}");
+            let mut rng = Rng::from_env();
+            for fraction in [0.95, 0.3, 0.01] {
+                let allow = BitSet::from_fn(5000, |_| rng.unit() < fraction);
+                let filtered = case.recall(100, Some(&allow), 10);
+                assert!(filtered >= at_least, "{what} filter {fraction}: {filtered}");
+            }
+            let truth = case.exact(None, 3);
+            for (query, truth) in case.queries.chunks(dim).zip(&truth) {
+                for hit in case.search(query, &SearchParams::with_ef(100), None, 3) {
+                    if let Some(same) = truth.iter().find(|other| other.row == hit.row) {
+                        assert_eq!(hit.score.to_bits(), same.score.to_bits());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn more_candidates_of_coarse_codes_are_scored_for_a_larger_refine_k() {
+    let mut case = case(MetricType::L2, 5000, 24);
+    case.index = build(&product(MetricType::L2, 4, 4), &case.rows, 24, 1);
+    let truth = case.exact(None, 10);
+    let recall = |refine_k: f32| {
+        let params = SearchParams {
+            refine_k: Some(refine_k),
+            ..SearchParams::with_ef(400)
+        };
+        let mut found = 0;
+        for (query, truth) in case.queries.chunks(24).zip(&truth) {
+            let hits = case.search(query, &params, None, 10);
+            let rows: HashSet<u32> = hits.iter().map(|hit| hit.row).collect();
+            found += truth.iter().filter(|hit| rows.contains(&hit.row)).count();
+        }
+        found
+    };
+    let (few, many) = (recall(1.0), recall(40.0));
+    assert!(many > few + 20, "{few} {many}");
+}
+
+#[test]
+fn a_file_of_product_codes_opens_to_the_same_answers() {
+    for metric in METRICS {
+        for rows in [0, 1, 900] {
+            let mut case = case(metric, rows, 20);
+            case.index = build(&product(metric, 5, 6), &case.rows, 20, 1);
+            let mut file = Vec::new();
+            case.index.write(&mut file).unwrap();
+            let opened = crate::open(file.clone().into()).unwrap();
+            assert_eq!(opened.index_type(), IndexType::HnswPq);
+            let mut again = Vec::new();
+            opened.write(&mut again).unwrap();
+            assert!(again == file, "written back otherwise");
+            let raw = RawSlice::new(&case.rows, 20).unwrap();
+            for query in case.queries.chunks(20) {
+                let (params, mut hits) = (SearchParams::with_ef(50), Vec::new());
+                opened
+                    .search(query, &raw, &params, None, 10, &StopFlag::new(), &mut hits)
+                    .unwrap();
+                assert_eq!(hits, case.search(query, &params, None, 10));
+            }
+        }
+    }
+    let stop = StopFlag::new();
+    let options = BuildOptions {
+        threads: 1,
+        seed: 7,
+        progress: None,
+        stop: &stop,
+    };
+    let refused = HnswIndex::build(&product(MetricType::L2, 7, 8), &[0.0; 40], 20, &options);
+    let text = refused.err().unwrap().to_string();
+    assert!(
+        text.contains("of the vector (dim) should be a multiple") && text.contains("m:7"),
+        "{text}"
+    );
 }

@@ -4,7 +4,7 @@ use redkite_types::BitSet;
 
 use super::graph::Layer;
 use super::scratch::Walk;
-use crate::codes::{Codes, Prepared};
+use crate::codes::Comparable;
 use crate::error::Result;
 use redkite_types::StopFlag;
 
@@ -12,10 +12,10 @@ use redkite_types::StopFlag;
 ///
 /// # Source
 /// Malkov & Yashunin 2016, Algorithm 2 with ef = 1.
-pub(super) fn greedy(
+pub(super) fn greedy<C: Comparable>(
     layer: &impl Layer,
-    codes: &Codes,
-    prepared: &mut Prepared,
+    codes: &C,
+    prepared: &mut C::Query,
     walk: &mut Walk,
     entry: u32,
 ) -> u32 {
@@ -49,10 +49,10 @@ pub(super) fn greedy(
 ///
 /// # Source
 /// Malkov & Yashunin 2016, Algorithm 2, with one sorted pool instead of two heaps.
-pub(super) fn beam(
+pub(crate) fn beam<C: Comparable>(
     layer: &impl Layer,
-    codes: &Codes,
-    prepared: &mut Prepared,
+    codes: &C,
+    prepared: &mut C::Query,
     walk: &mut Walk,
     entry: u32,
     pool_size: usize,
@@ -83,7 +83,12 @@ pub(super) fn beam(
 
 /// Offers the fresh nodes to the pool.
 #[inline]
-fn score_fresh(layer: &impl Layer, codes: &Codes, prepared: &mut Prepared, walk: &mut Walk) {
+pub(crate) fn score_fresh<C: Comparable>(
+    layer: &impl Layer,
+    codes: &C,
+    prepared: &mut C::Query,
+    walk: &mut Walk,
+) {
     layer.rows(&walk.fresh, &mut walk.rows);
     walk.rows.iter().for_each(|row| codes.prefetch(*row));
     walk.keys.clear();
@@ -120,10 +125,10 @@ const SCOUTS_TELL_FROM: f64 = 0.3;
     clippy::too_many_arguments,
     reason = "the graph, the query, the filter and the limits of one walk"
 )]
-pub(super) fn filtered_beam(
+pub(super) fn filtered_beam<C: Comparable>(
     layer: &impl Layer,
-    codes: &Codes,
-    prepared: &mut Prepared,
+    codes: &C,
+    prepared: &mut C::Query,
     walk: &mut Walk,
     entry: u32,
     filter: &Filter<'_>,

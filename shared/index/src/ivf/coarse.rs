@@ -32,10 +32,10 @@ pub(super) fn probe_metric(metric: MetricType) -> MetricType {
 
 /// How to run: on so many threads, until stopped.
 #[derive(Clone, Copy)]
-pub(super) struct Run<'a> {
-    pub(super) threads: usize,
-    pub(super) stop: &'a StopFlag,
-    pub(super) progress: Option<&'a AtomicUsize>,
+pub(crate) struct Run<'a> {
+    pub(crate) threads: usize,
+    pub(crate) stop: &'a StopFlag,
+    pub(crate) progress: Option<&'a AtomicUsize>,
 }
 
 /// Learns the centroids of `[rows, dim]` vectors, `[nlist, dim]`, from an even sample.

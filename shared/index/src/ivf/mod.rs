@@ -11,6 +11,7 @@
 //! Jégou, Douze, Schmid 2011, §IV, for the lists.
 
 mod coarse;
+mod fast;
 mod kmeans;
 mod pq;
 mod rabitq;
@@ -23,9 +24,9 @@ use std::io::Write;
 use bytes::Bytes;
 use redkite_types::{BitSet, MetricType, StopFlag};
 
-use self::coarse::{Run, effective_nlist, probe_metric};
-pub(crate) use self::pq::MAX_NBITS;
-use self::pq::{Lists, Pq, Shape};
+pub(crate) use self::coarse::Run;
+use self::coarse::{effective_nlist, probe_metric};
+pub(crate) use self::pq::{Layout, Lists, MAX_NBITS, Pq, Shape};
 use self::rabitq::{Rabitq, Rotation};
 use self::search::with_scratch;
 use crate::allowed::Allowed;
@@ -57,6 +58,8 @@ enum Payload {
 
 /// Inverted lists over one segment's vectors.
 pub struct IvfIndex {
+    /// Of the file it was opened from, or the newest.
+    version: u32,
     index_type: IndexType,
     metric: MetricType,
     dim: usize,
@@ -90,6 +93,7 @@ impl IvfIndex {
         let count = check_matrix(rows, dim, u32::MAX as usize)?;
         options.stop.check()?;
         let metric = params.metric;
+        let version = params.index_type.format_version();
         let run = Run {
             threads: options.threads.max(1),
             stop: options.stop,
@@ -121,7 +125,8 @@ impl IvfIndex {
                     m: params.parts(dim),
                     nbits: params.nbits,
                 };
-                let pq = Pq::build(metric, shape, rows, &lists, options.seed, run)?;
+                let layout = Layout::of_lists(params.nbits, version);
+                let pq = Pq::build(metric, shape, layout, rows, &lists, options.seed, run)?;
                 Payload::Pq {
                     centroids: aligned_copy(&centroids),
                     pq,
@@ -143,6 +148,7 @@ impl IvfIndex {
         let mut coarse = Codes::encode(probe_metric(metric), dim, &centroids);
         coarse.finish();
         Ok(Self {
+            version,
             index_type: params.index_type,
             metric,
             dim,
@@ -177,7 +183,15 @@ impl IvfIndex {
             IndexType::IvfSq8 => Payload::Sq8(stored_codes(&mut stored, metric, dim, rows, ROWS)?),
             IndexType::IvfPq | IndexType::Scann => Payload::Pq {
                 centroids: stored.take(Section::Centroids, 0, nlist * dim * 4)?,
-                pq: stored_pq(&header, &mut stored)?,
+                pq: Pq::from_stored(
+                    Shape {
+                        dim,
+                        m: header.m,
+                        nbits: header.nbits,
+                    },
+                    Layout::of_lists(header.nbits, header.version),
+                    &mut stored,
+                )?,
             },
             IndexType::IvfRabitq => Payload::Rabitq {
                 centroids: stored.take(Section::Centroids, 0, nlist * dim * 4)?,
@@ -190,6 +204,7 @@ impl IvfIndex {
             _ => Payload::Flat,
         };
         Ok(Self {
+            version: header.version,
             index_type,
             metric,
             dim,
@@ -299,32 +314,6 @@ fn stored_codes(
     Ok(Codes::from_parts(metric, dim, rows, encoding, data, add))
 }
 
-fn stored_pq(header: &Header, stored: &mut Stored) -> Result<Pq> {
-    let Header {
-        dim,
-        rows,
-        m,
-        nbits,
-        metric,
-        ..
-    } = *header;
-    if m == 0 || dim % m != 0 || !(1..=MAX_NBITS).contains(&nbits) {
-        return Err(Error::corrupt("shape of the codes"));
-    }
-    let shape = Shape { dim, m, nbits };
-    let adds = if metric == MetricType::Ip {
-        0
-    } else {
-        rows * 4
-    };
-    Ok(Pq {
-        shape,
-        books: stored.take(Section::Books, 0, shape.book_len() * 4)?,
-        codes: stored.take(Section::ProductCodes, 0, rows * shape.row_bytes())?,
-        add: stored.take(Section::Add, 0, adds)?,
-    })
-}
-
 impl VectorIndex for IvfIndex {
     fn search(
         &self,
@@ -397,6 +386,7 @@ impl VectorIndex for IvfIndex {
 
     fn write(&self, out: &mut dyn Write) -> Result<()> {
         let mut header = Header::new(self.index_type, self.metric, self.dim, self.rows);
+        header.version = self.version;
         header.nlist = self.nlist();
         let mut sections = vec![
             (Section::InverseNorms, 0, self.inverse_norms.clone()),
@@ -414,9 +404,7 @@ impl VectorIndex for IvfIndex {
                 header.m = pq.shape.m;
                 header.nbits = pq.shape.nbits;
                 sections.push((Section::Centroids, 0, centroids.clone()));
-                sections.push((Section::Books, 0, pq.books.clone()));
-                sections.push((Section::ProductCodes, 0, pq.codes.clone()));
-                sections.push((Section::Add, 0, pq.add.clone()));
+                sections.extend(pq.sections());
             }
             Payload::Rabitq { centroids, signs } => {
                 sections.push((Section::Centroids, 0, centroids.clone()));

@@ -2,19 +2,28 @@
 //!
 //! A row is cut into `m` parts; each part becomes the number of the nearest of `2^nbits` words of a
 //! book of its own. A query is compared by looking up, part by part, what each word adds to the inner
-//! product. `nbits` up to 4 put two parts into a byte.
+//! product.
+//!
+//! Codes of up to 4 bits come in blocks of 32 rows, part by part, and are looked up 16 at a time in
+//! tables of bytes ([`FastTable`]); files of version 2 have two parts of a row in each byte instead.
 //!
 //! # Source
-//! Jégou, Douze, Schmid 2011, "Product quantization for nearest neighbor search", §III and §IV.
+//! Jégou, Douze, Schmid 2011, "Product quantization for nearest neighbor search", §III and §IV; the
+//! blocks as in faiss's fast scan, after André, Kermarrec, Le Scouarnec 2015, "Cache locality is not
+//! enough".
 
 use bytes::Bytes;
 use redkite_types::MetricType;
 
 use super::coarse::Run;
+use super::fast::FastTable;
 use super::kmeans;
 use crate::buffer::{AlignedBuffer, aligned_copy, view};
 use crate::codes::normalised;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::file::{Header, Section, Stored};
+use crate::kernel::{BLOCK_ROWS, BlockQuery, PARTS_ALIGN, kernels};
+use crate::raw::inverse_norm;
 
 /// Rows that a word is learned from, at most.
 const SAMPLE_PER_WORD: usize = 64;
@@ -23,12 +32,32 @@ const SAMPLE_PER_WORD: usize = 64;
 /// has.
 pub(crate) const MAX_NBITS: usize = 16;
 
+/// How the codes of the rows lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Row by row.
+    Rows,
+    /// Blocks of 32 rows, part by part; of up to 4 bits.
+    Blocks,
+}
+
+impl Layout {
+    /// How codes of so many bits lie in the lists of a file of a version.
+    pub(super) fn of_lists(nbits: usize, version: u32) -> Self {
+        if nbits <= 4 && version >= 3 {
+            Self::Blocks
+        } else {
+            Self::Rows
+        }
+    }
+}
+
 /// The shape of the codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shape {
-    pub(super) dim: usize,
-    pub(super) m: usize,
-    pub(super) nbits: usize,
+pub(crate) struct Shape {
+    pub(crate) dim: usize,
+    pub(crate) m: usize,
+    pub(crate) nbits: usize,
 }
 
 impl Shape {
@@ -37,7 +66,7 @@ impl Shape {
     }
 
     /// Places of a book; not all are words if there were few rows.
-    fn places(self) -> usize {
+    pub(super) fn places(self) -> usize {
         1 << self.nbits
     }
 
@@ -50,38 +79,57 @@ impl Shape {
         }
     }
 
+    /// Bytes of a block of rows.
+    pub(super) fn block_bytes(self) -> usize {
+        16 * self.m.next_multiple_of(PARTS_ALIGN)
+    }
+
+    /// Bytes of the codes of so many rows.
+    pub(crate) fn codes_len(self, layout: Layout, rows: usize) -> usize {
+        match layout {
+            Layout::Rows => rows * self.row_bytes(),
+            Layout::Blocks => rows.div_ceil(BLOCK_ROWS) * self.block_bytes(),
+        }
+    }
+
     /// Floats of all books.
-    pub(super) fn book_len(self) -> usize {
+    pub(crate) fn book_len(self) -> usize {
         self.m * self.places() * self.part()
     }
 }
 
 /// The codes of all rows, in the order of the lists.
-pub(super) struct Pq {
-    pub(super) shape: Shape,
+pub(crate) struct Pq {
+    pub(crate) shape: Shape,
+    pub(crate) layout: Layout,
     /// `[m, part, 2^nbits]` f32: dimension by dimension, so that all words are compared at once.
-    pub(super) books: Bytes,
-    /// `[rows, row_bytes]`.
-    pub(super) codes: Bytes,
+    pub(crate) books: Bytes,
+    /// `[rows, row_bytes]`, or blocks.
+    pub(crate) codes: Bytes,
     /// `[rows]` f32, what a row adds to its key: `|c + p|² − |c|²`; empty for IP.
-    pub(super) add: Bytes,
+    pub(crate) add: Bytes,
 }
 
 /// What encoding needs to know of the lists.
-pub(super) struct Lists<'a> {
+pub(crate) struct Lists<'a> {
     /// `[nlist, dim]`.
-    pub(super) centroids: &'a [f32],
+    pub(crate) centroids: &'a [f32],
     /// `[rows]`, list of each row.
-    pub(super) list_of: &'a [u32],
+    pub(crate) list_of: &'a [u32],
     /// `[rows]`, rows in the order of the lists.
-    pub(super) rows: &'a [u32],
+    pub(crate) rows: &'a [u32],
 }
 
 impl Pq {
     /// Learns the books from an even sample and encodes all rows.
-    pub(super) fn build(
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what to encode, how, and how to run"
+    )]
+    pub(crate) fn build(
         metric: MetricType,
         shape: Shape,
+        layout: Layout,
         vectors: &[f32],
         lists: &Lists<'_>,
         seed: u64,
@@ -96,20 +144,33 @@ impl Pq {
         };
         let count = lists.rows.len();
         let sampled = count.min(shape.places() * SAMPLE_PER_WORD);
-        let mut sample = vec![0f32; sampled * dim];
-        for (i, out) in sample.chunks_exact_mut(dim).enumerate() {
-            residual((i * count / sampled) as u32, out);
-        }
-        let books = learn_books(shape, &sample, seed, run)?;
-        drop(sample);
+        // Only one part of the sample is there at a time: all of it may be as large as the vectors.
+        let row_of = |i: usize| i * count / sampled;
+        let inverse: Vec<f32> = match metric {
+            MetricType::Cosine => (0..sampled)
+                .map(|i| inverse_norm(&vectors[row_of(i) * dim..][..dim]))
+                .collect(),
+            MetricType::L2 | MetricType::Ip | MetricType::Hamming | MetricType::Jaccard => {
+                vec![1.0; sampled]
+            }
+        };
+        let width = shape.part();
+        let books = learn_books(shape, seed, run, |number, cut| {
+            for (i, inverse) in inverse.iter().enumerate() {
+                let list = lists.list_of[row_of(i)] as usize;
+                let centroid = &lists.centroids[list * dim + number * width..][..width];
+                let values = &vectors[row_of(i) * dim + number * width..][..width];
+                let pairs = values.iter().zip(centroid);
+                cut.extend(pairs.map(|(value, centre)| value * inverse - centre));
+            }
+        })?;
 
-        let mut codes = AlignedBuffer::zeroed(count * shape.row_bytes());
+        let mut codes = AlignedBuffer::zeroed(shape.codes_len(layout, count));
         let mut add = Vec::new();
         let (mut values, mut decoded) = (vec![0f32; dim], vec![0f32; dim]);
         let mut words = vec![0u32; shape.m];
         let mut keys = vec![0f32; shape.places()];
-        let slots = codes.as_mut().chunks_exact_mut(shape.row_bytes());
-        for (at, (row, slot)) in lists.rows.iter().zip(slots).enumerate() {
+        for (at, row) in lists.rows.iter().enumerate() {
             if at % 256 == 0 {
                 run.stop.check()?;
             }
@@ -117,7 +178,13 @@ impl Pq {
             for (part, word) in words.iter_mut().enumerate() {
                 *word = nearest_word(shape, &books, part, &values, &mut keys);
             }
-            pack(shape, &words, slot);
+            match layout {
+                Layout::Rows => {
+                    let width = shape.row_bytes();
+                    pack(shape, &words, &mut codes.as_mut()[at * width..][..width]);
+                }
+                Layout::Blocks => pack_block(shape, &words, codes.as_mut(), at),
+            }
             if metric != MetricType::Ip {
                 decode(shape, &books, &words, &mut decoded);
                 let list = lists.list_of[*row as usize] as usize;
@@ -128,20 +195,45 @@ impl Pq {
         }
         Ok(Self {
             shape,
+            layout,
             books: aligned_copy(&books),
             codes: codes.into_bytes(),
             add: aligned_copy(&add),
         })
     }
 
-    /// Fills `table` with what each code byte adds to the inner product with the query: `[bytes of a
-    /// row, 256]`, or `[m, 2^nbits]` where a code is wider than a byte.
-    pub(super) fn table(&self, query: &[f32], parts: &mut Vec<f32>, table: &mut Vec<f32>) {
-        let Shape { m, nbits, .. } = self.shape;
+    /// Takes books and codes out of a file of this shape.
+    pub(crate) fn from_stored(shape: Shape, layout: Layout, stored: &mut Stored) -> Result<Self> {
+        let Shape { dim, m, nbits } = shape;
+        if m == 0 || dim % m != 0 || !(1..=MAX_NBITS).contains(&nbits) {
+            return Err(Error::corrupt("shape of the codes"));
+        }
+        let Header { rows, metric, .. } = stored.header;
+        let adds = if metric == MetricType::Ip { 0 } else { rows };
+        Ok(Self {
+            shape,
+            layout,
+            books: stored.take(Section::Books, 0, shape.book_len() * 4)?,
+            codes: stored.take(Section::ProductCodes, 0, shape.codes_len(layout, rows))?,
+            add: stored.take(Section::Add, 0, adds * 4)?,
+        })
+    }
+
+    /// The sections of a file.
+    pub(crate) fn sections(&self) -> [(Section, usize, Bytes); 3] {
+        [
+            (Section::Books, 0, self.books.clone()),
+            (Section::ProductCodes, 0, self.codes.clone()),
+            (Section::Add, 0, self.add.clone()),
+        ]
+    }
+
+    /// Fills `parts` with the inner product of the query's parts and each word: `[m, 2^nbits]`.
+    fn products(&self, query: &[f32], parts: &mut Vec<f32>) {
         let (part, places) = (self.shape.part(), self.shape.places());
         let books: &[f32] = view(&self.books);
         parts.clear();
-        parts.resize(m * places, 0.0);
+        parts.resize(self.shape.m * places, 0.0);
         for (number, products) in parts.chunks_exact_mut(places).enumerate() {
             let book = &books[number * part * places..][..part * places];
             for (value, column) in query[number * part..][..part]
@@ -153,6 +245,55 @@ impl Pq {
                 }
             }
         }
+    }
+
+    /// Makes the table of a query for codes in blocks.
+    pub(super) fn fast_table(&self, query: &[f32], parts: &mut Vec<f32>, table: &mut FastTable) {
+        self.products(query, parts);
+        table.fill(self.shape, self.factor(), parts);
+    }
+
+    /// What an inner product is multiplied by in a key.
+    pub(crate) fn factor(&self) -> f32 {
+        // Only IP has nothing to add.
+        if self.add.is_empty() { -1.0 } else { -2.0 }
+    }
+
+    /// The keys of a block's rows, less what is the same for a whole list, and which of them are not
+    /// above `limit` with it.
+    #[inline]
+    pub(super) fn score_block(
+        &self,
+        block: usize,
+        table: &FastTable,
+        base: f32,
+        limit: f32,
+        keys: &mut [f32; BLOCK_ROWS],
+    ) -> u32 {
+        let width = self.shape.block_bytes();
+        let query = BlockQuery {
+            tables: &table.tables,
+            base: base + table.base,
+            step: table.step,
+            limit,
+        };
+        let adds = self.adds();
+        let own = adds.get(block * BLOCK_ROWS..).unwrap_or_default();
+        let mut last = [0f32; BLOCK_ROWS];
+        let add = own.first_chunk::<BLOCK_ROWS>().unwrap_or_else(|| {
+            last[..own.len()].copy_from_slice(own);
+            &last
+        });
+        let codes = &self.codes[block * width..][..width];
+        (kernels().score_block)(codes, &query, add, keys)
+    }
+
+    /// Fills `table` with what each code byte adds to the inner product with the query: `[bytes of a
+    /// row, 256]`, or `[m, 2^nbits]` where a code is wider than a byte. For codes row by row.
+    pub(crate) fn table(&self, query: &[f32], parts: &mut Vec<f32>, table: &mut Vec<f32>) {
+        let Shape { m, nbits, .. } = self.shape;
+        let places = self.shape.places();
+        self.products(query, parts);
         table.clear();
         match nbits {
             9.. => table.extend_from_slice(parts),
@@ -175,12 +316,18 @@ impl Pq {
         }
     }
 
+    /// The codes of the row at a position; of codes row by row.
+    #[inline]
+    pub(crate) fn row(&self, at: usize) -> &[u8] {
+        let width = self.shape.row_bytes();
+        &self.codes[at * width..][..width]
+    }
+
     /// The inner product of the query that the table was made for with what the codes at a position
     /// of the lists stand for.
     #[inline]
-    pub(super) fn product(&self, table: &[f32], at: usize) -> f32 {
-        let width = self.shape.row_bytes();
-        let codes = &self.codes[at * width..][..width];
+    pub(crate) fn product(&self, table: &[f32], at: usize) -> f32 {
+        let codes = self.row(at);
         if self.shape.nbits > 8 {
             let rows = table.chunks_exact(self.shape.places());
             let pairs = codes.as_chunks::<2>().0.iter().zip(rows);
@@ -191,11 +338,11 @@ impl Pq {
         sum_bytes(table, codes)
     }
 
-    pub(super) fn adds(&self) -> &[f32] {
+    pub(crate) fn adds(&self) -> &[f32] {
         view(&self.add)
     }
 
-    pub(super) fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.books.len() + self.codes.len() + self.add.len()
     }
 }
@@ -220,16 +367,19 @@ pub(super) fn sum_bytes(table: &[f32], codes: &[u8]) -> f32 {
     sums[0] + sums[1] + sums[2] + sums[3] + tail
 }
 
-/// `[m, part, 2^nbits]`; places without a word repeat the last one.
-fn learn_books(shape: Shape, sample: &[f32], seed: u64, run: Run<'_>) -> Result<Vec<f32>> {
-    let (dim, part, places) = (shape.dim, shape.part(), shape.places());
+/// `[m, part, 2^nbits]`, learned from what `sample(part, out)` writes; places without a word repeat the last one.
+fn learn_books(
+    shape: Shape,
+    seed: u64,
+    run: Run<'_>,
+    sample: impl Fn(usize, &mut Vec<f32>),
+) -> Result<Vec<f32>> {
+    let (part, places) = (shape.part(), shape.places());
     let mut books = vec![0f32; shape.book_len()];
-    let mut cut = Vec::with_capacity(sample.len() / shape.m);
+    let mut cut = Vec::new();
     for number in 0..shape.m {
         cut.clear();
-        for row in sample.chunks_exact(dim) {
-            cut.extend_from_slice(&row[number * part..][..part]);
-        }
+        sample(number, &mut cut);
         let book = &mut books[number * part * places..][..part * places];
         let mut keys = vec![0f32; places];
         let words = kmeans::train(
@@ -311,5 +461,15 @@ fn pack(shape: Shape, words: &[u32], slot: &mut [u8]) {
                 bytes.copy_from_slice(&(*word as u16).to_le_bytes());
             }
         }
+    }
+}
+
+/// Puts the words of the row at a position into its block, whose codes are zero so far.
+fn pack_block(shape: Shape, words: &[u32], codes: &mut [u8], at: usize) {
+    let width = shape.block_bytes();
+    let block = &mut codes[at / BLOCK_ROWS * width..][..width];
+    let row = at % BLOCK_ROWS;
+    for (part, word) in words.iter().enumerate() {
+        block[part * 16 + row % 16] |= (*word as u8) << (4 * (row / 16));
     }
 }

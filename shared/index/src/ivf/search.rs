@@ -5,6 +5,8 @@ use std::cell::RefCell;
 use redkite_types::{MetricType, StopFlag};
 
 use super::coarse::Order;
+use super::fast::FastTable;
+use super::pq::{Layout, Pq};
 use super::{IvfIndex, Payload};
 use crate::allowed::Allowed;
 use crate::buffer::view;
@@ -12,7 +14,7 @@ use crate::codes::{Codes, Prepared, normalised};
 use crate::error::Result;
 use crate::flat::{allowed_rows, scan_exact};
 use crate::index::Hit;
-use crate::kernel::kernels;
+use crate::kernel::{BLOCK_ROWS, kernels};
 use crate::params::{RangeBounds, SearchParams};
 use crate::raw::{ExactScorer, RawVectors, flip};
 use crate::rerank::{prefetch_raw, rerank};
@@ -36,6 +38,7 @@ pub(super) struct Scratch {
     prepared: Prepared,
     parts: Vec<f32>,
     table: Vec<f32>,
+    fast: FastTable,
     /// Allowed rows of a list, and where they lie in the lists.
     rows: Vec<u32>,
     places: Vec<u32>,
@@ -147,9 +150,17 @@ impl IvfIndex {
                 break;
             };
             rank += 1;
-            self.collect(list, allowed, scratch);
-            seen += scratch.rows.len();
-            self.compare(list, &scorer, raw, scratch);
+            seen += match &self.payload {
+                Payload::Pq { centroids, pq } if pq.layout == Layout::Blocks => {
+                    let base = self.base_key(centroids, list, &scratch.query);
+                    self.compare_blocks(list, pq, base, allowed, scratch)
+                }
+                _ => {
+                    self.collect(list, allowed, scratch);
+                    self.compare(list, &scorer, raw, scratch);
+                    scratch.rows.len()
+                }
+            };
         }
         if let Payload::Flat = self.payload {
             scratch.best.drain_into(self.metric, out);
@@ -180,7 +191,10 @@ impl IvfIndex {
         match &self.payload {
             Payload::Flat => {}
             Payload::Sq8(codes) => codes.prepare(query, &mut scratch.prepared),
-            Payload::Pq { pq, .. } => pq.table(query, &mut scratch.parts, &mut scratch.table),
+            Payload::Pq { pq, .. } => match pq.layout {
+                Layout::Rows => pq.table(query, &mut scratch.parts, &mut scratch.table),
+                Layout::Blocks => pq.fast_table(query, &mut scratch.parts, &mut scratch.fast),
+            },
             Payload::Rabitq { signs, .. } => {
                 let bits = params.query_bits.unwrap_or(0);
                 signs.table(query, bits, &mut scratch.parts, &mut scratch.table);
@@ -239,6 +253,53 @@ impl IvfIndex {
                 scratch.offer(|table, place| base + signs.key(table, dim, place));
             }
         }
+    }
+
+    /// Offers the allowed rows of a list to the pool, a block at a time; how many there are.
+    ///
+    /// Blocks do not end where lists do: rows of other lists in the first and the last are left out.
+    fn compare_blocks(
+        &self,
+        list: u32,
+        pq: &Pq,
+        base: f32,
+        allowed: Allowed<'_>,
+        scratch: &mut Scratch,
+    ) -> usize {
+        let Scratch { fast, best, .. } = scratch;
+        let offsets = self.offsets();
+        let (start, end) = (
+            offsets[list as usize] as usize,
+            offsets[list as usize + 1] as usize,
+        );
+        if start == end {
+            return 0;
+        }
+        let list_rows: &[u32] = view(&self.list_rows);
+        let mut keys = [0f32; BLOCK_ROWS];
+        let mut seen = 0;
+        for block in start / BLOCK_ROWS..end.div_ceil(BLOCK_ROWS) {
+            let first = block * BLOCK_ROWS;
+            let rows = &list_rows[first..end.min(first + BLOCK_ROWS)];
+            let mut mask = u32::MAX << start.saturating_sub(first);
+            mask &= u32::MAX >> (BLOCK_ROWS - rows.len());
+            if let Some(set) = allowed.set {
+                for (lane, row) in rows.iter().enumerate() {
+                    mask &= !(u32::from(!set.get(*row as usize)) << lane);
+                }
+                if mask == 0 {
+                    continue;
+                }
+            }
+            seen += mask.count_ones() as usize;
+            mask &= pq.score_block(block, fast, base, best.limit(), &mut keys);
+            while mask != 0 {
+                let lane = mask.trailing_zeros() as usize;
+                best.push(keys[lane], rows[lane]);
+                mask &= mask - 1;
+            }
+        }
+        seen
     }
 
     /// The key of a row that is its list's centroid.

@@ -55,6 +55,48 @@ pub(crate) struct Kernels {
     pub(crate) dot_rows: DotRows,
     /// `Σ a·(b − 128)` of two rows of unsigned codes.
     pub(crate) dot_codes: fn(&[u8], &[u8]) -> i32,
+    /// Keys of a block of rows of 4-bit codes, looked up in tables that lie in registers.
+    pub(crate) score_block: ScoreBlock,
+}
+
+/// Rows in a block of 4-bit codes.
+pub(crate) const BLOCK_ROWS: usize = 32;
+
+/// Codes of a block come in groups of this many parts: one cache line.
+pub(crate) const PARTS_ALIGN: usize = 4;
+
+/// What the rows of a block are compared with.
+///
+/// The key of row `i` is `base + (add[i] + step · Σ table[part][code of the part])`, computed in f32
+/// in just this order, with the sum exact modulo 65,536: so every kernel gives the same bits.
+pub(crate) struct BlockQuery<'a> {
+    /// `[parts, 16]`, as many parts as the block has.
+    pub(crate) tables: &'a [u8],
+    pub(crate) base: f32,
+    pub(crate) step: f32,
+    /// Keys above this one are not wanted.
+    pub(crate) limit: f32,
+}
+
+/// `(block, query, add, keys)`: writes the keys of a block's 32 rows and answers which of them, a bit
+/// each, are not above the limit.
+///
+/// # Shapes
+/// The block is `[parts, 16]` bytes: the low half of byte `i` of a part is the code of row `i`, the
+/// high half that of row `16 + i`.
+///
+/// # Panics
+/// When block and tables differ in length, or are not a whole number of cache lines.
+pub(crate) type ScoreBlock =
+    fn(&[u8], &BlockQuery<'_>, &[f32; BLOCK_ROWS], &mut [f32; BLOCK_ROWS]) -> u32;
+
+fn check_block(block: &[u8], query: &BlockQuery<'_>) {
+    assert_eq!(block.len(), query.tables.len(), "a table for every part");
+    assert_eq!(
+        block.len() % LINE_BYTES,
+        0,
+        "parts are padded to a cache line"
+    );
 }
 
 /// `(codes, stride, rows, query, out)`: writes to `out[i]` the inner product of the query and the row

@@ -7,7 +7,7 @@ use core::arch::aarch64::*;
 
 use half::bf16;
 
-use super::{Kernels, scalar};
+use super::{BLOCK_ROWS, BlockQuery, Kernels, check_block, scalar};
 
 pub(super) const KERNELS: Kernels = Kernels {
     name: "neon",
@@ -21,6 +21,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     common_bits,
     dot_rows,
     dot_codes,
+    score_block,
     ..scalar::KERNELS
 };
 
@@ -239,4 +240,47 @@ fn common_bits(a: &[u8], b: &[u8]) -> (u32, u32) {
         count_bits!(a, b, vandq_u8, &),
         count_bits!(a, b, vorrq_u8, |),
     )
+}
+
+fn score_block(
+    block: &[u8],
+    query: &BlockQuery<'_>,
+    add: &[f32; BLOCK_ROWS],
+    keys: &mut [f32; BLOCK_ROWS],
+) -> u32 {
+    check_block(block, query);
+    let (parts, _) = block.as_chunks::<16>();
+    let (tables, _) = query.tables.as_chunks::<16>();
+    // SAFETY: NEON is part of the architecture; each load of codes and tables reads one chunk of 16
+    // bytes, and 4 values from `8 * eighth + 4 * side`, 28 at most, lie inside both arrays of 32.
+    unsafe {
+        let low = vdupq_n_u8(15);
+        // Rows 0 to 7, 8 to 15, 16 to 23, 24 to 31.
+        let mut sums = [vdupq_n_u16(0); 4];
+        for (codes, table) in parts.iter().zip(tables) {
+            let (codes, table) = (vld1q_u8(codes.as_ptr()), vld1q_u8(table.as_ptr()));
+            let first = vqtbl1q_u8(table, vandq_u8(codes, low));
+            let second = vqtbl1q_u8(table, vshrq_n_u8::<4>(codes));
+            sums[0] = vaddw_u8(sums[0], vget_low_u8(first));
+            sums[1] = vaddw_high_u8(sums[1], first);
+            sums[2] = vaddw_u8(sums[2], vget_low_u8(second));
+            sums[3] = vaddw_high_u8(sums[3], second);
+        }
+        let (base, step) = (vdupq_n_f32(query.base), vdupq_n_f32(query.step));
+        let limit = vdupq_n_f32(query.limit);
+        let bits = vld1q_u32([1u32, 2, 4, 8].as_ptr());
+        let mut wanted = 0;
+        for (eighth, sum) in sums.into_iter().enumerate() {
+            let sides = [vmovl_u16(vget_low_u16(sum)), vmovl_high_u16(sum)];
+            for (side, sum) in sides.into_iter().enumerate() {
+                let at = 8 * eighth + 4 * side;
+                let scaled = vmulq_f32(step, vcvtq_f32_u32(sum));
+                let key = vaddq_f32(base, vaddq_f32(vld1q_f32(add.as_ptr().add(at)), scaled));
+                vst1q_f32(keys.as_mut_ptr().add(at), key);
+                let kept = vbicq_u32(bits, vcgtq_f32(key, limit));
+                wanted |= vaddvq_u32(kept) << at;
+            }
+        }
+        wanted
+    }
 }

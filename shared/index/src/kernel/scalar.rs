@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::Kernels;
+use super::{BLOCK_ROWS, BlockQuery, Kernels, check_block};
 
 pub(super) const KERNELS: Kernels = Kernels {
     name: "scalar",
@@ -19,6 +19,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     common_bits,
     dot_rows,
     dot_codes,
+    score_block,
 };
 
 /// Independent sums, so that the compiler may use whatever vector registers the baseline has.
@@ -94,4 +95,30 @@ fn dot_codes(a: &[u8], b: &[u8]) -> i32 {
     pairs(a, b)
         .map(|(x, y)| i32::from(x) * (i32::from(y) - 128))
         .sum()
+}
+
+fn score_block(
+    block: &[u8],
+    query: &BlockQuery<'_>,
+    add: &[f32; BLOCK_ROWS],
+    keys: &mut [f32; BLOCK_ROWS],
+) -> u32 {
+    check_block(block, query);
+    let mut sums = [0u16; BLOCK_ROWS];
+    let (parts, _) = block.as_chunks::<16>();
+    let (tables, _) = query.tables.as_chunks::<16>();
+    for (codes, table) in parts.iter().zip(tables) {
+        for (i, code) in codes.iter().enumerate() {
+            sums[i] = sums[i].wrapping_add(u16::from(table[usize::from(code & 15)]));
+            sums[16 + i] = sums[16 + i].wrapping_add(u16::from(table[usize::from(code >> 4)]));
+        }
+    }
+    let mut wanted = 0;
+    for i in 0..BLOCK_ROWS {
+        keys[i] = query.base + (add[i] + query.step * f32::from(sums[i]));
+        // Not "below or equal": a key that is no number must not hide its row.
+        let is_above = keys[i] > query.limit;
+        wanted |= u32::from(!is_above) << i;
+    }
+    wanted
 }

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{Kernels, LINE_BYTES, available, scalar};
+use super::{BLOCK_ROWS, BlockQuery, Kernels, LINE_BYTES, available, scalar};
 use crate::testing::Rng;
 
 /// Rounding differs with the order of the sum: bounded by the sum of the magnitudes.
@@ -309,5 +309,84 @@ fn bit_kernels_are_exact_in_every_length_and_alignment() {
                 assert_eq!(common, (both, either), "{} of {bytes}", kernels.name);
             }
         }
+    }
+}
+
+#[test]
+fn blocks_of_codes_give_the_same_bits_on_every_kernel() {
+    let mut rng = Rng::from_env();
+    // 257 parts of the largest entry fill 16 bits; more wrap around, alike everywhere.
+    for parts in (4..=260).step_by(4).chain([512, 1024]) {
+        for round in 0..6 {
+            let mut draw = |fixed: Option<u8>| -> Vec<u8> {
+                let byte = |_| fixed.unwrap_or_else(|| rng.below(256) as u8);
+                (0..parts * 16 + 1).map(byte).collect()
+            };
+            let block = draw((round == 1).then_some(255));
+            let tables = draw((round < 2).then_some(255));
+            let shift = round % 2;
+            let mut add: [f32; BLOCK_ROWS] = std::array::from_fn(|_| rng.gaussian() * 50.0);
+            if round == 3 {
+                (add[5], add[31]) = (f32::NAN, f32::INFINITY);
+            }
+            let mut query = BlockQuery {
+                tables: &tables[shift..][..parts * 16],
+                base: rng.gaussian() * 10.0,
+                step: rng.unit() as f32,
+                limit: f32::INFINITY,
+            };
+            let block = &block[shift..][..parts * 16];
+            let mut expected = [0f32; BLOCK_ROWS];
+            let all = (scalar::KERNELS.score_block)(block, &query, &add, &mut expected);
+            assert_eq!(all, u32::MAX, "nothing lies above no limit");
+            // A key itself, so that one row lies on the limit.
+            for limit in [f32::INFINITY, f32::NEG_INFINITY, expected[rng.below(32)]] {
+                query.limit = limit;
+                let wanted = (scalar::KERNELS.score_block)(block, &query, &add, &mut expected);
+                for kernels in available() {
+                    let mut keys = [7f32; BLOCK_ROWS];
+                    let found = (kernels.score_block)(block, &query, &add, &mut keys);
+                    assert_eq!(found, wanted, "{} {parts} parts {limit}", kernels.name);
+                    for (key, expected) in keys.iter().zip(&expected) {
+                        let is_same = key.to_bits() == expected.to_bits();
+                        assert!(
+                            is_same || key.is_nan() && expected.is_nan(),
+                            "{}",
+                            kernels.name
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_scalar_block_agrees_with_the_definition() {
+    let mut rng = Rng::from_env();
+    let parts = 8;
+    let codes: Vec<[u8; BLOCK_ROWS]> = (0..parts)
+        .map(|_| std::array::from_fn(|_| rng.below(16) as u8))
+        .collect();
+    let tables: Vec<u8> = (0..parts * 16).map(|_| rng.below(256) as u8).collect();
+    let block: Vec<u8> = codes
+        .iter()
+        .flat_map(|part| (0..16).map(|i| part[i] | part[16 + i] << 4))
+        .collect();
+    let query = BlockQuery {
+        tables: &tables,
+        base: 1.0,
+        step: 0.5,
+        limit: 400.0,
+    };
+    let mut keys = [0f32; BLOCK_ROWS];
+    let wanted = (scalar::KERNELS.score_block)(&block, &query, &[3.0; BLOCK_ROWS], &mut keys);
+    for (row, key) in keys.iter().enumerate() {
+        let found = codes
+            .iter()
+            .enumerate()
+            .map(|(part, codes)| u32::from(tables[part * 16 + usize::from(codes[row])]));
+        assert_eq!(*key, 4.0 + 0.5 * found.sum::<u32>() as f32);
+        assert_eq!(wanted >> row & 1 == 1, *key <= 400.0);
     }
 }

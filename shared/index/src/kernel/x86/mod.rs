@@ -5,6 +5,7 @@
 //! for exactly the features that its functions need.
 
 mod bits;
+mod blocks;
 mod codes;
 mod floats;
 mod int8;
@@ -13,7 +14,7 @@ use core::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{Kernels, LINE_BYTES};
+use super::{BLOCK_ROWS, BlockQuery, Kernels, LINE_BYTES, check_block};
 
 /// The tables this processor can run, fastest first.
 pub(super) fn available() -> Vec<Kernels> {
@@ -62,6 +63,7 @@ const AVX512: Kernels = Kernels {
     ip_bf16: ip_bf16_avx512,
     l2_i8: l2_i8_avx512,
     ip_i8: ip_i8_avx512,
+    score_block: score_block_avx512,
     ..AVX2
 };
 
@@ -80,6 +82,7 @@ const AVX2: Kernels = Kernels {
     common_bits: common_bits_avx2,
     dot_rows: dot_rows_avx2,
     dot_codes: dot_codes_avx2,
+    score_block: score_block_avx2,
 };
 
 /// The safe entry of a kernel of two vectors.
@@ -149,6 +152,25 @@ fn dot_rows_avx2(codes: &[u8], stride: usize, rows: &[u32], query: &[i8], out: &
     // lies inside the codes and that stride, query and results fit each other.
     unsafe { codes::dot_rows_avx2(codes, stride, rows, query, out) }
 }
+
+macro_rules! block_entry {
+    ($name:ident) => {
+        fn $name(
+            block: &[u8],
+            query: &BlockQuery<'_>,
+            add: &[f32; BLOCK_ROWS],
+            keys: &mut [f32; BLOCK_ROWS],
+        ) -> u32 {
+            check_block(block, query);
+            // SAFETY: the tables that name this entry are only handed out after the features of the
+            // kernel were detected; block and tables are equally many whole lines.
+            unsafe { blocks::$name(block, query, add, keys) }
+        }
+    };
+}
+
+block_entry!(score_block_avx512);
+block_entry!(score_block_avx2);
 
 #[target_feature(enable = "avx2")]
 fn sum_f32_avx2(sum: __m256) -> f32 {

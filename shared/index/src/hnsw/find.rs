@@ -1,0 +1,323 @@
+//! Finding candidates on a graph by the cheapest way that finds enough, and scoring them exactly.
+
+use redkite_types::StopFlag;
+
+use super::graph::Layer;
+use super::scratch::{Scratch, Walk};
+use super::walk::{Filter, beam, filtered_beam};
+use crate::allowed::Allowed;
+use crate::codes::Comparable;
+use crate::error::Result;
+use crate::flat::allowed_rows;
+use crate::index::{Hit, VectorIndex};
+use crate::params::RangeBounds;
+use crate::raw::{Element, ExactScorer, RawRow, RawVectors, flip};
+use crate::rerank::RAW_LINES_AHEAD;
+use crate::topk::TopK;
+
+/// A row read in order by a scan costs about this fraction of one met on a walk.
+const SCAN_ADVANTAGE: f64 = 2.0;
+
+/// Rows that a walk scores for each place of its pool.
+const ROWS_PER_PLACE: f64 = 20.0;
+
+/// The same of a filtered walk, which reads many more links besides.
+const FILTERED_ROWS_PER_PLACE: f64 = 50.0;
+
+/// Below this part of rows allowed, two hops no longer meet enough of them to keep a walk together.
+const WALKABLE_FRACTION: f64 = 0.1;
+
+/// Rows whose keys a scan computes at once.
+const SCAN_BLOCK: usize = 64;
+
+/// How candidates are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Strategy {
+    /// Compare the codes of all allowed rows.
+    Scan,
+    /// Walk through allowed rows only, two hops at a time.
+    FilteredWalk,
+    /// Walk as if there were no filter, with a pool large enough to lose what it excludes.
+    Walk,
+}
+
+/// Chooses by the expected number of rows compared.
+fn choose(rows: usize, allowed: usize, pool_size: usize) -> Strategy {
+    let fraction = allowed as f64 / rows.max(1) as f64;
+    let (strategy, per_place) = if fraction >= 0.9 {
+        (Strategy::Walk, ROWS_PER_PLACE)
+    } else {
+        let thinned = (WALKABLE_FRACTION / fraction.max(f64::MIN_POSITIVE)).max(1.0);
+        (Strategy::FilteredWalk, FILTERED_ROWS_PER_PLACE * thinned)
+    };
+    if allowed as f64 <= per_place * pool_size as f64 * SCAN_ADVANTAGE {
+        Strategy::Scan
+    } else {
+        strategy
+    }
+}
+
+/// The lowest level of a graph and what its rows are compared by.
+pub(crate) struct Graph<'a, L, C> {
+    pub(crate) layer: L,
+    pub(crate) codes: &'a C,
+    pub(crate) rows: usize,
+    /// Links of a node, at most.
+    pub(crate) degree: usize,
+}
+
+/// How many candidates a search needs, and of which rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) allowed: Allowed<'a>,
+    pub(crate) pool_size: usize,
+    /// Candidates there must be, if so many rows are allowed.
+    pub(crate) needed: usize,
+}
+
+/// Buffers of a search on a graph.
+pub(crate) struct Buffers<'a> {
+    pub(crate) walk: &'a mut Walk,
+    pub(crate) topk: &'a mut TopK,
+    pub(crate) candidates: &'a mut Vec<u32>,
+}
+
+impl<L: Layer, C: Comparable> Graph<'_, L, C> {
+    /// Fills the candidates with about `pool_size` allowed rows near the prepared query, best first.
+    /// `entry` finds where a walk begins.
+    pub(crate) fn candidates(
+        &self,
+        prepared: &mut C::Query,
+        entry: impl FnOnce(&mut C::Query, &mut Walk) -> u32,
+        wanted: Wanted<'_>,
+        stop: &StopFlag,
+        buffers: &mut Buffers<'_>,
+    ) -> Result<()> {
+        let Wanted {
+            allowed,
+            pool_size,
+            needed,
+        } = wanted;
+        let Buffers {
+            walk, candidates, ..
+        } = buffers;
+        candidates.clear();
+        let strategy = choose(self.rows, allowed.count, pool_size);
+        let entry = match strategy {
+            Strategy::Scan => 0,
+            Strategy::Walk | Strategy::FilteredWalk => entry(prepared, walk),
+        };
+        let (layer, codes) = (&self.layer, self.codes);
+        if strategy == Strategy::Walk {
+            let mut widened = pool_size * self.rows / allowed.count.max(1);
+            loop {
+                beam(layer, codes, prepared, walk, entry, widened, stop)?;
+                let is_allowed = |row: &u32| allowed.has(*row);
+                candidates.extend(walk.pool.iter().map(|(_, row)| row).filter(is_allowed));
+                if candidates.len() >= needed.max(pool_size * 3 / 4).min(allowed.count) {
+                    return Ok(());
+                }
+                // The filter excludes more around the query than on average: look further out,
+                // through what it excludes, until a scan is cheaper.
+                candidates.clear();
+                widened *= 4;
+                if choose(self.rows, allowed.count, widened) == Strategy::Scan {
+                    break;
+                }
+            }
+        }
+        if let (Strategy::FilteredWalk, Some(set)) = (strategy, allowed.set) {
+            let filter = Filter {
+                set,
+                fraction: allowed.count as f64 / self.rows as f64,
+                budget: allowed.count,
+            };
+            let is_done = filtered_beam(
+                layer,
+                codes,
+                prepared,
+                walk,
+                entry,
+                &filter,
+                pool_size,
+                self.degree,
+                stop,
+            )?;
+            if is_done && walk.pool.len() >= pool_size.min(allowed.count) {
+                candidates.extend(walk.pool.iter().map(|(_, row)| row));
+                return Ok(());
+            }
+        }
+        self.scan_codes(prepared, allowed, pool_size, stop, buffers)
+    }
+
+    /// Compares the codes of all allowed rows.
+    fn scan_codes(
+        &self,
+        prepared: &mut C::Query,
+        allowed: Allowed<'_>,
+        pool_size: usize,
+        stop: &StopFlag,
+        buffers: &mut Buffers<'_>,
+    ) -> Result<()> {
+        let Buffers {
+            walk,
+            topk,
+            candidates,
+        } = buffers;
+        topk.reset(pool_size);
+        let mut pending = allowed_rows(allowed.set, self.rows);
+        loop {
+            stop.check()?;
+            walk.rows.clear();
+            walk.rows.extend(pending.by_ref().take(SCAN_BLOCK));
+            if walk.rows.is_empty() {
+                break;
+            }
+            walk.keys.clear();
+            self.codes.keys(prepared, &walk.rows, &mut walk.keys);
+            for (row, key) in walk.rows.iter().zip(&walk.keys) {
+                topk.push(*key, *row);
+            }
+        }
+        candidates.clear();
+        topk.drain_rows(candidates);
+        Ok(())
+    }
+}
+
+/// A graph index: how it finds candidates, and where the rows lie that they are scored with.
+pub(crate) trait Find: VectorIndex {
+    /// Makes a query ready.
+    fn prepare(&self, query: &[f32], scratch: &mut Scratch);
+
+    /// Fills the scratch's candidates for the query that was made ready.
+    fn candidates(&self, wanted: Wanted<'_>, stop: &StopFlag, scratch: &mut Scratch) -> Result<()>;
+
+    /// A row's vector, and one over its length (which matters for cosine only).
+    fn exact<'a>(&'a self, raw: &'a dyn RawVectors, row: u32) -> (RawRow<'a>, f32);
+
+    /// What the values of those vectors are.
+    fn element(&self, raw: &dyn RawVectors) -> Element {
+        raw.element()
+    }
+
+    /// Scores the candidates exactly and appends the best `k`, best first.
+    fn rerank(
+        &self,
+        scorer: &ExactScorer<'_>,
+        raw: &dyn RawVectors,
+        k: usize,
+        scratch: &mut Scratch,
+        out: &mut Vec<Hit>,
+    ) {
+        let Scratch {
+            candidates, topk, ..
+        } = scratch;
+        for row in &*candidates {
+            let (values, _) = self.exact(raw, *row);
+            values.prefetch(RAW_LINES_AHEAD);
+        }
+        topk.reset(k);
+        for row in &*candidates {
+            let (values, norm) = self.exact(raw, *row);
+            topk.push(scorer.key(values, norm), *row);
+        }
+        topk.drain_into(self.metric(), out);
+    }
+
+    /// The best `limit` allowed rows within a range; everything was checked.
+    ///
+    /// Looks at ever more of the nearest rows, `first_pool` of them first, until there are enough in
+    /// the range or the last lies beyond it; when that would be a good part of all, scores every row
+    /// instead.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is borrowed from a different owner on the hot path"
+    )]
+    fn within(
+        &self,
+        query: &[f32],
+        raw: &dyn RawVectors,
+        first_pool: Option<usize>,
+        range: RangeBounds,
+        allowed: Allowed<'_>,
+        limit: usize,
+        stop: &StopFlag,
+        scratch: &mut Scratch,
+        out: &mut Vec<Hit>,
+    ) -> Result<()> {
+        let metric = self.metric();
+        let scorer = ExactScorer::new(metric, query, self.element(raw));
+        let start = out.len();
+        self.prepare(query, scratch);
+        // Here the effort says where to begin, so one below the limit is no error.
+        let mut pool_size = first_pool.unwrap_or(RANGE_FIRST_POOL).max(RANGE_FIRST_POOL);
+        while pool_size * RANGE_SCAN_FRACTION < allowed.count {
+            let wanted = Wanted {
+                allowed,
+                pool_size,
+                needed: pool_size,
+            };
+            self.candidates(wanted, stop, scratch)?;
+            let found = scratch.candidates.len();
+            self.rerank(&scorer, raw, found, scratch, out);
+            let is_past = out.last().is_some_and(|last| {
+                let score = last.score;
+                !range.contains(metric, score) && range.far_enough(metric, score)
+            });
+            let mut kept = start;
+            for at in start..out.len() {
+                if range.contains(metric, out[at].score) {
+                    out.swap(kept, at);
+                    kept += 1;
+                }
+            }
+            out.truncate(kept.min(start + limit));
+            if is_past || kept - start >= limit {
+                return Ok(());
+            }
+            out.truncate(start);
+            pool_size *= 4;
+        }
+        scratch.topk.reset(limit.min(allowed.count));
+        for (count, row) in allowed_rows(allowed.set, self.len()).enumerate() {
+            if count % RANGE_BLOCK == 0 {
+                stop.check()?;
+            }
+            let (values, norm) = self.exact(raw, row);
+            let key = scorer.key(values, norm);
+            if range.contains(metric, flip(metric, key)) {
+                scratch.topk.push(key, row);
+            }
+        }
+        scratch.topk.drain_into(metric, out);
+        Ok(())
+    }
+}
+
+/// Rows that a range search looks at first.
+const RANGE_FIRST_POOL: usize = 64;
+
+/// A range search that would look at more than this part of the allowed rows looks at all.
+const RANGE_SCAN_FRACTION: usize = 16;
+
+/// Rows scored between two looks at the stop flag.
+const RANGE_BLOCK: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_allowed_rows_are_scanned_and_many_walked() {
+        assert_eq!(choose(100_000, 100_000, 40), Strategy::Walk);
+        assert_eq!(choose(100_000, 50_000, 40), Strategy::FilteredWalk);
+        assert_eq!(choose(100_000, 10_000, 40), Strategy::FilteredWalk);
+        assert_eq!(choose(100_000, 1_000, 40), Strategy::Scan);
+        assert_eq!(choose(1_000_000, 10_000, 40), Strategy::Scan);
+        assert_eq!(choose(100_000, 0, 40), Strategy::Scan);
+        assert_eq!(choose(500, 500, 40), Strategy::Scan);
+        assert_eq!(choose(0, 0, 40), Strategy::Scan);
+    }
+}

@@ -1,0 +1,105 @@
+//! Product-quantised codes of single rows, as a graph walks on them.
+//!
+//! The mean of all rows is taken off first; the tables of a query are looked up row by row, for a walk
+//! meets rows in no order.
+
+use redkite_types::{MetricType, StopFlag};
+
+use crate::codes::{Comparable, normalised};
+use crate::error::Result;
+use crate::file::Stored;
+use crate::ivf::{Layout, Lists, Pq, Run, Shape};
+use crate::kernel::prefetch;
+
+/// Codes of all rows, in order.
+pub(crate) struct ProductRows {
+    pub(crate) pq: Pq,
+}
+
+/// A query made ready for [`ProductRows`]; reused between queries.
+#[derive(Default)]
+pub(crate) struct ProductQuery {
+    values: Vec<f32>,
+    parts: Vec<f32>,
+    table: Vec<f32>,
+}
+
+impl ProductRows {
+    /// Learns the books from row-major `[rows, dim]` vectors and encodes them.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub(crate) fn build(
+        metric: MetricType,
+        shape: Shape,
+        vectors: &[f32],
+        seed: u64,
+        stop: &StopFlag,
+    ) -> Result<Self> {
+        let dim = shape.dim;
+        let rows: Vec<u32> = (0..(vectors.len() / dim) as u32).collect();
+        let lists = Lists {
+            centroids: &mean(metric, dim, vectors),
+            list_of: &vec![0; rows.len()],
+            rows: &rows,
+        };
+        let run = Run {
+            threads: 1,
+            stop,
+            progress: None,
+        };
+        let pq = Pq::build(metric, shape, Layout::Rows, vectors, &lists, seed, run)?;
+        Ok(Self { pq })
+    }
+
+    /// Takes books and codes out of a file of this shape.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub(crate) fn from_stored(shape: Shape, stored: &mut Stored) -> Result<Self> {
+        Ok(Self {
+            pq: Pq::from_stored(shape, Layout::Rows, stored)?,
+        })
+    }
+
+    /// Makes a query ready. What the mean adds to a key is the same for all rows and left out.
+    pub(crate) fn prepare(&self, metric: MetricType, query: &[f32], out: &mut ProductQuery) {
+        out.values.resize(query.len(), 0.0);
+        normalised(metric, query, &mut out.values);
+        self.pq.table(&out.values, &mut out.parts, &mut out.table);
+    }
+}
+
+impl Comparable for ProductRows {
+    type Query = ProductQuery;
+
+    fn keys(&self, query: &mut ProductQuery, rows: &[u32], keys: &mut Vec<f32>) {
+        let (factor, table) = (self.pq.factor(), &query.table);
+        let product = |row: &u32| factor * self.pq.product(table, *row as usize);
+        match self.pq.adds() {
+            [] => keys.extend(rows.iter().map(product)),
+            add => keys.extend(rows.iter().map(|row| add[*row as usize] + product(row))),
+        }
+    }
+
+    #[inline]
+    fn prefetch(&self, row: u32) {
+        prefetch(self.pq.row(row as usize));
+        if let Some(add) = self.pq.adds().get(row as usize..row as usize + 1) {
+            prefetch(add);
+        }
+    }
+}
+
+/// The mean of all rows, as their metric compares them.
+pub(crate) fn mean(metric: MetricType, dim: usize, vectors: &[f32]) -> Vec<f32> {
+    let (mut sums, mut values) = (vec![0f64; dim], vec![0f32; dim]);
+    for row in vectors.chunks_exact(dim) {
+        normalised(metric, row, &mut values);
+        for (sum, value) in sums.iter_mut().zip(&values) {
+            *sum += f64::from(*value);
+        }
+    }
+    let count = (vectors.len() / dim).max(1) as f64;
+    sums.iter().map(|sum| (sum / count) as f32).collect()
+}
