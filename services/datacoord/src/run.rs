@@ -140,7 +140,6 @@ pub async fn start(
         builder.clone(),
         compactor.clone(),
         collector.clone(),
-        snapshots.clone(),
         exporter.clone(),
         bundles.clone(),
     ));

@@ -47,7 +47,6 @@ impl DataCoordService {
         builder: Arc<Builder>,
         compactor: Arc<Compactor>,
         collector: Arc<Collector>,
-        snapshots: Arc<Snapshots>,
         exporter: Arc<Exporter>,
         bundles: Arc<Bundles>,
     ) -> Self {
@@ -57,7 +56,7 @@ impl DataCoordService {
             builder,
             compactor,
             collector,
-            snapshots,
+            snapshots: bundles.snapshots().clone(),
             exporter,
             bundles,
         }

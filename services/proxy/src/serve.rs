@@ -26,7 +26,7 @@ pub fn internal_server(context: &Arc<ProxyContext>) -> ProxyServer<InternalServi
 mod tests {
     use redkite_config::ByteSize;
     use redkite_proto::milvus::milvus::{
-        AlterIndexRequest, ConnectRequest, DescribeCollectionRequest, GetVersionRequest,
+        RunAnalyzerRequest, ConnectRequest, DescribeCollectionRequest, GetVersionRequest,
         HasCollectionRequest, milvus_service_client::MilvusServiceClient,
     };
     use redkite_rpc::{ChannelPool, RpcOptions, ServerBuilder};
@@ -76,13 +76,13 @@ mod tests {
         assert!(code_of(has.status) == 0 && has.value);
 
         let refused = client
-            .alter_index(AlterIndexRequest::default())
+            .run_analyzer(RunAnalyzerRequest::default())
             .await
             .unwrap_err();
         assert_eq!(refused.code(), Code::Unimplemented);
         assert_eq!(
             refused.message(),
-            "AlterIndex is not served by this version"
+            "RunAnalyzer is not served by this version"
         );
     }
 

@@ -171,25 +171,25 @@ mod tests {
     fn passwords_are_hidden_in_users_and_sagas() {
         let user = CredentialInfo {
             username: "ann".to_owned(),
-            encrypted_password: "secret".to_owned(),
+            encrypted_password: "hunter2".to_owned(),
             ..CredentialInfo::default()
         };
         let user = pair(keys::user("ann"), user.encode_to_vec());
         let export = SnapshotExportInfo {
             place: Some(BundlePlace {
-                secret_key: "secret".to_owned(),
+                secret_key: "hunter2".to_owned(),
                 ..BundlePlace::default()
             }),
             ..SnapshotExportInfo::default()
         };
         let export = pair(keys::snapshot_export(3), export.encode_to_vec());
-        let saga = r#"{"params": {"users": [{"encrypted_password": "secret"}]}}"#;
+        let saga = r#"{"params": {"users": [{"encrypted_password": "hunter2"}]}}"#;
         let saga = pair("root-coord/saga/1".to_owned(), saga.into());
         for pair in [user, export, saga] {
             assert!(is_secret(&pair));
             let shown = describe(&pair).unwrap();
             assert!(
-                shown.contains(HIDDEN) && !shown.contains("secret"),
+                shown.contains(HIDDEN) && !shown.contains("hunter2"),
                 "{shown}"
             );
         }

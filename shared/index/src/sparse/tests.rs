@@ -164,7 +164,7 @@ fn what_was_dropped_still_counts_in_scores() {
     let rows = vectors(&mut rng, 1_500);
     let allow = BitSet::full(rows.len());
     let (mut found, mut wanted) = (0, 0);
-    for (built, searched) in [(0.3, None), (0.0, Some(0.4)), (0.2, Some(0.2))] {
+    for (built, searched) in [(0.3, None), (0.0, Some(0.4)), (0.4, Some(0.2))] {
         for algorithm in ALGORITHMS {
             let index = build(&rows, algorithm, built);
             assert_eq!(index.dropped.is_empty(), built == 0.0);

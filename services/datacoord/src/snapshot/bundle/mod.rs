@@ -91,6 +91,11 @@ impl Bundles {
         })
     }
 
+    /// The snapshots that it writes out.
+    pub fn snapshots(&self) -> &Arc<Snapshots> {
+        &self.snapshots
+    }
+
     /// Looks for what is due until the task group stops.
     pub async fn run(self: Arc<Self>) {
         let stop = self.tasks.token();

@@ -1,0 +1,76 @@
+"""Rows that are not flushed yet are found through indexes in memory, as fresh and as right as others."""
+
+import re
+
+from harness.data import count, create_simple, index_params, make_vectors, nearest, simple_schema
+from harness.waiting import eventually
+
+DIM = 16
+N = 20_000
+LIMIT = 10
+INDEXED = re.compile(r"^redkite_querynode_interim_indexed_rows_total (\d+)", re.MULTILINE)
+
+
+def indexed_rows(server):
+    found = INDEXED.search(server.admin_get("/metrics")[1])
+    return int(found.group(1)) if found else 0
+
+
+def insert(client, name, base):
+    for start in range(0, len(base), 2_500):
+        rows = [
+            {"id": i, "vector": base[i].tolist(), "number": i, "label": "x"}
+            for i in range(start, min(start + 2_500, len(base)))
+        ]
+        client.insert(name, rows)
+
+
+def recall(client, name, metric, ids, base, queries, **kwargs):
+    found = client.search(name, queries.tolist(), limit=LIMIT, **kwargs)
+    hits = 0
+    for result, query in zip(found, queries, strict=True):
+        assert len(result) == LIMIT
+        expected = {i for i, _ in nearest(metric, ids, base[ids], query, LIMIT)}
+        hits += len(expected & {hit["id"] for hit in result})
+    return hits / (LIMIT * len(queries))
+
+
+def test_growing_rows_are_indexed_and_stay_as_fresh_as_before(client, name, server):
+    before = indexed_rows(server)
+    create_simple(client, name, metric="COSINE", index="HNSW", dim=DIM)
+    base, queries = make_vectors(N, DIM, seed=5), make_vectors(20, DIM, seed=6)
+    insert(client, name, base)
+    # Small groups of rows at the end may stay without one.
+    eventually(lambda: indexed_rows(server) >= before + N // 2, "indexes over growing rows", 60)
+    everything = list(range(N))
+    assert recall(client, name, "COSINE", everything, base, queries) >= 0.95
+
+    few = [i for i in everything if i % 200 == 7]
+    assert recall(client, name, "COSINE", few, base, queries, filter="number % 200 == 7") == 1
+
+    gone = [i for i in everything if i % 2 == 0]
+    client.delete(name, filter="number % 2 == 0")
+    left = [i for i in everything if i % 2]
+    assert recall(client, name, "COSINE", left, base, queries) >= 0.95
+    for hits in client.search(name, base[gone[:50]].tolist(), limit=LIMIT):
+        assert all(hit["id"] % 2 for hit in hits)
+
+    new = {"id": N, "vector": queries[0].tolist(), "number": 1, "label": "new"}
+    client.insert(name, [new])
+    assert client.search(name, [new["vector"]], limit=1)[0][0]["id"] == N
+
+    client.flush(name)
+    assert count(client, name) == len(left) + 1
+    assert client.search(name, [new["vector"]], limit=1)[0][0]["id"] == N
+
+
+def test_who_asks_for_flat_gets_exact_answers(client, name):
+    client.create_collection(
+        name,
+        schema=simple_schema(dim=DIM),
+        index_params=index_params("FLAT", "L2"),
+        consistency_level="Strong",
+    )
+    base, queries = make_vectors(10_000, DIM, seed=8), make_vectors(10, DIM, seed=9)
+    insert(client, name, base)
+    assert recall(client, name, "L2", list(range(len(base))), base, queries) == 1
