@@ -26,8 +26,8 @@ pub fn internal_server(context: &Arc<ProxyContext>) -> ProxyServer<InternalServi
 mod tests {
     use redkite_config::ByteSize;
     use redkite_proto::milvus::milvus::{
-        RunAnalyzerRequest, ConnectRequest, DescribeCollectionRequest, GetVersionRequest,
-        HasCollectionRequest, milvus_service_client::MilvusServiceClient,
+        ConnectRequest, DescribeCollectionRequest, GetVersionRequest, HasCollectionRequest,
+        RunAnalyzerRequest, milvus_service_client::MilvusServiceClient,
     };
     use redkite_rpc::{ChannelPool, RpcOptions, ServerBuilder};
     use redkite_runtime::{Health, OnFailure};

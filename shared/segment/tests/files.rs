@@ -196,8 +196,8 @@ async fn an_open_file_shows_the_same_rows_as_one_that_was_read() {
             let chunk = opened.await.unwrap();
             assert_eq!(
                 chunk.batch().columns().len(),
-                2,
-                "only the key and the vectors"
+                6,
+                "only the key and the vectors of one length"
             );
             let sealed = SealedSegment::new(meta(&schema, 7), chunk).unwrap();
             let segment = [Segment::Sealed(Arc::new(sealed))];
@@ -271,7 +271,7 @@ fn golden_value(name: &str, row: i64) -> Value {
 #[tokio::test]
 async fn files_of_version_1_are_still_read() {
     let bytes = Bytes::from_static(include_bytes!("golden/data.v1.parquet"));
-    let schema = schema(DataType::Int64);
+    let schema = common::schema_with(DataType::Int64, Vec::new());
     let store = memory();
     let path = "segments/10/20/7/data.v1.parquet".to_owned();
     let entry = FileEntry::of(FileKind::Data, path, &bytes);

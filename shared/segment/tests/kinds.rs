@@ -135,12 +135,16 @@ async fn growing_rows_files_and_indexes_find_the_same() {
             .cloned()
             .chain([Segment::Sealed(indexed)])
             .collect();
-        let near = match metric.larger_is_nearer() {
-            true => RangeBounds {
+        let near = match metric {
+            MetricType::Cosine => RangeBounds {
+                radius: 0.1,
+                range_filter: Some(0.9),
+            },
+            MetricType::Ip => RangeBounds {
                 radius: 1.0,
                 range_filter: Some(60.0),
             },
-            false => RangeBounds {
+            _ => RangeBounds {
                 radius: 60.0,
                 range_filter: Some(0.25),
             },

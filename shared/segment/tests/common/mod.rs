@@ -24,13 +24,26 @@ pub(crate) fn seed() -> u64 {
     seed
 }
 
+/// A field of each type.
 pub(crate) fn schema(key: DataType) -> Arc<CollectionSchema> {
-    let plain = |name: &str, kind| FieldSchema {
-        nullable: true,
-        ..FieldSchema::new(name, kind)
-    };
     let vector = |name: &str, kind, dim| FieldSchema {
         dim,
+        ..FieldSchema::new(name, kind)
+    };
+    let others = vec![
+        vector("bits", DataType::BinaryVector, 16),
+        vector("half", DataType::Float16Vector, 3),
+        vector("brain", DataType::BFloat16Vector, 5),
+        vector("bytes", DataType::Int8Vector, 7),
+        vector("sparse", DataType::SparseFloatVector, 0),
+    ];
+    schema_with(key, others)
+}
+
+/// A field of each type that version 1 of the files knew, and some more.
+pub(crate) fn schema_with(key: DataType, others: Vec<FieldSchema>) -> Arc<CollectionSchema> {
+    let plain = |name: &str, kind| FieldSchema {
+        nullable: true,
         ..FieldSchema::new(name, kind)
     };
     let text = |name: &str| FieldSchema {
@@ -41,34 +54,30 @@ pub(crate) fn schema(key: DataType) -> Arc<CollectionSchema> {
         DataType::VarChar => text("pk"),
         other => FieldSchema::new("pk", other),
     };
+    let fields = vec![
+        FieldSchema {
+            is_primary_key: true,
+            ..key_field
+        },
+        FieldSchema {
+            dim: DIM,
+            ..FieldSchema::new("vector", DataType::FloatVector)
+        },
+        plain("number", DataType::Int32),
+        FieldSchema {
+            nullable: true,
+            ..text("text")
+        },
+        plain("flag", DataType::Bool),
+        plain("tiny", DataType::Int8),
+        plain("small", DataType::Int16),
+        plain("long", DataType::Int64),
+        plain("float", DataType::Float),
+        plain("double", DataType::Double),
+        plain("doc", DataType::Json),
+    ];
     let schema = CollectionSchema {
-        fields: vec![
-            FieldSchema {
-                is_primary_key: true,
-                ..key_field
-            },
-            FieldSchema {
-                dim: DIM,
-                ..FieldSchema::new("vector", DataType::FloatVector)
-            },
-            plain("number", DataType::Int32),
-            FieldSchema {
-                nullable: true,
-                ..text("text")
-            },
-            plain("flag", DataType::Bool),
-            plain("tiny", DataType::Int8),
-            plain("small", DataType::Int16),
-            plain("long", DataType::Int64),
-            plain("float", DataType::Float),
-            plain("double", DataType::Double),
-            plain("doc", DataType::Json),
-            vector("bits", DataType::BinaryVector, 16),
-            vector("half", DataType::Float16Vector, 3),
-            vector("brain", DataType::BFloat16Vector, 5),
-            vector("bytes", DataType::Int8Vector, 7),
-            vector("sparse", DataType::SparseFloatVector, 0),
-        ],
+        fields: fields.into_iter().chain(others).collect(),
         enable_dynamic_field: true,
         ..CollectionSchema::default()
     };
