@@ -42,7 +42,7 @@ fn column(kind: DataType) -> ColumnData {
 
 /// A dimension of the row's own, and some that it shares.
 fn row(row: usize) -> Bytes {
-    let shared = (0..9).filter(|i| mix(row * 9 + i) % 3 == 0);
+    let shared = (0..9).filter(|i| mix(row * 9 + i).is_multiple_of(3));
     let mut pairs: Vec<(u32, f32)> = shared
         .map(|i| (i as u32 * 1_000, (mix(row + i) % 7 + 1) as f32 / 4.0))
         .collect();

@@ -233,7 +233,7 @@ pub(crate) fn has(
     match object {
         Object::Any => false,
         Object::Collection(name) => on_collection(name),
-        Object::CollectionOrId(name, id) if name.is_empty() => view
+        Object::CollectionOrId("", id) => view
             .collection_by_id(id)
             .and_then(|entry| Some((view.database_by_id(entry.database_id())?, entry)))
             .is_some_and(|(database, entry)| {

@@ -68,6 +68,7 @@ macro_rules! replies {
     ($($reply:ident,)*) => {
         $(
             impl Reply for $reply {
+                #[allow(clippy::needless_update, reason = "some replies have nothing but a status")]
                 fn failed(error: &Error) -> Self {
                     Self { status: Some(status::failure(error)), ..Self::default() }
                 }

@@ -199,26 +199,30 @@ impl History {
             let node = self.owner();
             let partition = if rng.random_bool(0.5) { P1 } else { P2 };
             let answer = node.write(node.change(&[], partition, &[(key, key)])).await;
-            let mut model = self.model.lock();
-            match answer {
-                Ok(ts) => {
-                    let other = model.acknowledged.insert(ts, key);
-                    assert_eq!(other, None, "seed {}: two writes at one time", self.seed);
-                }
-                Err(status) => match redkite_rpc::from_status(&status).outcome {
-                    Some(Outcome::NotApplied) => {
-                        model.refused.insert(key);
-                    }
-                    Some(Outcome::Unknown) | None => {
-                        model.unknown.insert(key);
-                    }
-                },
-            }
-            drop(model);
+            self.learn(key, answer);
             if rng.random_bool(0.3) {
                 let pause = Duration::from_micros(rng.random_range(0..3_000));
                 tokio::time::sleep(pause).await;
             }
+        }
+    }
+
+    /// Takes note of what a write was answered.
+    fn learn(&self, key: i64, answer: Result<u64, tonic::Status>) {
+        let mut model = self.model.lock();
+        match answer {
+            Ok(ts) => {
+                let other = model.acknowledged.insert(ts, key);
+                assert_eq!(other, None, "seed {}: two writes at one time", self.seed);
+            }
+            Err(status) => match redkite_rpc::from_status(&status).outcome {
+                Some(Outcome::NotApplied) => {
+                    model.refused.insert(key);
+                }
+                Some(Outcome::Unknown) | None => {
+                    model.unknown.insert(key);
+                }
+            },
         }
     }
 

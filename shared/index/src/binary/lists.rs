@@ -47,7 +47,7 @@ impl Lists {
         let centroids = learn(rows, nlist, options.seed, options.stop)?;
         let mut list_of = Vec::with_capacity(count);
         for row in 0..count as u32 {
-            if row as usize % BLOCK_ROWS == 0 {
+            if (row as usize).is_multiple_of(BLOCK_ROWS) {
                 options.stop.check()?;
             }
             list_of.push(nearest(&centroids, rows.width, rows.row(row)));

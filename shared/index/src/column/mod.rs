@@ -182,7 +182,7 @@ pub enum ColumnIndex {
     /// Over vectors of bits.
     Binary(BinaryIndex),
     /// Over vectors that are mostly zero.
-    Sparse(SparseIndex),
+    Sparse(Box<SparseIndex>),
 }
 
 impl ColumnIndex {
@@ -204,7 +204,7 @@ impl ColumnIndex {
                 BinaryIndex::build(params, rows, options).map(Self::Binary)
             }
             (ColumnIndexParams::Sparse(params), ColumnRows::Sparse(rows)) => {
-                SparseIndex::build(params, rows, options).map(Self::Sparse)
+                SparseIndex::build(params, rows, options).map(Self::sparse)
             }
             _ => Err(Error::invalid(format!(
                 "an index of type {} cannot be built over such vectors",
@@ -242,10 +242,14 @@ impl ColumnIndex {
         if index_type.is_binary() {
             BinaryIndex::from_stored(stored).map(Self::Binary)
         } else if index_type.is_sparse() {
-            SparseIndex::from_stored(stored).map(Self::Sparse)
+            SparseIndex::from_stored(stored).map(Self::sparse)
         } else {
             opened(stored, is_mapped).map(Self::Dense)
         }
+    }
+
+    fn sparse(index: SparseIndex) -> Self {
+        Self::Sparse(Box::new(index))
     }
 
     /// Whether it can be searched without the column's own vectors.

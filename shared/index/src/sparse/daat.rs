@@ -119,7 +119,7 @@ pub(super) fn max_score<'a>(
     let mut looked_at = 0usize;
     loop {
         looked_at += 1;
-        if looked_at % STRIDE == 0 {
+        if looked_at.is_multiple_of(STRIDE) {
             stop.check()?;
         }
         let (others, essential) = terms.split_at_mut(first);
@@ -169,7 +169,7 @@ pub(super) fn wand<'a>(
     let mut looked_at = 0usize;
     loop {
         looked_at += 1;
-        if looked_at % STRIDE == 0 {
+        if looked_at.is_multiple_of(STRIDE) {
             stop.check()?;
         }
         terms.retain(|term| term.row() != END);

@@ -11,7 +11,7 @@ use redkite_proto::redkite::datacoord::{
     CommitFlushRequest, DescribeIndexesRequest, DropDataRequest, SyncRequest,
 };
 use redkite_rpc::{ChannelPool, Connector, RpcOptions, call};
-use redkite_runtime::{Deadline, HealthState};
+use redkite_runtime::{Deadline, HealthState, OnFailure, TaskGroup};
 use redkite_telemetry::TelemetryOptions;
 use redkite_types::{ErrorCode, Outcome};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -49,11 +49,9 @@ async fn a_call_whose_time_is_over_is_told_so_and_not_that_it_was_cancelled() {
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
             .await
             .unwrap();
-    let connection = tokio::spawn(connection);
-    let waits = SyncRequest {
-        revision: 1,
-        ..SyncRequest::default()
-    };
+    let tasks = TaskGroup::new("client");
+    tasks.spawn_cancellable("connection", OnFailure::Log, connection);
+    let waits = SyncRequest { revision: 1 };
     let mut frame = vec![0];
     frame.extend(u32::try_from(waits.encoded_len()).unwrap().to_be_bytes());
     waits.encode(&mut frame).unwrap();
@@ -68,7 +66,7 @@ async fn a_call_whose_time_is_over_is_told_so_and_not_that_it_was_cancelled() {
     let status = tonic::Status::from_header_map(answer.headers()).unwrap();
     assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status}");
     assert_eq!(server.coord.calls.load(Ordering::SeqCst), 1);
-    connection.abort();
+    tasks.cancel();
 }
 
 #[tokio::test]
