@@ -1,0 +1,251 @@
+//! What a search is made with: its effort, and its range.
+
+use redkite_types::MetricType;
+use serde_json::{Map, Value};
+
+use super::kind::IndexType;
+use super::value::{INT_MAX, ratio, search_float, search_integer, unknown};
+use crate::error::{Error, Result};
+
+/// How much effort a search makes, and its range if it is a range search.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SearchParams {
+    /// Length of the candidate pool of HNSW; at least `k`.
+    pub ef: Option<usize>,
+    /// Effort of AUTOINDEX, 1 (fast) to 10 (thorough).
+    pub level: Option<u8>,
+    /// Lists visited of an inverted index; 8 if not said. More under a filter, until as many rows
+    /// were looked at as without one.
+    pub nprobe: Option<usize>,
+    /// Lists in a row without a result that end a range search; 2 if not said.
+    pub max_empty_buckets: Option<usize>,
+    /// Candidates of SCANN scored exactly, at least `k`; 10 `k` if not said.
+    pub reorder_k: Option<usize>,
+    /// Candidates of HNSW_SQ, HNSW_PQ and IVF_RABITQ scored exactly, in multiples of `k`. At least 1.
+    /// If not said, 10 for IVF_RABITQ, and all candidates of HNSW_PQ.
+    pub refine_k: Option<f32>,
+    /// Bits to which IVF_RABITQ rounds a query's values; 0, which is also the default, for none.
+    pub query_bits: Option<usize>,
+    /// Part of a sparse query's values, the smallest ones, that need not be looked at to find
+    /// candidates; at least 0, below 1.
+    pub drop_ratio: Option<f32>,
+    /// Candidates of DISKANN, all of which are scored exactly; at least `k`. The larger of 16 and `k`
+    /// if not said.
+    pub search_list: Option<usize>,
+    /// The range, if one was asked for.
+    pub range: Option<RangeBounds>,
+}
+
+/// The scores that a range search returns.
+///
+/// # Units
+/// As Milvus reports the metric. L2: `range_filter <= score < radius`. IP and COSINE:
+/// `radius < score <= range_filter`. Without `range_filter` the near side is open.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RangeBounds {
+    /// The far side, not included.
+    pub radius: f32,
+    /// The near side, included.
+    pub range_filter: Option<f32>,
+}
+
+impl RangeBounds {
+    /// Whether a reported score lies in the range.
+    pub fn contains(&self, metric: MetricType, score: f32) -> bool {
+        let near_enough = if metric.larger_is_nearer() {
+            score > self.radius
+        } else {
+            score < self.radius
+        };
+        near_enough && self.far_enough(metric, score)
+    }
+
+    /// Whether a reported score is not nearer than the near side.
+    pub(crate) fn far_enough(&self, metric: MetricType, score: f32) -> bool {
+        match self.range_filter {
+            None => true,
+            Some(near) if metric.larger_is_nearer() => score <= near,
+            Some(near) => score >= near,
+        }
+    }
+
+    /// Checks that the two sides leave room for a score, and that both are numbers.
+    ///
+    /// # Errors
+    /// `InvalidParameter` with Milvus's text; the caller's fault.
+    pub fn validate(&self, metric: MetricType) -> Result<()> {
+        let radius = self.radius;
+        let near = self.range_filter.unwrap_or(0.0);
+        if radius.is_nan() || near.is_nan() {
+            return Err(Error::invalid("radius and range_filter must be numbers"));
+        }
+        match self.range_filter {
+            Some(near) if metric.larger_is_nearer() && radius >= near => {
+                Err(Error::invalid(format!(
+                    "range_filter must be greater than radius for IP/COSINE, \
+                     range_filter:{near:.6}, radius:{radius:.6}"
+                )))
+            }
+            Some(near) if !metric.larger_is_nearer() && radius <= near => {
+                Err(Error::invalid(format!(
+                    "range_filter must be less than radius for L2/HAMMING/JACCARD, \
+                     range_filter:{near:.6}, radius:{radius:.6}"
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Candidates of DISKANN when nothing is said.
+const DEFAULT_SEARCH_LIST: usize = 16;
+
+/// Effort of AUTOINDEX when no level is given, and of HNSW when no `ef` is.
+const DEFAULT_LEVEL: u8 = 3;
+
+impl SearchParams {
+    /// A search with a pool of `ef` candidates.
+    pub fn with_ef(ef: usize) -> Self {
+        Self {
+            ef: Some(ef),
+            ..Self::default()
+        }
+    }
+
+    /// Parses what a client sends as search parameters of an index of this type.
+    ///
+    /// HNSW, HNSW_SQ and HNSW_PQ take `ef`, the latter two `refine_k`; the inverted indexes `nprobe`
+    /// and `max_empty_result_buckets`, SCANN `reorder_k`, IVF_RABITQ `refine_k` and
+    /// `rbq_bits_query`; DISKANN takes `search_list`, or `search_list_size`; AUTOINDEX takes `level`
+    /// and `ef`; all take `radius` and `range_filter`. FLAT and AUTOINDEX also accept the effort parameters of other index types (`nprobe`,
+    /// `search_list`, ...): they ask for at least so much effort of an index that is not there, and
+    /// an exact or self-chosen search gives it.
+    ///
+    /// # Errors
+    /// `InvalidParameter` for a parameter that is unknown, of the wrong type or out of range, with
+    /// Milvus's text; the caller's fault.
+    pub fn parse(index_type: IndexType, params: &Map<String, Value>) -> Result<Self> {
+        let mut parsed = Self::default();
+        let (mut radius, mut range_filter) = (None, None);
+        for (key, value) in params {
+            match (key.as_str(), index_type) {
+                ("metric_type" | "index_type", _) => {}
+                ("radius", _) => radius = Some(search_float(key, value)?),
+                ("range_filter", _) => range_filter = Some(search_float(key, value)?),
+                ("ef", IndexType::Flat | IndexType::BinFlat) => {
+                    search_integer(key, value, 1, INT_MAX)?;
+                }
+                ("ef", kind) if kind.is_graph() => {
+                    parsed.ef = Some(search_integer(key, value, 1, INT_MAX)? as usize);
+                }
+                ("search_list" | "search_list_size", IndexType::DiskAnn) => {
+                    let number = search_integer("search_list_size", value, 1, INT_MAX)?;
+                    parsed.search_list = Some(number as usize);
+                }
+                ("refine_k", kind) if kind.is_refined() => {
+                    parsed.refine_k = Some(refine_k(key, value)?);
+                }
+                ("rbq_bits_query", IndexType::IvfRabitq) => {
+                    parsed.query_bits = Some(search_integer(key, value, 0, 8)? as usize);
+                }
+                ("nprobe", kind) if kind.is_ivf() => {
+                    parsed.nprobe = Some(search_integer(key, value, 1, 65_536)? as usize);
+                }
+                ("max_empty_result_buckets", kind) if kind.is_ivf() => {
+                    let number = search_integer(key, value, 1, 65_535)?;
+                    parsed.max_empty_buckets = Some(number as usize);
+                }
+                ("reorder_k", IndexType::Scann) => {
+                    parsed.reorder_k = Some(search_integer(key, value, 1, INT_MAX)? as usize);
+                }
+                ("drop_ratio_search", kind) if kind.is_sparse() => {
+                    parsed.drop_ratio = Some(ratio(key, value)?);
+                }
+                ("level", IndexType::AutoIndex) => {
+                    parsed.level = Some(search_integer(key, value, 1, 10)? as u8);
+                }
+                (
+                    "nprobe" | "search_list" | "reorder_k",
+                    IndexType::Flat | IndexType::BinFlat | IndexType::AutoIndex,
+                ) => {
+                    search_integer(key, value, 1, INT_MAX)?;
+                }
+                _ => return Err(unknown(key, index_type)),
+            }
+        }
+        parsed.range = match (radius, range_filter) {
+            (Some(radius), range_filter) => Some(RangeBounds {
+                radius,
+                range_filter,
+            }),
+            (None, None) => None,
+            (None, Some(_)) => return Err(Error::invalid("range_filter needs a radius")),
+        };
+        Ok(parsed)
+    }
+
+    /// The range of a range search.
+    pub(crate) fn required_range(&self, metric: MetricType) -> Result<RangeBounds> {
+        let range = self
+            .range
+            .ok_or_else(|| Error::invalid("range search needs a radius"))?;
+        range.validate(metric)?;
+        Ok(range)
+    }
+
+    /// Checks that a `reorder_k` leaves room for `k` results.
+    pub(crate) fn check_reorder(&self, k: usize) -> Result<()> {
+        match self.reorder_k {
+            Some(reorder_k) if reorder_k < k => Err(Error::invalid(format!(
+                "reorder_k({reorder_k}) should be larger than k({k})"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Candidates of DISKANN for `k` results.
+    ///
+    /// # Errors
+    /// `InvalidParameter` when an explicit `search_list` is smaller than `k`.
+    pub(crate) fn search_list_size(&self, k: usize) -> Result<usize> {
+        match self.search_list {
+            Some(size) if size < k => Err(Error::invalid(format!(
+                "search_list_size({size}) should be larger than k({k})"
+            ))),
+            Some(size) => Ok(size),
+            None => Ok(k.max(DEFAULT_SEARCH_LIST)),
+        }
+    }
+
+    /// Candidates to keep for `k` results.
+    ///
+    /// A level doubles the effort about every second step: level 1 keeps 20 candidates, 3 keeps 40,
+    /// 10 keeps 453, and never fewer than 1.5 `k`.
+    ///
+    /// # Errors
+    /// `InvalidParameter` when an explicit `ef` is smaller than `k`.
+    pub(crate) fn pool_size(&self, k: usize) -> Result<usize> {
+        match self.ef {
+            Some(ef) if ef < k => Err(Error::invalid(format!(
+                "out of range in json: ef({ef}) should be larger than k({k})"
+            ))),
+            Some(ef) => Ok(ef),
+            None => {
+                let level = f64::from(self.level.unwrap_or(DEFAULT_LEVEL));
+                let effort = 20.0 * 2f64.powf((level - 1.0) / 2.0);
+                Ok((effort as usize).max(k + k / 2))
+            }
+        }
+    }
+}
+
+fn refine_k(key: &str, value: &Value) -> Result<f32> {
+    let factor = search_float(key, value)?;
+    if factor >= 1.0 && factor.is_finite() {
+        return Ok(factor);
+    }
+    Err(Error::invalid(format!(
+        "Out of range in json: param '{key}' ({factor}) should be in range [1, {:.6e}]",
+        f32::MAX
+    )))
+}
