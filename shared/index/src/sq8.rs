@@ -9,6 +9,8 @@
 //! One global scale as in LVQ's mean-centring (Aguerrebere et al. 2023, §3), without its per-vector
 //! bounds.
 
+use crate::topk::TopK;
+
 /// Values sampled for the percentile: enough for five figures of it, small beside any segment.
 const SAMPLE_VALUES: usize = 4_000_000;
 
@@ -42,12 +44,14 @@ impl Quantizer {
         let mean: Vec<f32> = sums.iter().map(|sum| (sum / count) as f32).collect();
 
         let sampled = rows.min((SAMPLE_VALUES / dim).max(1));
-        let mut spread = Vec::with_capacity(sampled * dim);
+        let mut spread = Spread::new(sampled * dim);
         for i in 0..sampled {
             row(i * rows / sampled, &mut values);
-            spread.extend(values.iter().zip(&mean).map(|(x, m)| (x - m).abs()));
+            for (value, mean) in values.iter().zip(&mean) {
+                spread.push((value - mean).abs());
+            }
         }
-        let scale = percentile(&mut spread) / CODE_MAX;
+        let scale = spread.percentile() / CODE_MAX;
         Self { mean, scale }
     }
 
@@ -61,22 +65,40 @@ impl Quantizer {
     }
 }
 
-/// The 99.95th percentile, or the largest value if that is zero; never zero.
-fn percentile(spread: &mut [f32]) -> f32 {
-    if spread.is_empty() {
-        return 1.0;
+/// The 99.95th percentile of a known number of values, of which it keeps those above it only: all of
+/// them may be as many as the vectors have.
+struct Spread {
+    /// The largest, as negated keys.
+    largest: TopK,
+    most: f32,
+}
+
+impl Spread {
+    fn new(values: usize) -> Self {
+        let rank = ((values as f64 * 0.9995) as usize).min(values.saturating_sub(1));
+        Self {
+            largest: TopK::with_k(values - rank),
+            most: 0.0,
+        }
     }
-    let rank = ((spread.len() as f64 * 0.9995) as usize).min(spread.len() - 1);
-    let (_, value, _) = spread.select_nth_unstable_by(rank, f32::total_cmp);
-    if *value > f32::MIN_POSITIVE * CODE_MAX {
-        return *value;
+
+    fn push(&mut self, value: f32) {
+        self.largest.push(-value, 0);
+        self.most = self.most.max(value);
     }
-    let largest = spread.iter().copied().fold(0.0, f32::max);
-    // The floor keeps `1 / scale` finite; rows this close to each other are told apart by rerank.
-    if largest > f32::MIN_POSITIVE * CODE_MAX {
-        largest
-    } else {
-        1.0
+
+    /// The percentile, or the largest value if that is zero; never zero.
+    fn percentile(&self) -> f32 {
+        let value = -self.largest.limit();
+        if value.is_finite() && value > f32::MIN_POSITIVE * CODE_MAX {
+            return value;
+        }
+        // The floor keeps `1 / scale` finite; rows this close to each other are told apart by rerank.
+        if self.most > f32::MIN_POSITIVE * CODE_MAX {
+            self.most
+        } else {
+            1.0
+        }
     }
 }
 
