@@ -249,8 +249,9 @@ def test_exports_and_restores_survive_kills(start, tmp_path):
         server.kill9()
         server.start()
     bundles = Bundles(server)
-    uris = [bundles.exported(job).snapshot_metadata_uri for job in jobs]
-    assert all(uris)
+    ended = [bundles.exported(job) for job in jobs]
+    uris = [info.snapshot_metadata_uri for info in ended]
+    assert all(uris), [(info.state, info.reason) for info in ended]
     for i, uri in enumerate(uris):
         job, code, text = bundles.restore(uri, f"copy{i}")
         assert code == 0, text

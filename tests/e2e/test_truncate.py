@@ -1,5 +1,6 @@
 """Truncation: every row goes, and nothing else."""
 
+import contextlib
 import threading
 
 from harness.data import all_rows, count, create_simple, index_params, make_vectors, simple_rows, simple_schema
@@ -148,12 +149,12 @@ def test_a_truncation_that_a_kill_cuts_off_is_finished_before_the_server_is_read
         client.insert(name, simple_rows(20, start=20), partition_name="p7")
         client.flush(name)
 
-        def truncate():
-            other = restartable_server.client()
-            try:
+        other = restartable_server.client()
+
+        def truncate(other=other):
+            # The server is killed under it.
+            with contextlib.suppress(Exception):
                 other.truncate_collection(name, timeout=2)
-            except Exception:
-                pass  # The server is killed under it.
             other.close()
 
         thread = threading.Thread(target=truncate)

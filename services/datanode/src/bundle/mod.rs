@@ -70,14 +70,15 @@ impl Bundler {
         }
     }
 
-    /// Marks a place as a job's own.
+    /// Marks a place as a job's own. One that holds the job's own complete bundle is left as it is: its
+    /// end was not recorded.
     ///
     /// # Errors
-    /// Code 1100 when it is another's, holds a complete bundle, or may not be used; else as the store
-    /// says.
+    /// Code 1100 when it is another's, holds another complete bundle, or may not be used; else as the
+    /// store says.
     pub async fn open(&self, request: OpenBundleRequest) -> Result<OpenBundleResponse> {
         let place = self.open_place(&request.place, Access::Write).await?;
-        let token = request.token.into_bytes();
+        let token = request.token.as_bytes().to_vec();
         if let Some(owner) = place.read(MARKER).await? {
             return match owner == token {
                 true => Ok(OpenBundleResponse {}),
@@ -85,7 +86,12 @@ impl Bundler {
             };
         }
         if place.read(METADATA).await?.is_some() {
-            return Err(taken(&place, "it holds a bundle already"));
+            // What cannot be read is not ours: our own is written whole.
+            let complete = self.complete(&place).await.ok().flatten();
+            return match complete.is_some_and(|info| info.token == request.token) {
+                true => Ok(OpenBundleResponse {}),
+                false => Err(taken(&place, "it holds a bundle already")),
+            };
         }
         let marker = place.key(MARKER);
         let put = place.store.put_if_absent(&marker, token.clone().into());

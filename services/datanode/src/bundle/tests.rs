@@ -132,7 +132,9 @@ async fn a_bundle_is_not_seen_before_it_is_complete() {
     let read = world.read("b").await.unwrap();
     assert_eq!(read.info.unwrap().snapshot_name, "s1");
     assert_eq!(read.manifest.unwrap().snapshot_id, 9);
-    // Nobody writes over it.
+    // Whoever died before its end was recorded finds it again, and nobody else writes over it.
+    world.open("b", TOKEN).await.unwrap();
+    assert_eq!(uri, world.finish("b", TOKEN, &manifest).await.unwrap());
     assert_eq!(
         world.open("b", "2-other").await.unwrap_err().code,
         ErrorCode::InvalidParameter
