@@ -185,6 +185,7 @@ async fn an_open_file_shows_the_same_rows_as_one_that_was_read() {
     let mut rng = StdRng::seed_from_u64(seed());
     let every = [
         "vector", "number", "text", "flag", "tiny", "small", "long", "float", "double", "doc",
+        "bits", "half", "brain", "bytes", "sparse",
     ];
     let (_dir, local) = local();
     for (store, is_local) in [(memory(), false), (local, true)] {
