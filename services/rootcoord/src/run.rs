@@ -161,8 +161,9 @@ impl TakenOver {
     }
 }
 
-/// Starts the root coordinator and announces it; answers what it goes on with. When another replica takes the lead, the process
-/// stops: what it knows and holds is the other one's now, and started again it stands by.
+/// Starts the root coordinator and announces it; answers what it goes on with. When another replica
+/// takes the lead, the process stops: what it knows and holds is the other one's now, and started
+/// again it stands by.
 ///
 /// # Errors
 /// When a saga's record cannot be understood, or the metastore fails.

@@ -16,6 +16,8 @@ use crate::{metrics, read::StopOnDrop};
 
 /// Between two looks at what there is: single rows come faster than a look is worth.
 const PAUSE: Duration = Duration::from_millis(50);
+/// The same after a build that was refused, as a rule because memory is short: that passes slowly.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(2);
 
 /// What is to be built.
 struct Due {
@@ -32,13 +34,15 @@ pub(super) async fn keep(channel: Arc<Channel>) {
     loop {
         changes.borrow_and_update();
         let round = async {
+            let mut pause = PAUSE;
             while let Some(due) = next(&channel) {
                 if let Err(error) = build(&channel, due).await {
                     warn!(channel = %channel.name, %error, "growing rows stay without an index for now");
+                    pause = PAUSE_AFTER_FAILURE;
                     break;
                 }
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
             changes.changed().await
         };
         tokio::select! {
