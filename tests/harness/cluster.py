@@ -13,8 +13,9 @@ SERVICES = ["rootcoord", "datacoord", "querycoord", "querynode", "datanode", "pr
 class Cluster:
     """Processes by service and number. `counts` says of which service there is not just one."""
 
-    def __init__(self, folder, counts=None, settings=None):
-        """`settings` are keys of the configuration of every process."""
+    def __init__(self, folder, counts=None, settings=None, env=None, config=None):
+        """`settings` are keys of the configuration of every process, `env` its environment,
+        `config` its configuration file."""
         self.folder = folder
         self.ports = {}
         self.services = {service: [] for service in SERVICES}
@@ -36,8 +37,10 @@ class Cluster:
                 ]
                 for key, value in (settings or {}).items():
                     command += ["--set", f"{key}={value}"]
+                if config:
+                    command += ["--config", config]
                 name = f"{service}-{number}"
-                process = Process(name, command, admin, folder / f"{name}.log")
+                process = Process(name, command, admin, folder / f"{name}.log", env)
                 process.address = f"127.0.0.1:{port}"
                 process.uri = f"http://{process.address}"
                 self.services[service].append(process)
@@ -70,8 +73,8 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def run_cluster(folder, counts=None, settings=None):
-    cluster = Cluster(folder, counts, settings)
+def run_cluster(folder, counts=None, settings=None, env=None, config=None):
+    cluster = Cluster(folder, counts, settings, env, config)
     try:
         for process in cluster.all():
             process.spawn()
