@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from harness import redkite
 from harness.data import all_rows, count, create_simple, simple_rows
+from harness.faultproxy import FaultProxy
 from harness.process import ROOT, Server, connect
 from harness.waiting import eventually
 from harness.weed import Bucket, Weed
@@ -220,3 +222,33 @@ def test_six_processes_run_on_s3(tmp_path, s3):
         assert all_rows(client, "c") == before
         client.close()
     assert segment_keys(s3)
+
+
+def test_a_probe_that_a_kill_has_left_is_collected(tmp_path, weed):
+    """A process that dies while it tries the store out leaves the object that it tried it with."""
+    bucket = Bucket(weed)
+    between = FaultProxy(weed.ports["s3.port"])
+    env = {**bucket.env, "REDKITE__STORAGE__ENDPOINT": f"http://{between.address}"}
+    server = Server(tmp_path, env=env, settings={"datacoord.gc.grace": "0s"})
+    try:
+        between.swallow = b"DELETE "
+        server.spawn()
+        eventually(lambda: between.hits, "the start deletes what it has written", 60, 0.005)
+        server.kill9()
+        between.swallow = None
+        left = bucket.keys()
+        assert len(left) == 1 and left[0].startswith("probe/"), left
+        server.start()
+        # Each start has one of its own.
+        assert [key for key in bucket.keys() if key.startswith("probe/")] == left
+
+        def is_collected():
+            redkite.gc(server)
+            return not [key for key in bucket.keys() if key.startswith("probe/")]
+
+        planned = redkite.gc(server, dry_run=True)["garbage"]
+        assert left[0] in [item["key"] for item in planned], planned
+        eventually(is_collected, "the probe is collected", 30, 0.2)
+    finally:
+        server.stop()
+        between.close()

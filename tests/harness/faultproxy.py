@@ -29,6 +29,8 @@ class FaultProxy:
         self.target_port = target_port
         self.delay = delay
         self.fault = None
+        # What requests begin with that are taken and never passed on.
+        self.swallow = None
         # Requests or connections that met a fault.
         self.hits = 0
         self._lock = threading.Lock()
@@ -141,6 +143,9 @@ class FaultProxy:
                 piece = source.recv(CHUNK)
                 if not piece:
                     return
+                if self.swallow and source is client and piece.startswith(self.swallow):
+                    self._hit()
+                    continue
                 if self.fault == "slow":
                     self._hit()
                     self._stopping.wait(self.delay)
