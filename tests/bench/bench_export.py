@@ -1,14 +1,17 @@
 """Measures exports, and prints a Markdown table.
 
     make bench-export
-    .venv/bin/python tests/bench/bench_export.py --rows 100000      # a quick look
+    .venv/bin/python tests/bench/bench_export.py --rows 100000 --store files   # a quick look
 
-A million rows of 128 dimensions with five scalar columns, to the deployment's own store on local disk. The memory
-is the largest that the process used beyond what it had before, mapped files left out. The floor is arrow-rs
-writing such rows from memory in the same run, on one core.
+A million rows of 128 dimensions with five scalar columns, in a deployment of separate processes: once with
+its objects in local files, once on S3 (SeaweedFS on the same machine) with no disk cache, so that whatever a data node
+reads comes over the network. The memory is the largest that the data node had while it wrote, mapped
+files left out, and the same less what it had before. The floor is arrow-rs writing such rows from memory in the same run, on one
+core.
 """
 
 import argparse
+import os
 import pathlib
 import re
 import subprocess
@@ -16,15 +19,20 @@ import tempfile
 import threading
 import time
 
-import numpy as np
-from pymilvus import DataType
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+os.environ.setdefault("REDKITE_BIN_DIR", str(ROOT / "target" / "release"))
 
-from harness.process import ROOT, Server
+import numpy as np  # noqa: E402
+from measuring import Table  # noqa: E402
+from pymilvus import DataType  # noqa: E402
+
+from harness.cluster import run_cluster  # noqa: E402
+from harness.process import BIN_DIR, connect  # noqa: E402
+from harness.weed import Bucket, Weed  # noqa: E402
 
 DIM = 128
 STEP = 20_000
 CASES = [("100 %", ""), ("10 %", "a == 3"), ("0.1 %", "b == 3")]
-RELEASE = ROOT / "target" / "release"
 
 
 def fill(client, rows):
@@ -61,14 +69,14 @@ def fill(client, rows):
 class Peak:
     """The largest anonymous memory of a process while it is watched."""
 
-    def __init__(self, server):
-        self.server, self.stop = server, threading.Event()
-        self.before = self.largest = server.anonymous_bytes()
+    def __init__(self, process):
+        self.process, self.stop = process, threading.Event()
+        self.before = self.largest = process.anonymous_bytes()
         self.thread = threading.Thread(target=self.watch)
 
     def watch(self):
         while not self.stop.wait(0.02):
-            self.largest = max(self.largest, self.server.anonymous_bytes())
+            self.largest = max(self.largest, self.process.anonymous_bytes())
 
     def __enter__(self):
         self.thread.start()
@@ -79,52 +87,75 @@ class Peak:
         self.thread.join()
 
 
-def export(server, number, kind, text):
-    command = [RELEASE / "redkite", "export", "--collection", "bench", "--format", kind]
-    command += ["--to", f"s3://bench/{number}", "--admin", f"127.0.0.1:{server.admin_port}"]
+def export(cluster, number, kind, text):
+    coordinator = cluster.services["datacoord"][0]
+    command = [BIN_DIR / "redkite", "export", "--collection", "bench", "--format", kind]
+    command += ["--to", f"s3://bench/{number}", "--admin", f"127.0.0.1:{coordinator.admin_port}"]
     if text:
         command += ["--filter", text]
-    with Peak(server) as peak:
+    with Peak(cluster.services["datanode"][0]) as peak:
         start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         seconds = time.perf_counter() - start
     rows, _, _, size = map(int, re.findall(r"\d+", done.stdout.split(" at ")[0]))
-    return rows, size, seconds, (peak.largest - peak.before) / (1 << 20)
+    return rows, size, seconds, peak
 
 
 def floor(rows):
-    command = [RELEASE / "examples" / "export_floor", str(rows), str(DIM)]
+    command = [BIN_DIR / "examples" / "export_floor", str(rows), str(DIM)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     return int(answer[0]), int(answer[1]), float(answer[2])
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    rows = parser.parse_args().rows
-    lines = ["| what | rows | rows/s | MB/s | seconds | memory MiB |", "| --- | --- | --- | --- | --- | --- |"]
+def measure(store, rows, settings, table):
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(pathlib.Path(folder), binary=RELEASE / "redkite").start()
-        try:
-            client = server.client()
+        with run_cluster(pathlib.Path(folder), settings=settings) as cluster:
+            client = connect(cluster.services["proxy"][0].uri)
             fill(client, rows)
             number = 0
             for kind in ["parquet", "json"]:
                 for name, text in CASES:
                     number += 1
-                    found, size, seconds, memory = export(server, number, kind, text)
-                    lines.append(
-                        f"| {kind}, {name} | {found} | {rows / seconds:,.0f} | "
-                        f"{size / seconds / 1e6:,.1f} | {seconds:.2f} | {memory:.0f} |"
+                    found, size, seconds, peak = export(cluster, number, kind, text)
+                    memory = f"{peak.largest / 2**20:.0f}, {(peak.largest - peak.before) / 2**20:.0f}"
+                    table.add(
+                        f"{kind}, {name}, {store}",
+                        f"{found:,}",
+                        f"{found / seconds:,.0f}",
+                        f"{rows / seconds:,.0f}",
+                        f"{size / seconds / 1e6:,.1f}",
+                        f"{seconds:.2f}",
+                        memory,
                     )
             client.close()
-        finally:
-            server.stop()
-    found, size, seconds = floor(rows)
-    lines.append(
-        f"| floor: arrow-rs | {found} | {found / seconds:,.0f} | {size / seconds / 1e6:,.1f} | {seconds:.2f} | |"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--store", action="append", choices=["files", "s3"])
+    parser.add_argument("--floor", action=argparse.BooleanOptionalAction, default=True)
+    options = parser.parse_args()
+    table = Table(
+        f"Exports of {options.rows:,} × {DIM}",
+        *["what", "rows", "rows/s", "rows/s looked at", "MB/s", "seconds", "data node MiB: all, more"],
     )
-    print("\n".join(lines))
+    for store in options.store or ["files", "s3"]:
+        if store == "files":
+            measure(store, options.rows, {}, table)
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            weed = Weed(folder).start()
+            try:
+                settings = {**Bucket(weed).settings, "storage.cache_size": "0"}
+                measure(store, options.rows, settings, table)
+            finally:
+                weed.stop()
+    if options.floor:
+        found, size, seconds = floor(options.rows)
+        speeds = [f"{found / seconds:,.0f}"] * 2 + [f"{size / seconds / 1e6:,.1f}"]
+        table.add("floor: arrow-rs", f"{found:,}", *speeds, f"{seconds:.2f}", "")
+    print(table)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 os.environ.setdefault("REDKITE_BIN_DIR", str(ROOT / "target" / "release"))
 
 import numpy as np  # noqa: E402
-from measuring import Table, mib, percentiles, timed  # noqa: E402
+from measuring import Table, percentiles, timed  # noqa: E402
 
-from harness.data import create_simple  # noqa: E402
+from harness.data import create_simple, simple_rows  # noqa: E402
 from harness.process import BIN_DIR, Server  # noqa: E402
 from harness.waiting import eventually  # noqa: E402
 
@@ -66,15 +66,45 @@ def restore(client, target):
     return time.perf_counter() - start
 
 
-def searches(client, name, dim):
+def searches(client, names, dim):
+    """Searches a second in each collection, which take turns so that both meet the same machine."""
     queries = np.random.default_rng(1).normal(size=(SEARCHES, dim)).astype(np.float32)
     params = {"params": {"ef": 64}}
-    for query in queries[:200]:
-        client.search(name, [query], limit=10, search_params=params)
-    start = time.perf_counter()
-    for query in queries:
-        client.search(name, [query], limit=10, search_params=params)
-    return SEARCHES / (time.perf_counter() - start)
+    seconds = dict.fromkeys(names, 0.0)
+    for number, query in enumerate(queries):
+        for name in names if number % 2 else reversed(names):
+            took = timed(client.search, name, [query], limit=10, search_params=params)
+            # The first ones warm up.
+            if number >= 200:
+                seconds[name] += took
+    return [(SEARCHES - 200) / seconds[name] for name in names]
+
+
+def create_segments(count, table):
+    """Snapshots of a collection with many segments."""
+    settings = {"datacoord.compaction.enabled": "false"}
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(pathlib.Path(folder), binary=BIN_DIR / "redkite", settings=settings).start()
+        try:
+            client = server.client()
+            create_simple(client, SOURCE)
+            for number in range(count):
+                client.insert(SOURCE, simple_rows(10, start=number * 10))
+                client.flush(SOURCE)
+            shape = f"{count:,} segments"
+            taken, dropped, restored = [], [], []
+            for _ in range(ROUNDS):
+                taken.append(timed(client.create_snapshot, "s", SOURCE))
+                dropped.append(timed(client.drop_snapshot, "s", SOURCE))
+            client.create_snapshot("s", SOURCE)
+            for number in range(ROUNDS):
+                restored.append(restore(client, f"copy{number}"))
+            table.add(shape, "create", percentiles(taken))
+            table.add(shape, "drop", percentiles(dropped))
+            table.add(shape, "restore to complete", percentiles(restored))
+            client.close()
+        finally:
+            server.stop()
 
 
 def measure(rows, dim, table):
@@ -104,11 +134,12 @@ def measure(rows, dim, table):
             client.load_collection("copy")
             client.search("copy", [query], limit=10)
             table.add(shape, "restore to first search", f"{time.perf_counter() - start:.2f} s")
-            share = f"{100 * (with_one - clean) / before:.3f} %"
-            table.add(shape, "bytes of a snapshot", f"{mib(with_one - clean)}, {share}")
-            share = f"{100 * with_copies / before:.3f} %"
-            table.add(shape, "bytes of a restored copy", f"{mib(with_copies)}, {share}")
-            source, copy = searches(client, SOURCE, dim), searches(client, "copy", dim)
+            share = f"{100 * (with_one - clean) / before:.4f} %"
+            size = f"{with_one - clean:,} of {before:,}"
+            table.add(shape, "bytes of a snapshot", f"{size}, {share}")
+            share = f"{100 * with_copies / before:.4f} %"
+            table.add(shape, "bytes of a restored copy", f"{with_copies:,.0f}, {share}")
+            source, copy = searches(client, [SOURCE, "copy"], dim)
             speeds = f"{source:,.0f} and {copy:,.0f} a second, {copy / source:.2f}"
             table.add(shape, "search, source and copy", speeds)
             client.close()
@@ -119,11 +150,15 @@ def measure(rows, dim, table):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", action="append", help="rows x dimensions, such as 100000x384")
-    shapes = parser.parse_args().shape or ["100000x384", "1000000x128"]
+    parser.add_argument("--segments", type=int, default=1_000)
+    options = parser.parse_args()
+    shapes = options.shape or ["100000x384", "1000000x128"]
     table = Table("Snapshots", "data", "what", "measured")
     for shape in shapes:
         rows, dim = shape.split("x")
         measure(int(rows), int(dim), table)
+    if options.segments:
+        create_segments(options.segments, table)
     print(table)
 
 

@@ -12,6 +12,7 @@
 //! - [`backoff`]: growing, jittered pauses
 //! - [`clock`], [`random`]: time and chance, both replaceable in tests
 //! - [`health`]: what a process says about itself
+//! - [`hold`]: places at which tests of whole processes stop one
 //! - [`testing`]: helpers for tests
 
 pub mod actor;
@@ -22,6 +23,7 @@ pub mod cpu;
 pub mod deadline;
 pub mod error;
 pub mod health;
+pub mod hold;
 pub mod random;
 pub mod shutdown;
 pub mod tasks;
@@ -35,6 +37,7 @@ pub use cpu::{CpuPool, Priority};
 pub use deadline::Deadline;
 pub use error::{BoxError, Error, Result};
 pub use health::{Health, HealthState};
+pub use hold::hold_here;
 pub use random::Random;
 pub use shutdown::{Shutdown, shutdown_signal};
 pub use tasks::{OnFailure, StillRunning, TaskGroup, TaskOutput};

@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use redkite_metastore::Txn;
+use redkite_runtime::hold_here;
 use redkite_types::{Error as UserError, ErrorCode, Outcome, Revision, SagaId};
 use tracing::{Instrument as _, debug, debug_span, warn};
 
@@ -176,6 +177,7 @@ impl Driver {
             Fault::Twice if is_call => 2,
             Fault::None | Fault::Twice | Fault::Crash => 1,
         };
+        hold_here(&["saga", definition.kind(), name]).await;
         let mut effect = Ok(RawEffect::default());
         for _ in 0..times {
             effect = self.run_step(step, attempt).await;

@@ -15,6 +15,11 @@ pub fn crc32c_append(before: u32, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(before, bytes)
 }
 
+/// CRC32C of bytes and others behind them, of which there are `after_bytes`, from the CRC32C of each.
+pub fn crc32c_combine(before: u32, after: u32, after_bytes: usize) -> u32 {
+    crc32c::crc32c_combine(before, after, after_bytes)
+}
+
 /// Checks an object's length and checksum against what its manifest says.
 ///
 /// # Errors

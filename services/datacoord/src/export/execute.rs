@@ -12,7 +12,7 @@ use redkite_proto::{
         meta::{ExportInfo, ExportPart, ObjectState, SegmentInfo, export_info::State},
     },
 };
-use redkite_runtime::{Backoff, CancellationToken, Deadline};
+use redkite_runtime::{Backoff, CancellationToken, Deadline, hold_here};
 use redkite_types::{CollectionId, Error, ErrorCode, Result};
 use tracing::{info, warn};
 
@@ -88,6 +88,7 @@ impl Exporter {
         while let Some(part) = recorded.task.parts.get(recorded.task.parts_done as usize) {
             let request = order(&recorded.task, part);
             let done = self.patiently(|| self.around.part(request.clone())).await?;
+            hold_here(&["export", "part_written"]).await;
             let task = self.with_part(&recorded.task, done);
             recorded = self.replace(&recorded, task).await?;
         }
@@ -97,8 +98,10 @@ impl Exporter {
             timestamp: recorded.task.timestamp,
             files: recorded.task.files.clone(),
         };
+        hold_here(&["export", "completing"]).await;
         self.patiently(|| self.around.finish(request.clone()))
             .await?;
+        hold_here(&["export", "completed"]).await;
         let done = ExportInfo {
             state: State::Done.into(),
             updated_ts: self.now().0,
@@ -125,6 +128,7 @@ impl Exporter {
         let mut tries = 0;
         loop {
             let prepared = self.patiently(|| self.prepare(&before.task)).await?;
+            hold_here(&["export", "prepared"]).await;
             let outcome = records::hold(&*self.kv, &self.gate, before, prepared).await;
             tries += 1;
             match outcome {

@@ -10,6 +10,7 @@ use redkite_proto::redkite::{
     datacoord::CreateSnapshotRequest,
     meta::{CollectionInfo, FileInfo, ObjectState, SnapshotInfo, SnapshotManifest, SnapshotPin},
 };
+use redkite_runtime::hold_here;
 use redkite_types::{CollectionId, Error, ErrorCode, Result, Revision, Timestamp, limits};
 use tracing::{Instrument as _, info, info_span, warn};
 
@@ -96,6 +97,7 @@ impl Snapshots {
             return Ok(None);
         };
         let file = self.manifests.write(entry.id(), &manifest).await?;
+        hold_here(&["create_snapshot", "manifest_written"]).await;
         let mut snapshot = self.record(request, &manifest, file.clone());
         if request.pin_seconds != 0 {
             snapshot.pins.push(SnapshotPin {
@@ -124,6 +126,7 @@ impl Snapshots {
             "snapshot taken"
         );
         metrics::counter!("redkite_datacoord_snapshots_created_total").increment(1);
+        hold_here(&["create_snapshot", "committed"]).await;
         self.around.show_proxies(revision).await;
         Ok(Some((snapshot, revision)))
     }

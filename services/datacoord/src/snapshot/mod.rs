@@ -33,7 +33,7 @@ use std::{sync::Arc, time::Duration};
 use redkite_catalog::{Catalog, CatalogView, keys};
 use redkite_metastore::{Op, SharedKv, Txn};
 use redkite_proto::redkite::meta::{SnapshotInfo, SnapshotPin};
-use redkite_runtime::{CancellationToken, SharedClock};
+use redkite_runtime::{CancellationToken, SharedClock, hold_here};
 use redkite_storage::ObjectStore;
 use redkite_types::{CollectionId, Error, ErrorCode, Result, Revision};
 use tracing::{info, warn};
@@ -89,9 +89,11 @@ impl Snapshots {
     /// Code 2601 while it is pinned; 2 when the metastore did not answer, retry.
     pub async fn drop_snapshot(&self, collection: CollectionId, name: &str) -> Result<Revision> {
         let now = self.clock.unix_millis();
+        hold_here(&["drop_snapshot", "begun"]).await;
         let revision = pins::drop(self.kv.as_ref(), collection, name, now).await?;
         if revision != Revision(0) {
             info!(%collection, name, "snapshot dropped");
+            hold_here(&["drop_snapshot", "committed"]).await;
             self.around.show_proxies(revision).await;
         }
         Ok(revision)

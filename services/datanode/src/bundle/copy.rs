@@ -1,6 +1,7 @@
 //! One file from one place to another.
 
 use redkite_proto::redkite::meta::FileInfo;
+use redkite_runtime::hold_here;
 use redkite_storage::{ObjectWriter, PART_BYTES, checksum};
 use redkite_types::{Error, ErrorCode, Result};
 
@@ -13,6 +14,7 @@ use super::place::{Place, failed};
 /// the disk is full; else as the stores say.
 pub(super) async fn copy(from: &Place, to: &Place, file: &FileInfo, target: &str) -> Result<()> {
     to.claim(file.size)?;
+    hold_here(&["bundle", "copying"]).await;
     let copied = match file.size as usize <= PART_BYTES {
         true => whole(from, to, file, target).await,
         false => in_parts(from, to, file, target).await,

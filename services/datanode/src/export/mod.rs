@@ -105,14 +105,14 @@ impl Exporter {
         let mut scanned_rows = 0;
         let deletes = self.source.deletes(&request.deltas).await?;
         for info in &request.segments {
-            let segment = self.source.open(info, schema.clone()).await?;
+            let opened = self.source.open(info, schema.clone()).await?;
             let newer = self.source.newer(info, &request, &schema).await?;
             let rows = self
                 .source
-                .rows(&segment, deletes.clone(), newer, view, &filter)
+                .rows(&opened.segment, deletes.clone(), newer, view, &filter)
                 .await?;
             scanned_rows += info.rows;
-            output.write(&segment, &rows).await?;
+            output.write(&opened, &rows).await?;
         }
         let done = output.finish(request.even_if_empty).await?;
         let exported_rows = done.files.iter().map(|file| file.rows).sum();
@@ -154,7 +154,7 @@ impl Exporter {
         };
         let mut counted = CountRowsResponse::default();
         for info in &part.segments {
-            let segment = self.source.open(info, schema.clone()).await?;
+            let segment = self.source.open(info, schema.clone()).await?.segment;
             let newer = self.source.newer(info, &part, &schema).await?;
             let rows = self
                 .source

@@ -4,16 +4,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use redkite_proto::redkite::meta;
-use redkite_runtime::{CpuPool, Priority};
+use redkite_runtime::{CpuPool, Priority, hold_here};
 use redkite_segment::{
     RowAt, SealedSegment, Segment,
     export::{ExportColumn, ExportFile, ExportFormat, json_rows},
     fetch,
 };
 use redkite_storage::{ObjectWriter, crc32c_append};
-use redkite_types::{Error, FieldId, Result, RowBatch, StopFlag};
+use redkite_types::{Column, Error, FieldId, Result, RowBatch, StopFlag};
 
-use super::target::{Place, failed, file_name};
+use super::{
+    source::Opened,
+    target::{Place, failed, file_name},
+};
 
 /// Rows that are in memory at a time.
 const BATCH_ROWS: usize = 4_096;
@@ -64,17 +67,28 @@ impl Output {
         }
     }
 
-    /// Appends rows of a segment.
-    pub(super) async fn write(&mut self, segment: &Arc<SealedSegment>, rows: &[u32]) -> Result<()> {
+    /// Appends rows of a segment. While a batch is written, the vectors of the next one are read.
+    pub(super) async fn write(&mut self, opened: &Opened, rows: &[u32]) -> Result<()> {
         let values: usize = self.wanted.columns.iter().map(|one| one.field.dim).sum();
         let step = (BATCH_VALUES / values.max(1)).clamp(1, BATCH_ROWS);
-        for rows in rows.chunks(step) {
-            self.write_batch(segment, rows).await?;
+        let mut batches = rows.chunks(step);
+        let mut next = batches.next();
+        let mut vectors = opened.vectors(next.unwrap_or_default()).await?;
+        while let Some(batch) = next {
+            next = batches.next();
+            let write = self.write_batch(&opened.segment, batch, vectors);
+            let read = opened.vectors(next.unwrap_or_default());
+            ((), vectors) = futures::try_join!(write, read)?;
         }
         Ok(())
     }
 
-    async fn write_batch(&mut self, segment: &Arc<SealedSegment>, rows: &[u32]) -> Result<()> {
+    async fn write_batch(
+        &mut self,
+        segment: &Arc<SealedSegment>,
+        rows: &[u32],
+        vectors: Vec<Column>,
+    ) -> Result<()> {
         let mut open = match self.current.take() {
             Some(open) => open,
             None => self.begin().await?,
@@ -91,7 +105,7 @@ impl Output {
         let segment = Segment::Sealed(segment.clone());
         let mut file = open.file;
         let encode = move |_: &StopFlag| -> redkite_segment::Result<_> {
-            let batch = fetch(&[segment], &places, &fields)?;
+            let batch = with_vectors(&segment, &places, &fields, vectors)?;
             file.write(&batch)?;
             let samples = samples(&columns, &batch, sampled)?;
             let bytes = file.take();
@@ -133,6 +147,7 @@ impl Output {
         } = open;
         let bytes = on_pool(&self.cpu, move |_: &StopFlag| file.finish()).await?;
         put(&self.place, &mut writer, &mut record, bytes).await?;
+        hold_here(&["export", "file_written"]).await;
         writer.finish().await.map_err(failed)?;
         self.done.files.push(record);
         Ok(())
@@ -161,6 +176,29 @@ async fn on_pool<T: Send + 'static>(
     let outcome = cpu.run_stoppable(Priority::Build, work).await;
     let outcome = outcome.map_err(|error| Error::from_coded(&error))?;
     outcome.map_err(|error| Error::from_coded(&error))
+}
+
+/// Rows with all their fields, of which some are at hand.
+fn with_vectors(
+    segment: &Segment,
+    places: &[RowAt],
+    fields: &[FieldId],
+    mut vectors: Vec<Column>,
+) -> redkite_segment::Result<RowBatch> {
+    let at_hand = |field: &FieldId| vectors.iter().any(|column| column.field == *field);
+    let others: Vec<FieldId> = fields.iter().copied().filter(|one| !at_hand(one)).collect();
+    let rows = fetch(std::slice::from_ref(segment), places, &others)?;
+    if vectors.is_empty() {
+        return Ok(rows);
+    }
+    let count = rows.len();
+    vectors.extend(rows.into_columns());
+    let position = |column: &Column| fields.iter().position(|field| *field == column.field);
+    vectors.sort_by_key(position);
+    RowBatch::new(count, vectors).ok_or_else(|| redkite_segment::Error::BadRows {
+        segment: segment.id(),
+        reason: "vectors are not as many as rows".to_owned(),
+    })
 }
 
 /// Appends bytes to a file on its way.

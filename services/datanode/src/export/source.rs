@@ -11,18 +11,29 @@ use redkite_proto::redkite::{
 use redkite_runtime::{CpuPool, Priority};
 use redkite_segment::{
     Chunk, ColumnCache, DeleteBatch, FileKind, Placement, ReadView, SealedSegment, Segment,
-    SegmentMeta, SegmentRetriever, delta::read_delta, file::open_segment, manifest,
+    SegmentMeta, SegmentRetriever,
+    delta::read_delta,
+    file::{RemoteVectors, Streamed, open_streamed},
+    manifest,
 };
 use redkite_storage::ObjectStore;
 use redkite_types::{
-    CollectionId, CollectionSchema, Error, ErrorCode, PartitionId, PrimaryKey, PrimaryKeys, Result,
-    SegmentId, StopFlag, Timestamp,
+    CollectionId, CollectionSchema, Column, Error, ErrorCode, PartitionId, PrimaryKey, PrimaryKeys,
+    Result, SegmentId, StopFlag, Timestamp,
 };
 
 /// Bytes of decoded columns that are kept while a segment is read from front to back.
 const CACHE_BYTES: usize = 64 << 20;
 /// Memory that a row takes whatever its fields: its key, time, id and place.
 const ROW_BYTES: u64 = 64;
+
+/// A segment whose rows are read.
+pub(super) struct Opened {
+    pub(super) segment: Arc<SealedSegment>,
+    /// Its vectors, where they are read from the store when they are wanted.
+    vectors: Option<RemoteVectors>,
+    store: Arc<dyn ObjectStore>,
+}
 
 /// Segments of an object store.
 #[derive(Debug)]
@@ -41,8 +52,9 @@ impl Source {
         Self { store, cpu, memory }
     }
 
-    /// Opens a segment: keys and times in memory, the rest mapped where there is a local file.
-    async fn chunk(&self, info: &SegmentInfo, schema: &Arc<CollectionSchema>) -> Result<Chunk> {
+    /// Opens a segment: keys and times in memory; the rest mapped where there is a local file, else the scalar columns
+    /// in memory as they are encoded, and the vectors left where they are.
+    async fn chunk(&self, info: &SegmentInfo, schema: &Arc<CollectionSchema>) -> Result<Streamed> {
         let manifest = manifest::from_info(info);
         let rows = u64::try_from(info.rows).unwrap_or_default();
         let what = format!("segment {} of an export", info.id);
@@ -53,7 +65,7 @@ impl Source {
             mapped: fields.collect::<BTreeSet<_>>(),
             cache: Arc::new(ColumnCache::new(CACHE_BYTES)),
         };
-        let opened = open_segment(&*self.store, &manifest, schema.clone(), &placement).await;
+        let opened = open_streamed(&*self.store, &manifest, schema.clone(), &placement).await;
         opened.map_err(|error| Error::from_coded(&error))
     }
 
@@ -62,16 +74,20 @@ impl Source {
         &self,
         info: &SegmentInfo,
         schema: Arc<CollectionSchema>,
-    ) -> Result<Arc<SealedSegment>> {
-        let chunk = self.chunk(info, &schema).await?;
+    ) -> Result<Opened> {
+        let Streamed { chunk, vectors } = self.chunk(info, &schema).await?;
         let meta = SegmentMeta {
             collection: CollectionId(info.collection_id),
             partition: PartitionId(info.partition_id),
             segment: SegmentId(info.id),
             schema,
         };
-        self.on_pool(move |_: &StopFlag| SealedSegment::new(meta, chunk).map(Arc::new))
-            .await
+        let open = move |_: &StopFlag| SealedSegment::new(meta, chunk).map(Arc::new);
+        Ok(Opened {
+            segment: self.on_pool(open).await?,
+            vectors,
+            store: self.store.clone(),
+        })
     }
 
     /// Reads delete files.
@@ -100,7 +116,7 @@ impl Source {
         let all = request.segments.iter().chain(&request.others);
         let mut newer = Vec::new();
         for other in all.filter(|other| may_replace(other, info)) {
-            let chunk = self.chunk(other, schema).await?;
+            let chunk = self.chunk(other, schema).await?.chunk;
             let at = Timestamp(request.timestamp);
             let partition = PartitionId(info.partition_id);
             let batch = self
@@ -144,6 +160,20 @@ impl Source {
         let outcome = self.cpu.run_stoppable(Priority::Build, work).await;
         let outcome = outcome.map_err(|error| Error::from_coded(&error))?;
         outcome.map_err(|error| Error::from_coded(&error))
+    }
+}
+
+impl Opened {
+    /// The vectors of some rows that are in no column of the segment.
+    ///
+    /// # Errors
+    /// Code 1009 when they are not what they were when the segment was opened; else as the store says.
+    pub(super) async fn vectors(&self, rows: &[u32]) -> Result<Vec<Column>> {
+        let Some(vectors) = &self.vectors else {
+            return Ok(Vec::new());
+        };
+        let taken = vectors.take(&*self.store, rows).await;
+        taken.map_err(|error| Error::from_coded(&error))
     }
 }
 

@@ -82,16 +82,22 @@ pub async fn read_checked(
 
 /// Finds a file, and fetches it if it is on no local disk, or there is no room for it.
 pub(super) async fn find(store: &dyn ObjectStore, entry: &FileEntry) -> Result<Found> {
+    match local(store, entry).await? {
+        Some(local) => Ok(Found::Local(local)),
+        None => Ok(Found::Fetched(store.get(&entry.path).await?)),
+    }
+}
+
+/// Opens a file if it is on a local disk, or there is room for it there.
+pub(super) async fn local(store: &dyn ObjectStore, entry: &FileEntry) -> Result<Option<OpenFile>> {
     let pin = match store.local_file(&entry.path).await {
         Ok(Some(pin)) => pin,
-        Ok(None) | Err(redkite_storage::Error::NoSpace { .. }) => {
-            return Ok(Found::Fetched(store.get(&entry.path).await?));
-        }
+        Ok(None) | Err(redkite_storage::Error::NoSpace { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let path = entry.path.clone();
     reading(&entry.path, move || match File::open(pin.path()) {
-        Ok(file) => Ok(Found::Local(OpenFile { file, pin })),
+        Ok(file) => Ok(Some(OpenFile { file, pin })),
         Err(error) => Err(failed(&path, error)),
     })
     .await

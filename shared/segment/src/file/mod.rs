@@ -19,6 +19,7 @@
 //! - `checked`: a file's bytes, in memory or mapped, checked against the manifest
 //! - `parts`: what a footer says; `columns`: columns decoded on demand; `cache`: and for a while
 //! - `open`: a file to a chunk; `column`: to one column; `decode`: version 1
+//! - `streamed`: a file on no local disk, whose vectors are read when they are wanted
 //! - `arrow`: columns to Arrow and back
 
 mod arrow;
@@ -31,6 +32,7 @@ mod encode;
 mod open;
 mod page;
 mod parts;
+mod streamed;
 
 use std::sync::Arc;
 
@@ -52,6 +54,7 @@ pub use cache::ColumnCache;
 pub use checked::{CheckedBytes, read_checked};
 pub use column::read_column;
 pub use open::{Placement, open_segment};
+pub use streamed::{RemoteVectors, Streamed, open_streamed};
 
 pub(crate) use arrow::{ColumnSpec, key_column, parquet_bytes, read_batches};
 pub(crate) use arrow::{nulls as null_rows, to_array as export_array, user_type as export_type};

@@ -119,7 +119,7 @@ pub(super) fn open(
         false => Scalars::InMemory(scalars),
     };
     let columns = FileColumns::new(path, scalars, layout, schema.clone(), placement.clone());
-    chunk(columns.map_err(corrupt)?, vectors, schema)
+    chunk(columns.map_err(corrupt)?, vectors, schema, &BTreeSet::new())
 }
 
 /// Values in place, or copied out of the mapping.
@@ -171,11 +171,12 @@ pub(super) fn read_whole(
     open(found, file, schema, &Placement::memory())?.into_whole()
 }
 
-/// Puts together what is in memory from the start.
-fn chunk(
+/// Puts together what is in memory from the start, without the fields that are `apart` from the rows.
+pub(super) fn chunk(
     columns: FileColumns,
     mut vectors: Vec<Column>,
     schema: &CollectionSchema,
+    apart: &BTreeSet<FieldId>,
 ) -> Result<Chunk> {
     let corrupt = |reason: String| Error::corrupt(columns.path(), reason);
     let key = schema.fields.iter().find(|field| field.is_primary_key);
@@ -188,7 +189,7 @@ fn chunk(
     for field in &schema.fields {
         if field.id == key.id {
             present.push(columns.decode(field)?);
-        } else if field.data_type.is_fixed_vector() {
+        } else if field.data_type.is_fixed_vector() && !apart.contains(&field.id) {
             present.push(take_vectors(field, &mut vectors, &columns)?);
         }
     }

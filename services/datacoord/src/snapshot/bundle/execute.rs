@@ -9,6 +9,7 @@ use redkite_proto::redkite::{
         snapshot_export_info::State,
     },
 };
+use redkite_runtime::hold_here;
 use redkite_types::{Error, ErrorCode, Result};
 use tracing::{Instrument as _, info, info_span, warn};
 
@@ -76,6 +77,7 @@ impl Bundles {
             };
             recorded = self.replace(&recorded, executing).await?;
         }
+        hold_here(&["export_snapshot", "begun"]).await;
         let open = OpenBundleRequest {
             place: recorded.job.place.clone(),
             token: recorded.job.token.clone(),
@@ -103,6 +105,7 @@ impl Bundles {
             self.patiently("copy files", PATIENCE, || self.around.copy(request.clone()))
                 .instrument(span)
                 .await?;
+            hold_here(&["export_snapshot", "copied"]).await;
             let further = SnapshotExportInfo {
                 files_done: recorded.job.files_done + batch.len() as i64,
                 bytes_done: recorded.job.bytes_done + batch.iter().map(size).sum::<u64>() as i64,
@@ -132,11 +135,13 @@ impl Bundles {
                 bytes: job.total_bytes,
             }),
         };
+        hold_here(&["export_snapshot", "completing"]).await;
         let uri = self
             .patiently("complete the bundle", PATIENCE, || {
                 self.around.finish(request.clone())
             })
             .await?;
+        hold_here(&["export_snapshot", "completed"]).await;
         let finished_ms = self.finished(job);
         let completed = SnapshotExportInfo {
             state: State::Completed.into(),
