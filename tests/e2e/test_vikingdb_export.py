@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import threading
+import time
 
 import ijson
 import numpy as np
@@ -204,8 +205,8 @@ def same_rows(found, expected):
     assert by_key == wanted
 
 
-def test_the_documented_flow(viking, people):
-    """Filter in, Parquet out, through S3."""
+def test_the_documented_flow(viking, weed, people, tmp_path):
+    """Filter in, Parquet out, through S3, row by row what pandas finds in the rows that were written."""
     viking_service = viking.service()
     wanted = {"user_id": [5, 9], "city": ["beijing"]}
     task = export(viking_service, "lake/out/2024", filter=wanted, file_type="parquet")
@@ -222,6 +223,11 @@ def test_the_documented_flow(viking, people):
     assert info["scan_data_count"] == info["total_data_count"] >= len(people)
     assert len(info["sampled_data"]) == min(5, len(expected))
     assert all(row["city"] == "beijing" for row in info["sampled_data"])
+    boto = weed.client()
+    for item in boto.list_objects_v2(Bucket="lake", Prefix="out/2024/")["Contents"]:
+        name = item["Key"].removeprefix("out/2024/")
+        boto.download_file("lake", item["Key"], str(tmp_path / name))
+    same_rows(read_files(tmp_path), expected)
 
 
 def test_files_on_s3_are_read_by_others(viking, weed, people, tmp_path):
@@ -452,6 +458,8 @@ def test_an_export_is_of_one_time_while_rows_come_and_go(viking, seed):
     stop = threading.Event()
     # Every batch is one write: all its rows have one mark, and an export has all or none of them.
     batches = 0
+    # When each was begun and answered, in Unix milliseconds.
+    begun, answered = {}, {}
 
     def write():
         nonlocal batches
@@ -462,7 +470,9 @@ def test_an_export_is_of_one_time_while_rows_come_and_go(viking, seed):
             new = [
                 {**full({}), "id": key, "user_id": batches, "vector": [0.0] * DIM} for key in keys
             ]
+            begun[batches] = time.time_ns() // 1_000_000
             writer.upsert("busy", new)
+            answered[batches] = time.time_ns() // 1_000_000
             writer.delete("busy", ids=[rows[batches % len(rows)]["id"]])
             if batches % 10 == 0:
                 writer.flush("busy")
@@ -489,6 +499,11 @@ def test_an_export_is_of_one_time_while_rows_come_and_go(viking, seed):
         marks = [row["user_id"] for row in found if row["id"] >= 10_000]
         last = max(marks, default=0)
         assert last >= 10
+        # Exactly what was written at the task's time: a batch that was answered before is there, one that was begun
+        # later is not. The server's clock is this machine's.
+        at = times[number]
+        assert all(mark in marks for mark, when in answered.items() if when < at), (at, last)
+        assert not [mark for mark, when in begun.items() if when > at and mark in marks], (at, last)
         # Writes are one after the other: those up to a moment are there, and none behind it.
         assert sorted(marks) == sorted(mark for mark in range(1, last + 1) for _ in range(20))
         old = {row["id"] for row in found if row["id"] < 10_000}

@@ -1,0 +1,214 @@
+"""Tasks of VikingDB's API that wait, that are dropped, and that cannot be completed.
+
+Processes are held at places of the code (`harness/holding.py`), so nothing here depends on how fast they are.
+"""
+
+import pytest
+from harness import faults
+from harness.cluster import run_cluster
+from harness.data import all_rows, create_simple, simple_rows
+from harness.faultproxy import FaultProxy
+from harness.holding import Holding
+from harness.process import connect, free_port
+from harness.vikingdb import ACCESS_KEY, SECRET_KEY, VikingServer, call, service
+from harness.waiting import eventually
+from harness.weed import ACCESS_KEY as WEED_KEY
+from harness.weed import SECRET_KEY as WEED_SECRET
+from pymilvus import MilvusException
+from test_vikingdb_export import read_files
+from volcengine.viking_db import TaskType
+from volcengine.viking_db.exception import TaskNotFoundException
+
+NAME = "films"
+MIB = 1 << 20
+DISK_LIMIT = 7
+
+
+class World:
+    """A deployment with a collection whose export has a part for each of its two channels."""
+
+    def __init__(self, cluster, holding, host, folder):
+        self.cluster, self.holding, self.host = cluster, holding, host
+        self.exports = folder / "data" / "objects" / "exports"
+        client = connect(cluster.services["proxy"][0].uri)
+        create_simple(client, NAME, num_shards=2)
+        client.insert(NAME, simple_rows(1_000))
+        client.flush(NAME)
+        self.keys = [row["id"] for row in all_rows(client, NAME, ["id"])]
+        client.close()
+
+    def begin(self, path):
+        params = {"collection_name": NAME, "tos_path": path, "export_all": True}
+        return service(self.host).create_task(TaskType.Data_export, params)
+
+    def task(self, task_id):
+        return service(self.host).get_task(task_id)
+
+    def status(self, task_id):
+        return self.task(task_id).task_status
+
+    def ended(self, task_id):
+        def find():
+            task = self.task(task_id)
+            return task if task.task_status in ("done", "fail") else None
+
+        return eventually(find, f"task {task_id} ends", 60, 0.05)
+
+    def check(self, task_id, path):
+        task = self.ended(task_id)
+        assert task.task_status == "done", task.process_info
+        rows = read_files(self.exports / path)
+        assert sorted(row["id"] for row in rows) == self.keys
+
+    def files(self, path):
+        return sorted(file.name for file in (self.exports / path).rglob("*") if file.is_file())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, weed):
+    """One task at a time, three at most, and a bucket behind a proxy that can fail."""
+    tmp_path = tmp_path_factory.mktemp("tasks")
+    holding = Holding(tmp_path / "holding")
+    host = f"127.0.0.1:{free_port()}"
+    env = {
+        **holding.env,
+        "REDKITE__VIKINGDB__LISTEN": host,
+        "REDKITE__VIKINGDB__ACCESS_KEY": ACCESS_KEY,
+        "REDKITE__VIKINGDB__SECRET_KEY": SECRET_KEY,
+    }
+    settings = {
+        "datacoord.export.concurrent_tasks": "1",
+        "datacoord.export.max_pending": "3",
+        "datacoord.export.patience": "5s",
+    }
+    between = FaultProxy(weed.ports["s3.port"])
+    bucket = weed.new_bucket()
+    config = tmp_path / "redkite.toml"
+    config.write_text(
+        "[[datanode.export.buckets]]\n"
+        f'bucket = "{bucket}"\nendpoint = "http://{between.address}"\nregion = "us-east-1"\n'
+        f'access_key = "{WEED_KEY}"\nsecret_key = "{WEED_SECRET}"\ntimeout = "1s"\n'
+    )
+    with run_cluster(tmp_path, settings=settings, env=env, config=config) as cluster:
+        made = World(cluster, holding, host, tmp_path)
+        made.bucket, made.between = bucket, between
+        yield made
+    between.close()
+
+
+def test_tasks_wait_for_their_turn_and_not_too_many(world):
+    place = "export.file_written"
+    world.holding.arm(place)
+    first = world.begin("own/first")
+    world.holding.await_held(place)
+    waiting = [world.begin(f"own/waiting{number}") for number in range(2)]
+    for task_id in waiting:
+        eventually(lambda task_id=task_id: world.status(task_id) == "queued", "the task waits")
+    assert world.status(first) == "running"
+    params = {"collection_name": NAME, "tos_path": "own/more", "export_all": True}
+    body = {"task_type": "data_export", "task_params": params}
+    status, answer = call(world.host, "/api/task/create", body)
+    assert (status, answer["code"]) == (429, 1000029), answer
+    # One that waits is dropped at once, and makes room for another.
+    service(world.host).drop_task(waiting[0])
+    with pytest.raises(TaskNotFoundException):
+        world.task(waiting[0])
+    last = world.begin("own/last")
+    assert [world.status(task_id) for task_id in (first, waiting[1])] == ["running", "queued"]
+    world.holding.release(place)
+    for task_id, path in [(first, "first"), (waiting[1], "waiting1"), (last, "last")]:
+        world.check(task_id, f"own/{path}")
+    assert not (world.exports / "own" / "waiting0").exists()
+
+
+@pytest.mark.parametrize(
+    "place, there",
+    [
+        # A file is whole and has no name yet, at the data node.
+        ("export.file_written", ["_TASK"]),
+        # The first part has its files, but is not recorded, at the coordinator.
+        ("export.part_written", ["1.parquet", "_TASK"]),
+        ("export.completing", ["1.parquet", "2.parquet", "_TASK"]),
+        ("export.completed", ["1.parquet", "2.parquet", "_SUCCESS"]),
+    ],
+)
+def test_a_task_that_is_dropped_while_it_runs_leaves_nothing(world, place, there):
+    path = f"own/dropped_at_{place}"
+    world.holding.arm(place)
+    task_id = world.begin(path)
+    world.holding.await_held(place)
+    assert [name for name in world.files(path) if not name.startswith(".")] == there
+    service(world.host).drop_task(task_id)
+    with pytest.raises(TaskNotFoundException):
+        world.task(task_id)
+    assert world.files(path) == []
+    world.holding.release(place)
+    # Who was held has nothing more to do, and the place is free.
+    world.check(world.begin(path), path)
+
+
+def test_a_target_that_goes_away_fails_the_task_and_has_no_final_file(world, weed):
+    place = "export.file_written"
+    world.holding.arm(place)
+    task_id = world.begin(f"{world.bucket}/cut")
+    world.holding.await_held(place)
+    with world.between.faulty("refused"):
+        world.holding.release(place)
+        task = world.ended(task_id)
+        assert task.task_status == "fail", task.process_info
+        reason = task.process_info["err_msg"]
+        assert "cut/1.parquet" in reason or "cut/" in reason, reason
+    listed = weed.client().list_objects_v2(Bucket=world.bucket).get("Contents", [])
+    # Its marker could not be removed either.
+    assert {entry["Key"] for entry in listed} <= {"cut/_TASK"}, listed
+
+
+def test_a_full_disk_fails_the_task_and_leaves_nothing(tmp_path):
+    with faults.small_disk(160 * MIB) as disk:
+        settings = {"common.min_free_space": "32MiB", "datacoord.export.patience": "2s"}
+        server = VikingServer(tmp_path, settings=settings)
+        server.command[server.command.index("--data-dir") + 1] = str(disk / "data")
+        server.start()
+        try:
+            client = server.client()
+            create_simple(client, NAME, dim=128)
+            client.insert(NAME, simple_rows(2_000, dim=128))
+            client.flush(NAME)
+            # Less than what background work leaves free.
+            filler = faults.fill(disk, leave=12 * MIB)
+
+            def is_full():
+                """Whether the server has seen it."""
+                try:
+                    client.insert(NAME, simple_rows(1, dim=128, start=10_000))
+                except MilvusException as error:
+                    return error.code == DISK_LIMIT
+                return False
+
+            eventually(is_full, "writes are refused", 30, 0.2)
+            params = {"collection_name": NAME, "tos_path": "own/full", "export_all": True}
+            task_id = server.service().create_task(TaskType.Data_export, params)
+            find = lambda: ended_of(server, task_id)  # noqa: E731
+            task = eventually(find, "the task ends", 60, 0.1)
+            assert task.task_status == "fail", task.process_info
+            assert "disk limit exceeded" in task.process_info["err_msg"], task.process_info
+            folder = disk / "data" / "objects" / "exports"
+            assert not [path for path in folder.rglob("*") if path.is_file()]
+            filler.unlink()
+
+            def exports():
+                """Once the server has seen that there is room."""
+                task_id = server.service().create_task(TaskType.Data_export, params)
+                find = lambda: ended_of(server, task_id)  # noqa: E731
+                return eventually(find, "the next one ends", 60, 0.1).task_status == "done"
+
+            eventually(exports, "the next one is done", 60)
+            assert len(read_files(folder / "own" / "full")) >= 2_000
+            client.close()
+        finally:
+            server.stop()
+
+
+def ended_of(server, task_id):
+    task = server.service().get_task(task_id)
+    return task if task.task_status in ("done", "fail") else None
