@@ -19,6 +19,7 @@ from measuring import Table, percentiles, timed  # noqa: E402
 from harness.data import create_simple, simple_rows  # noqa: E402
 from harness.process import BIN_DIR, Server  # noqa: E402
 from harness.waiting import eventually  # noqa: E402
+from pymilvus import MilvusException  # noqa: E402
 
 SOURCE = "source"
 ROUNDS = 11
@@ -44,7 +45,15 @@ def fill(client, rows, dim):
                 for i in range(count)
             ],
         )
-    client.flush(SOURCE)
+    def is_flushed():
+        try:
+            client.flush(SOURCE)
+        except MilvusException:
+            # A machine that has much to do with the rows does not answer it in time.
+            return False
+        return True
+
+    eventually(is_flushed, "every row is flushed", seconds=1_800)
 
     def is_indexed():
         return client.describe_index(SOURCE, "vector")["pending_index_rows"] == 0

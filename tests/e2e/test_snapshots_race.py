@@ -17,6 +17,8 @@ from harness.waiting import eventually
 from pymilvus import MilvusException
 from test_snapshots_restore import ON_DEMAND, finished, restore
 
+# Snapshots and copies that are there at a time: each file of each is read at the end.
+KEPT = 12
 SECONDS = float(os.environ.get("REDKITE_SNAPSHOT_SECONDS", "4"))
 
 
@@ -75,6 +77,17 @@ def taken_among(bundles, name, writers):
             return before
 
 
+def check_moment(client, writers, name, before, after):
+    """The copy of a snapshot has what each writer had between two of its answers."""
+    client.load_collection(f"copy_{name}")
+    found = {row["id"]: row for row in all_rows(client, f"copy_{name}")}
+    for n, writer in enumerate(writers):
+        mine = {key: row for key, row in found.items() if key // 1000 == n}
+        # A write that was under way may be in it or not.
+        moments = writer.states[before[n] : after[n] + 1]
+        assert mine in moments, (name, n, len(mine), before[n], after[n])
+
+
 def check_files(server):
     """Reads every file that a record or a snapshot names."""
     report = redkite.fsck(admin_port=server.admin_port)
@@ -109,14 +122,21 @@ def test_every_snapshot_is_a_moment_while_all_goes_on(tmp_path, s3, store):
 
         collector = threading.Thread(target=collect)
         collector.start()
-        until, taken = time.monotonic() + SECONDS, []
+        until, taken, dropped = time.monotonic() + SECONDS, [], 0
         try:
             while time.monotonic() < until or len(taken) < 3:
-                name = f"s{len(taken)}"
+                name = f"s{len(taken) + dropped}"
                 before = taken_among(bundles, name, writers)
                 after = [len(writer.states) for writer in writers]
                 restore(client, name, "films", f"copy_{name}")
                 taken.append((name, before, after))
+                if len(taken) > KEPT:
+                    # Some go again, so that what they alone name is collected.
+                    gone = taken.pop(pauses.randrange(len(taken)))
+                    client.drop_snapshot(gone[0], "films")
+                    check_moment(client, writers, *gone)
+                    client.drop_collection(f"copy_{gone[0]}")
+                    dropped += 1
         finally:
             stop.set()
             for writer in writers:
@@ -125,20 +145,14 @@ def test_every_snapshot_is_a_moment_while_all_goes_on(tmp_path, s3, store):
                 thread.join()
         assert not failures, failures
         assert not [writer.failure for writer in writers if writer.failure]
-        print(f"{len(taken)} snapshots, {sum(len(writer.states) for writer in writers)} writes")
+        print(f"{len(taken) + dropped} snapshots, {sum(len(writer.states) for writer in writers)} writes")
         check_files(server)
         # Some live on without what they came from.
         client.drop_collection("films")
         redkite.gc(server)
         check_files(server)
         for name, before, after in taken:
-            client.load_collection(f"copy_{name}")
-            found = {row["id"]: row for row in all_rows(client, f"copy_{name}")}
-            for n, writer in enumerate(writers):
-                mine = {key: row for key, row in found.items() if key // 1000 == n}
-                # A write that was under way may be in it or not.
-                moments = writer.states[before[n] : after[n] + 1]
-                assert mine in moments, (name, n, len(mine), before[n], after[n])
+            check_moment(client, writers, name, before, after)
     finally:
         server.stop()
 

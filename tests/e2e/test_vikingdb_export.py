@@ -351,6 +351,33 @@ def test_filters_mean_what_a_plain_evaluator_says(viking, people, seed):
         assert sorted(row["id"] for row in found) == wanted, tree
 
 
+def test_the_older_form_of_filters(viking, people):
+    """Fields are all to match, values any; of a list any element; and a value may stand alone."""
+    viking_service = viking.service()
+    cases = [
+        ({"tags": ["beijing", "nowhere"]}, lambda row: "beijing" in (row["tags"] or [])),
+        ({"visits": [1, 4]}, lambda row: {1, 4} & set(row["visits"] or [])),
+        (
+            {"user_id": 3, "visits": [2]},
+            lambda row: row["user_id"] == 3 and 2 in (row["visits"] or []),
+        ),
+    ]
+    for number, (given, matches) in enumerate(cases):
+        # In one place of the documentation the path stands beside the parameters.
+        body = {
+            "task_type": "data_export",
+            "tos_path": f"own/older{number}",
+            "task_params": {"collection_name": "people", "filter": given},
+        }
+        status, answer = call(viking.host, "/api/task/create", body)
+        assert status == 200, answer
+        task = finished(viking_service, answer["data"]["task_id"])
+        assert task.task_status == "done", task.process_info
+        expected = [row for row in people if matches(row)]
+        assert expected
+        same_rows(read_files(folder_of(viking, f"own/older{number}")), expected)
+
+
 WRONG = [
     {},
     {"export_all": False},
