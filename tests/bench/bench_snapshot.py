@@ -31,8 +31,8 @@ def stored(server):
     return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
 
 
-def fill(client, rows, dim):
-    create_simple(client, SOURCE, index="HNSW", dim=dim)
+def fill(client, rows, dim, index):
+    create_simple(client, SOURCE, index=index, dim=dim)
     draw = np.random.default_rng(0)
     batch = max(1, (3 << 20) // (4 * dim))
     for start in range(0, rows, batch):
@@ -75,18 +75,18 @@ def restore(client, target):
     return time.perf_counter() - start
 
 
-def searches(client, names, dim):
+def searches(client, names, dim, count):
     """Searches a second in each collection, which take turns so that both meet the same machine."""
-    queries = np.random.default_rng(1).normal(size=(SEARCHES, dim)).astype(np.float32)
-    params = {"params": {"ef": 64}}
+    queries = np.random.default_rng(1).normal(size=(count, dim)).astype(np.float32)
+    params, warm = {"params": {"ef": 64}}, count // 10
     seconds = dict.fromkeys(names, 0.0)
     for number, query in enumerate(queries):
         for name in names if number % 2 else reversed(names):
             took = timed(client.search, name, [query], limit=10, search_params=params)
             # The first ones warm up.
-            if number >= 200:
+            if number >= warm:
                 seconds[name] += took
-    return [(SEARCHES - 200) / seconds[name] for name in names]
+    return [(count - warm) / seconds[name] for name in names]
 
 
 def create_segments(count, table):
@@ -116,13 +116,13 @@ def create_segments(count, table):
             server.stop()
 
 
-def measure(rows, dim, table):
+def measure(rows, dim, options, table):
     with tempfile.TemporaryDirectory() as folder:
         server = Server(pathlib.Path(folder), binary=BIN_DIR / "redkite").start()
         try:
             client = server.client()
-            fill(client, rows, dim)
-            shape, before = f"{rows:,} × {dim}", stored(server)
+            fill(client, rows, dim, options.index)
+            shape, before = f"{rows:,} × {dim}, {options.index}", stored(server)
             taken, dropped = [], []
             for _ in range(ROUNDS):
                 taken.append(timed(client.create_snapshot, "s", SOURCE))
@@ -148,7 +148,7 @@ def measure(rows, dim, table):
             table.add(shape, "bytes of a snapshot", f"{size}, {share}")
             share = f"{100 * with_copies / before:.4f} %"
             table.add(shape, "bytes of a restored copy", f"{with_copies:,.0f}, {share}")
-            source, copy = searches(client, [SOURCE, "copy"], dim)
+            source, copy = searches(client, [SOURCE, "copy"], dim, options.searches)
             speeds = f"{source:,.0f} and {copy:,.0f} a second, {copy / source:.2f}"
             table.add(shape, "search, source and copy", speeds)
             client.close()
@@ -159,13 +159,15 @@ def measure(rows, dim, table):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", action="append", help="rows x dimensions, such as 100000x384")
+    parser.add_argument("--index", default="HNSW")
+    parser.add_argument("--searches", type=int, default=SEARCHES)
     parser.add_argument("--segments", type=int, default=1_000)
     options = parser.parse_args()
     shapes = options.shape or ["100000x384", "1000000x128"]
     table = Table("Snapshots", "data", "what", "measured")
     for shape in shapes:
         rows, dim = shape.split("x")
-        measure(int(rows), int(dim), table)
+        measure(int(rows), int(dim), options, table)
     if options.segments:
         create_segments(options.segments, table)
     print(table)
