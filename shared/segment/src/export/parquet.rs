@@ -71,7 +71,10 @@ impl ParquetFile {
         let arrays = arrays.collect::<Result<Vec<_>>>()?;
         let batch = RecordBatch::try_new(self.schema.clone(), arrays).map_err(failure)?;
         self.writer.write(&batch).map_err(failure)?;
-        if self.writer.in_progress_size() >= ROW_GROUP_BYTES {
+        let size = self.writer.in_progress_size();
+        if size >= ROW_GROUP_BYTES {
+            // A buffer that grew by itself would take twice as much, and for as long as it is on its way.
+            self.writer.inner_mut().reserve_exact(size);
             self.writer.flush().map_err(failure)?;
         }
         Ok(())

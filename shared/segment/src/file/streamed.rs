@@ -37,7 +37,7 @@ use crate::{
 /// Bytes that are read, and checked, at a time.
 const BLOCK_BYTES: u64 = 1 << 20;
 /// Blocks that are on their way at a time.
-const AHEAD: usize = 16;
+const AHEAD: usize = 8;
 /// Bytes from a file's end that are read for the footer, unless it is longer.
 const TAIL_BYTES: u64 = 64 << 10;
 /// Bytes at a Parquet file's end: the footer's length and the magic.
