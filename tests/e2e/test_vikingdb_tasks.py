@@ -79,7 +79,7 @@ def world(tmp_path_factory, weed):
     settings = {
         "datacoord.export.concurrent_tasks": "1",
         "datacoord.export.max_pending": "3",
-        "datacoord.export.patience": "5s",
+        "datacoord.export.patience": "1s",
     }
     between = FaultProxy(weed.ports["s3.port"])
     bucket = weed.new_bucket()
