@@ -2,11 +2,13 @@
 
     make bench-engine
     .venv-bench/bin/python tests/bench/bench_engine.py --sets wordnet --rows 20000     # a quick look
+    .venv-bench/bin/python tests/bench/bench_engine.py --keep FOLDER --libraries hnswlib faiss
 
 Every engine runs on one thread pinned to one core. All indexes of a set are built first; then rounds
-go through all engines and all their settings, and the fastest pass of each counts, so that a noisy
-machine is noisy for all. Recall is counted against exact search. Prints Markdown tables and writes
-curves to docs/.
+go through all engines and all their settings, and the fastest pass of each counts, in CPU time, so
+that a noisy machine is noisy for all. Recall is counted against exact search. With `--keep` the
+libraries' indexes are built once and loaded from then on, with the figures of their builds. Prints
+Markdown tables and writes curves to docs/.
 """
 
 import argparse
@@ -16,117 +18,64 @@ import math
 import os
 import pathlib
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
+from engine_data import FILTERS, K, Set
+from engine_libraries import EFS, LIBRARIES, PROBES, Hnswlib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORDNET = ROOT.parent / "shared" / "data" / "wordnet"
 ENGINE = ROOT / "target" / "release" / "examples" / "bench_engine"
-K = 10
-EFS = [10, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384]
-PROBES = [2, 4, 8, 16, 32, 64, 128]
 TARGETS = [0.90, 0.95, 0.99]
-FILTERS = [0.10, 0.01]
-
-
-def cpu():
-    return time.process_time()
-
-
-def rss():
-    """Resident megabytes of this process, now."""
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
-
-
-# ---- data
-
-
-def clusters(rows, dim, queries=1000):
-    """Many overlapping clusters on a space of fewer dimensions, like embeddings have."""
-    rng = np.random.default_rng(0)
-    inner = dim // 4
-    spread = rng.normal(size=(inner, dim)).astype(np.float32) / math.sqrt(inner)
-    centres = rng.normal(size=(2000, inner)).astype(np.float32)
-    points = centres[rng.integers(0, len(centres), rows + queries)]
-    points = points + rng.normal(scale=0.6, size=points.shape).astype(np.float32)
-    values = points @ spread
-    values += rng.normal(scale=0.05, size=values.shape).astype(np.float32)
-    return values[:rows], values[rows:]
-
-
-def unit(values):
-    return values / np.linalg.norm(values, axis=1, keepdims=True)
-
-
-class Set:
-    """base [n, dim] and queries [nq, dim] float32; cosine sets are normalised for everyone."""
-
-    def __init__(self, name, rows, wordnet):
-        if name == "wordnet":
-            base = np.load(wordnet / "base.f16.npy").astype(np.float32)[: rows or None]
-            queries = np.load(wordnet / "query.f16.npy").astype(np.float32)
-            self.metric, base, queries = "COSINE", unit(base), unit(queries)
-        else:
-            count, dim = {"million": (1_000_000, 128), "wide": (200_000, 768)}[name]
-            base, queries = clusters(rows or count, dim)
-            self.metric = "L2"
-        self.name = name
-        self.base, self.queries = np.ascontiguousarray(base), np.ascontiguousarray(queries)
-        self.dim = base.shape[1]
-        self.truth = self.exact(None)
-        rng = np.random.default_rng(1)
-        self.filters = {share: rng.random(len(base)) < share for share in FILTERS}
-        self.filtered_truth = {share: self.exact(mask) for share, mask in self.filters.items()}
-
-    def exact(self, mask):
-        """[nq, K] row numbers."""
-        rows = np.arange(len(self.base)) if mask is None else np.flatnonzero(mask)
-        base = self.base[rows]
-        norms = (base**2).sum(axis=1)
-        found = []
-        for block in np.array_split(self.queries, max(1, len(self.queries) // 100)):
-            keys = norms - 2 * (block @ base.T)
-            near = np.argpartition(keys, K, axis=1)[:, : K + 5]
-            order = np.take_along_axis(keys, near, axis=1).argsort(axis=1)[:, :K]
-            found.append(rows[np.take_along_axis(near, order, axis=1)])
-        return np.concatenate(found)
+# Of a filtered search that calls back into Python for every row, more would take hours.
+FILTERED_QUERIES = 200
+FILTERED_TARGET = 0.95
+# Loads of each index, of which the fastest counts.
+LOADS = 3
 
 
 def recall(found, truth):
     return np.mean([len(set(a) & set(b)) / K for a, b in zip(found, truth, strict=True)])
 
 
-# ---- engines: each builds itself and offers settings; search returns (seconds, [nq, K] rows)
+# ---- the engine
 
 
 class Redkite:
-    name = "Redkite"
+    """A process of its own that maps the set's vectors; its memory leaves those out."""
 
-    def __init__(self, data, folder, index_type, params, settings):
+    can_filter = True
+
+    def __init__(self, data, index_type, params, settings, is_kept):
         self.name = f"Redkite {index_type}"
         if params.get("nbits") == 4:
             self.name += " 4 bits"
-        self.settings, self.folder = settings, folder
-        paths = [folder / "base.f32", folder / "queries.f32"]
-        for path, values in zip(paths, (data.base, data.queries), strict=True):
-            if not path.exists():
-                values.tofile(path)
+        self.settings, self.folder = settings, data.folder
         self.process = subprocess.Popen(
-            [ENGINE, *paths, str(data.dim), data.metric],
+            [ENGINE, *data.paths, str(data.dim), data.metric],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         self.kernels = json.loads(self.process.stdout.readline())["kernels"]
+        kept = data.folder / self.name.replace(" ", "-")
+        file, figures = str(kept / "index"), kept / "built.json"
+        if is_kept and figures.exists():
+            self.ask(do="open", file=file)
+            known = json.loads(figures.read_text())
+            self.build_seconds, self.megabytes = known["cpu_seconds"], known["megabytes"]
+            return
         start = self.cpu()
         built = self.ask(do="build", index_type=index_type, params=params)
         self.build_seconds, self.megabytes = self.cpu() - start, built["bytes"] / 1e6
+        if is_kept:
+            kept.mkdir(exist_ok=True)
+            self.ask(do="load", file=file)
+            known = {"cpu_seconds": self.build_seconds, "megabytes": self.megabytes}
+            figures.write_text(json.dumps(known))
 
     def cpu(self):
         """CPU seconds of the engine's process, as for the libraries in this one."""
@@ -139,200 +88,57 @@ class Redkite:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def search(self, setting, mask=None):
-        out, filter = self.folder / "found.u32", ""
+    def search(self, setting, count, mask=None):
+        out, filter = self.folder / f"found-{self.process.pid}", ""
         if mask is not None:
-            filter = str(self.folder / "filter")
+            filter = str(self.folder / f"filter-{self.process.pid}")
             mask.astype(np.uint8).tofile(filter)
-        answer = self.ask(do="search", params=setting, k=K, out=str(out), filter=filter)
-        return answer["seconds"], np.fromfile(out, dtype=np.uint32).reshape(-1, K)
+        given = {"params": setting, "k": K, "count": count, "out": str(out), "filter": filter}
+        answer = self.ask(do="search", **given)
+        found = np.fromfile(out, dtype=np.uint32).reshape(-1, K)
+        out.unlink()
+        return answer["seconds"], found
 
-    def load(self):
-        return self.ask(do="load", file=str(self.folder / "index"))
+    def load_ms(self):
+        """Milliseconds to read the index from a file that the system has in memory, and to map it."""
+        file = self.folder / f"index-{self.process.pid}"
+        times = self.ask(do="load", file=str(file))
+        file.unlink()
+        return times["load_ms"], times["map_ms"]
 
     def close(self):
         self.process.stdin.close()
         self.process.wait()
 
 
-class Library:
-    """Builds in this process; its memory is the growth of the resident size."""
-
-    settings = EFS
-
-    def __init__(self, data):
-        self.data = data
-        before, start = rss(), cpu()
-        self.build(data)
-        self.build_seconds, self.megabytes = cpu() - start, rss() - before
-
-    def search(self, setting, mask=None):
-        self.set(setting)
-        start = time.perf_counter()
-        found = self.run(mask)
-        return time.perf_counter() - start, found
-
-    def close(self):
-        pass
-
-
-class Hnswlib(Library):
-    name = "hnswlib M 16"
-
-    def build(self, data):
-        import hnswlib
-
-        self.index = hnswlib.Index("l2", data.dim)
-        self.index.init_index(len(data.base), ef_construction=200, M=16)
-        self.index.add_items(data.base, num_threads=1)
-
-    def set(self, setting):
-        self.index.set_ef(setting)
-
-    def run(self, mask):
-        if mask is None:
-            return self.index.knn_query(self.data.queries, K, num_threads=1)[0]
-        return self.index.knn_query(
-            self.data.queries, K, num_threads=1, filter=lambda row: bool(mask[row])
-        )[0]
-
-
-class Faiss(Library):
-    factory = ""
-
-    def build(self, data):
-        import faiss
-
-        self.faiss = faiss
-        faiss.omp_set_num_threads(1)
-        self.index = faiss.index_factory(data.dim, self.factory, faiss.METRIC_L2)
-        if "HNSW" in self.factory:
-            self.index.hnsw.efConstruction = 200
-        self.index.train(data.base)
-        self.index.add(data.base)
-
-    def set(self, setting):
-        self.setting = setting
-
-    def run(self, mask):
-        faiss = self.faiss
-        selector = None
-        if mask is not None:
-            bits = np.packbits(mask, bitorder="little")
-            selector = faiss.IDSelectorBitmap(bits)
-        given = {"sel": selector} if selector is not None else {}
-        return self.index.search(self.data.queries, K, params=self.params(given))[1]
-
-
-class FaissHnsw(Faiss):
-    name = "faiss HNSW M 16"
-    factory = "HNSW16"
-
-    def params(self, given):
-        return self.faiss.SearchParametersHNSW(efSearch=self.setting, **given)
-
-
-class FaissRefined(Faiss):
-    settings = PROBES
-
-    def params(self, given):
-        inner = self.faiss.SearchParametersIVF(nprobe=self.setting, **given)
-        return self.faiss.IndexRefineSearchParameters(k_factor=10, base_index_params=inner)
-
-
-class FaissPq(FaissRefined):
-    name = "faiss IVF-PQ fast scan + refine"
-
-    def build(self, data):
-        self.factory = f"IVF1024,PQ{data.dim // 4}x4fs,RFlat"
-        super().build(data)
-
-
-class FaissRabitq(FaissRefined):
-    name = "faiss IVF-RaBitQ + refine"
-    factory = "IVF1024,RaBitQ,RFlat"
-
-
-class Usearch(Library):
-    dtype = "f32"
-    name = "usearch f32"
-
-    def build(self, data):
-        from usearch.index import Index
-
-        self.index = Index(
-            ndim=data.dim,
-            metric="cos" if data.metric == "COSINE" else "l2sq",
-            dtype=self.dtype,
-            connectivity=16,
-            expansion_add=200,
-        )
-        self.index.add(np.arange(len(data.base)), data.base, threads=1)
-
-    def set(self, setting):
-        self.index.expansion_search = setting
-
-    def run(self, mask):
-        return self.index.search(self.data.queries, K, threads=1).keys.astype(np.int64)
-
-
-class UsearchI8(Usearch):
-    dtype = "i8"
-    name = "usearch i8"
-
-
-class Svs(Library):
-    """LVQ8 where its library allows it, which is on Intel's own processors; else f32."""
-
-    is_intel = "GenuineIntel" in pathlib.Path("/proc/cpuinfo").read_text()
-    name = "Intel SVS Vamana " + ("LVQ8" if is_intel else "f32")
-
-    def build(self, data):
-        import svs
-
-        params = svs.VamanaBuildParameters(graph_max_degree=64, window_size=128, alpha=1.2)
-        rows = data.base
-        if self.is_intel:
-            with tempfile.TemporaryDirectory() as folder:
-                path = os.path.join(folder, "base.fvecs")
-                svs.write_vecs(rows, path)
-                loader = svs.VectorDataLoader(path, svs.DataType.float32, dims=data.dim)
-                rows = svs.LVQLoader(loader, primary=8, residual=0)
-                self.index = svs.Vamana.build(params, rows, svs.DistanceType.L2, num_threads=1)
-        else:
-            self.index = svs.Vamana.build(params, rows, svs.DistanceType.L2, num_threads=1)
-
-    def set(self, setting):
-        self.index.search_window_size = setting
-
-    def run(self, mask):
-        return self.index.search(self.data.queries, K)[0]
-
-
-LIBRARIES = [Hnswlib, FaissHnsw, FaissPq, FaissRabitq, UsearchI8, Usearch, Svs]
-CAN_FILTER = ("Redkite", "hnswlib", "faiss HNSW", "faiss IVF")
-
-
 # ---- measuring
 
 
-def curve(engines, data, rounds, mask=None, truth=None):
-    """{engine: [(setting, recall, qps)]}; rounds go through all engines and settings."""
-    truth = data.truth if truth is None else truth
+def curve(engines, data, rounds, share=None):
+    """{engine: [(setting, recall, qps)]}; rounds go through all engines and settings.
+
+    With a filter, an engine's settings end with the first that finds more than is asked for.
+    """
+    mask = None if share is None else data.filters[share]
+    count = len(data.queries) if share is None else FILTERED_QUERIES
+    truth = data.truth(share)[:count]
+    settings = {engine.name: list(engine.settings) for engine in engines}
     best, recalls = {}, {}
     for _ in range(rounds):
         for engine in engines:
-            for setting in engine.settings:
+            for number, setting in enumerate(settings[engine.name]):
                 key = (engine.name, json.dumps(setting))
-                seconds, found = engine.search(setting, mask)
+                seconds, found = engine.search(setting, count, mask)
                 best[key] = min(best.get(key, math.inf), seconds)
                 if key not in recalls:
                     recalls[key] = recall(found, truth)
-    count = len(data.queries)
+                if share is not None and recalls[key] > FILTERED_TARGET + 0.02:
+                    settings[engine.name] = settings[engine.name][: number + 1]
+                    break
     return {
         engine.name: [
             (setting, recalls[key], count / best[key])
-            for setting in engine.settings
+            for setting in settings[engine.name]
             for key in [(engine.name, json.dumps(setting))]
         ]
         for engine in engines
@@ -422,16 +228,13 @@ def draw(title, curves, path):
     path.write_text("\n".join(parts) + "\n")
 
 
-def own(data, folder):
+def own(data, is_kept):
     nlist = {"nlist": 1024}
     probes = [{"nprobe": n} for n in PROBES]
+    efs = [{"ef": ef} for ef in EFS]
     built = [
-        ("HNSW", {"M": 16, "efConstruction": 128}, [{"ef": ef} for ef in EFS]),
-        (
-            "HNSW_PQ",
-            {"M": 16, "efConstruction": 128, "m": data.dim // 4},
-            [{"ef": ef} for ef in EFS],
-        ),
+        ("HNSW", {"M": 16, "efConstruction": 128}, efs),
+        ("HNSW_PQ", {"M": 16, "efConstruction": 128, "m": data.dim // 4}, efs),
         ("DISKANN", {}, [{"search_list": size} for size in EFS]),
         ("IVF_FLAT", nlist, probes),
         ("IVF_SQ8", nlist, probes),
@@ -441,15 +244,19 @@ def own(data, folder):
         ("IVF_RABITQ", nlist, probes),
     ]
     for index_type, params, settings in built:
-        yield functools.partial(Redkite, data, folder, index_type, params, settings)
+        yield index_type, functools.partial(
+            Redkite, data, index_type, params, settings, is_kept
+        )
 
 
-def measure(name, args, folder):
-    data = Set(name, args.rows, args.wordnet)
-    title = f"{len(data.base):,} × {data.dim}, {data.metric}"
-    print(f"### {name}: {title}\n", flush=True)
+def build_all(data, args):
+    """The engines that were asked for, each with its index."""
+    makers = [make for name, make in own(data, args.keep_own) if not args.own or name in args.own]
+    for library in LIBRARIES:
+        if not args.libraries or library.name.startswith(tuple(args.libraries)):
+            makers.append(functools.partial(library, data))
     engines = []
-    for make in [*own(data, folder), *(functools.partial(of, data) for of in LIBRARIES)]:
+    for make in makers:
         try:
             engine = make()
         except Exception as error:  # noqa: BLE001
@@ -457,6 +264,14 @@ def measure(name, args, folder):
             continue
         engines.append(engine)
         print(f"  {engine.name}: {engine.build_seconds:.1f} s", file=sys.stderr, flush=True)
+    return engines
+
+
+def ratio(value, reference, digits):
+    return show(value / reference if value and reference else None, digits)
+
+
+def unfiltered(engines, data, args, title):
     curves = curve(engines, data, args.rounds)
     reference = {t: qps_at(curves.get(Hnswlib.name, []), t) for t in TARGETS}
     rows = []
@@ -464,39 +279,56 @@ def measure(name, args, folder):
         cells = [engine.name, f"{engine.build_seconds:.0f}", f"{engine.megabytes:,.0f}"]
         for target in TARGETS:
             qps = qps_at(curves[engine.name], target)
-            ratio = qps / reference[target] if qps and reference[target] else None
-            cells += [show(qps), show(ratio, 2)]
+            cells += [show(qps), ratio(qps, reference[target], 2)]
         rows.append(cells)
     columns = ["engine", "build, CPU s", "memory, MB"]
     for target in TARGETS:
         columns += [f"QPS at {target:.2f}", "× hnswlib"]
     print(table(columns, rows), flush=True)
-    draw(f"{name}: {title}", curves, args.docs / f"bench-{name}.svg")
+    draw(f"{data.name}: {title}", curves, args.docs / f"bench-{data.name}.svg")
+    if args.points:
+        for name, points in curves.items():
+            for setting, r, q in points:
+                print(f"  {name} {setting}: {r:.4f} {q:,.0f}", file=sys.stderr)
 
-    filtering = [engine for engine in engines if engine.name.startswith(CAN_FILTER)]
+
+def filtered(engines, data, args):
+    engines = [engine for engine in engines if engine.can_filter]
     rows = []
     for share in FILTERS:
-        truth = data.filtered_truth[share]
-        found = curve(filtering, data, args.rounds, data.filters[share], truth)
-        reference = qps_at(found.get(Hnswlib.name, []), 0.95)
-        for engine in filtering:
-            qps = qps_at(found[engine.name], 0.95)
-            ratio = qps / reference if qps and reference else None
-            best = max(r for _, r, _ in found[engine.name])
-            rows.append([f"{share:.0%}", engine.name, show(qps), show(ratio, 1), f"{best:.3f}"])
-    columns = ["rows that pass", "engine", "QPS at 0.95", "× hnswlib", "best recall"]
-    print(table(columns, rows), flush=True)
+        found = curve(engines, data, args.rounds, share)
+        qps = {name: qps_at(points, FILTERED_TARGET) for name, points in found.items()}
+        fastest = max((q for name, q in qps.items() if q and name.startswith("faiss")), default=None)
+        for engine in engines:
+            name = engine.name
+            best = max(r for _, r, _ in found[name])
+            ratios = [ratio(qps[name], other, 2) for other in (qps.get(Hnswlib.name), fastest)]
+            rows.append([f"{share:.0%}", name, show(qps[name]), *ratios, f"{best:.3f}"])
+    columns = ["rows that pass", "engine", f"QPS at {FILTERED_TARGET:.2f}", "× hnswlib"]
+    print(table([*columns, "× the fastest faiss", "best recall"], rows), flush=True)
 
+
+def loading(engines):
     rows = []
     for engine in engines:
+        times = [engine.load_ms() for _ in range(LOADS)]
         if isinstance(engine, Redkite):
-            times = engine.load()
-            rows.append([engine.name, f"{times['load_ms']:.0f}", f"{times['map_ms']:.0f}"])
+            load, mapped = (min(each) for each in zip(*times, strict=True))
+        else:
+            load, mapped = min(times, default=None, key=lambda time: time or 0), None
+        rows.append([engine.name, show(load), show(mapped)])
     print(table(["index", "read into memory, ms", "mapped, ms"], rows), flush=True)
-    if args.points:
-        for engine_name, points in curves.items():
-            for setting, r, q in points:
-                print(f"  {engine_name} {setting}: {r:.4f} {q:,.0f}", file=sys.stderr)
+
+
+def measure(name, args, folder):
+    data = Set(name, args.rows, args.wordnet, folder)
+    title = f"{len(data.base):,} × {data.dim}, {data.metric}"
+    print(f"### {name}: {title}\n", flush=True)
+    engines = build_all(data, args)
+    unfiltered(engines, data, args, title)
+    if not args.no_filters:
+        filtered(engines, data, args)
+    loading(engines)
     for engine in engines:
         engine.close()
 
@@ -509,16 +341,28 @@ def main():
     parser.add_argument("--core", type=int, default=0)
     parser.add_argument("--docs", type=pathlib.Path, default=ROOT / "docs")
     parser.add_argument("--wordnet", type=pathlib.Path, default=WORDNET, help="its folder")
+    parser.add_argument("--keep", type=pathlib.Path, help="folder of the libraries' indexes")
+    parser.add_argument("--keep-own", action="store_true", help="keep the engine's indexes too")
+    parser.add_argument("--own", nargs="+", help="index types to measure, all by default")
+    parser.add_argument("--libraries", nargs="+", help="beginnings of names, all by default")
+    parser.add_argument("--no-filters", action="store_true", help="leave out filtered searches")
     parser.add_argument("--points", action="store_true", help="print every point of the curves")
     args = parser.parse_args()
+    if args.keep_own and not args.keep:
+        parser.error("--keep-own needs --keep")
     os.sched_setaffinity(0, {args.core})
     print(f"{platform.machine()}, one core; numpy {np.__version__}\n", flush=True)
     for name in args.sets:
         if name == "wordnet" and not args.wordnet.exists():
             print(f"{args.wordnet} is not there\n", file=sys.stderr)
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            measure(name, args, pathlib.Path(folder))
+        if args.keep:
+            folder = args.keep / f"{name}-{args.rows or 'all'}"
+            folder.mkdir(parents=True, exist_ok=True)
+            measure(name, args, folder)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                measure(name, args, pathlib.Path(folder))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ use memmap2::MmapMut;
 use crate::kernel::LINE_BYTES;
 
 /// From this size on, huge pages are asked for; below, rounding up to pages would waste memory.
-const HUGE_PAGES_FROM: usize = 4 << 20;
+const HUGE_PAGES_FROM: usize = 2 << 20;
 
 /// One cache line.
 #[derive(Clone, Copy, Zeroable, Pod)]

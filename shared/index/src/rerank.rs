@@ -8,6 +8,9 @@ use redkite_types::MetricType;
 /// Cache lines of a raw row fetched ahead; the processor follows on by itself.
 pub(crate) const RAW_LINES_AHEAD: usize = 4;
 
+/// Rows further on of which all lines are asked for while one is scored.
+pub(crate) const RAW_ROWS_AHEAD: usize = 2;
+
 /// Asks for the start of a raw row.
 #[inline]
 pub(crate) fn prefetch_raw(raw: &dyn RawVectors, row: u32) {

@@ -119,9 +119,8 @@ impl Layer for &Pages {
     }
 
     #[inline]
-    fn rows(&self, nodes: &[u32], out: &mut Vec<u32>) {
-        out.clear();
-        out.extend_from_slice(nodes);
+    fn rows<'a>(&self, nodes: &'a [u32], _: &'a mut Vec<u32>) -> &'a [u32] {
+        nodes
     }
 
     #[inline]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::graph::{LINE_LINKS, Layer, Level, NO_LINK, link_stride, max_links};
+use super::graph::{LINE_LINKS, Layer, Level, NO_LINK, link_stride, max_links, own_links};
 use super::scratch::Walk;
 use super::walk::{beam, greedy};
 use crate::buffer::{AlignedBuffer, aligned_copy};
@@ -147,9 +147,13 @@ impl Layer for BuildLevel {
         out.extend(links.take_while(|link| *link != NO_LINK));
     }
 
-    fn rows(&self, nodes: &[u32], out: &mut Vec<u32>) {
+    fn rows<'a>(&self, nodes: &'a [u32], out: &'a mut Vec<u32>) -> &'a [u32] {
+        if self.node_rows.is_empty() {
+            return nodes;
+        }
         out.clear();
         out.extend(nodes.iter().map(|node| self.row_of(*node)));
+        out
     }
 
     fn prefetch(&self, node: u32) {
@@ -174,7 +178,22 @@ struct Worker {
     chosen: Vec<Vec<Candidate>>,
     crowd: Vec<Candidate>,
     kept: Vec<Candidate>,
+    choice: Choice,
 }
+
+/// Buffers of choosing among candidates.
+#[derive(Default)]
+struct Choice {
+    /// A candidate that is compared with others.
+    prepared: Prepared,
+    /// Candidates that no kept one is nearer to than the row, and their rows.
+    apart: Vec<Candidate>,
+    rows: Vec<u32>,
+    keys: Vec<f32>,
+}
+
+/// Candidates that are compared with a kept one at once; most of a long pool is never looked at.
+const CHOICE_BLOCK: usize = 32;
 
 struct Builder<'a> {
     codes: &'a Codes,
@@ -302,6 +321,8 @@ impl Builder<'_> {
                 walk,
                 prepared,
                 chosen,
+                crowd,
+                choice,
                 ..
             } = worker;
             if level > row_level {
@@ -311,8 +332,10 @@ impl Builder<'_> {
                 beam(
                     layer, self.codes, prepared, walk, entry, pool_size, self.stop,
                 )?;
-                let found = walk.pool.iter().map(|(key, node)| Candidate { key, node });
-                self.select(layer, found, self.m, &mut chosen[level]);
+                crowd.clear();
+                crowd.extend(walk.pool.iter().map(|(key, node)| Candidate { key, node }));
+                let limit = own_links(self.m, level);
+                self.select(layer, crowd, limit, choice, &mut chosen[level]);
                 entry = walk.pool.iter().next().map_or(entry, |(_, node)| node);
             }
             if level > 0 {
@@ -339,26 +362,58 @@ impl Builder<'_> {
     fn select(
         &self,
         layer: &BuildLevel,
-        found: impl Iterator<Item = Candidate>,
+        found: &[Candidate],
         limit: usize,
+        choice: &mut Choice,
         kept: &mut Vec<Candidate>,
     ) {
         kept.clear();
         let mut copies = 0;
-        for candidate in found {
-            if kept.len() == limit {
-                break;
+        for block in found.chunks(CHOICE_BLOCK) {
+            choice.apart.clear();
+            choice.apart.extend_from_slice(block);
+            for other in &*kept {
+                self.keep_apart(layer, *other, 0, choice);
             }
-            let row = layer.row_of(candidate.node);
-            let is_apart = kept
-                .iter()
-                .all(|other| self.codes.pair(row, layer.row_of(other.node)) >= candidate.key);
-            let is_copy = candidate.key == 0.0;
-            if is_apart && !(is_copy && copies >= limit.div_ceil(4)) {
+            let mut at = 0;
+            while let Some(candidate) = choice.apart.get(at).copied() {
+                at += 1;
+                let is_copy = candidate.key == 0.0;
+                if is_copy && copies >= limit.div_ceil(4) {
+                    continue;
+                }
                 copies += usize::from(is_copy);
                 kept.push(candidate);
+                if kept.len() == limit {
+                    return;
+                }
+                self.keep_apart(layer, candidate, at, choice);
             }
         }
+    }
+
+    /// Drops the candidates from number `from` on that are nearer to a kept one than to the row.
+    fn keep_apart(&self, layer: &BuildLevel, kept: Candidate, from: usize, choice: &mut Choice) {
+        let Choice {
+            prepared,
+            apart,
+            rows,
+            keys,
+        } = choice;
+        if apart.len() == from {
+            return;
+        }
+        rows.clear();
+        rows.extend(apart[from..].iter().map(|other| layer.row_of(other.node)));
+        self.codes.prepare_row(layer.row_of(kept.node), prepared);
+        keys.clear();
+        self.codes.keys(prepared, rows, keys);
+        let mut left = from;
+        for (at, key) in (from..apart.len()).zip(&*keys) {
+            apart[left] = apart[at];
+            left += usize::from(*key >= apart[at].key);
+        }
+        apart.truncate(left);
     }
 
     /// Sets a row's own links on a level and adds the links back.
@@ -394,17 +449,28 @@ impl Builder<'_> {
         }
         let row = layer.row_of(node);
         let Worker {
-            walk, crowd, kept, ..
+            walk,
+            prepared,
+            crowd,
+            kept,
+            choice,
+            ..
         } = worker;
         layer.neighbours(node, &mut walk.nodes);
+        let rows = layer.rows(&walk.nodes, &mut walk.rows);
+        rows.iter().for_each(|other| self.codes.prefetch(*other));
+        self.codes.prepare_row(row, prepared);
+        walk.keys.clear();
+        self.codes.keys(prepared, rows, &mut walk.keys);
         crowd.clear();
         crowd.push(link);
-        crowd.extend(walk.nodes.iter().map(|other| Candidate {
-            key: self.codes.pair(row, layer.row_of(*other)),
-            node: *other,
+        let keyed = walk.nodes.iter().zip(&walk.keys);
+        crowd.extend(keyed.map(|(node, key)| Candidate {
+            key: *key,
+            node: *node,
         }));
         crowd.sort_unstable_by(|a, b| a.key.total_cmp(&b.key).then(a.node.cmp(&b.node)));
-        self.select(layer, crowd.iter().copied(), layer.max_links, kept);
+        self.select(layer, crowd, layer.max_links, choice, kept);
         layer.store(node, kept.iter().map(|candidate| candidate.node));
     }
 }

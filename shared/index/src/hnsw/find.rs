@@ -10,9 +10,10 @@ use crate::codes::Comparable;
 use crate::error::Result;
 use crate::flat::allowed_rows;
 use crate::index::{Hit, VectorIndex};
+use crate::kernel::LINE_BYTES;
 use crate::params::RangeBounds;
 use crate::raw::{Element, ExactScorer, RawRow, RawVectors, flip};
-use crate::rerank::RAW_LINES_AHEAD;
+use crate::rerank::{RAW_LINES_AHEAD, RAW_ROWS_AHEAD};
 use crate::topk::TopK;
 
 /// A row read in order by a scan costs about this fraction of one met on a walk.
@@ -167,11 +168,15 @@ impl<L: Layer, C: Comparable> Graph<'_, L, C> {
         } = buffers;
         topk.reset(pool_size);
         let mut pending = allowed_rows(allowed.set, self.rows);
+        walk.fresh.clear();
         loop {
             stop.check()?;
-            walk.rows.clear();
-            walk.rows.extend(pending.by_ref().take(SCAN_BLOCK));
-            if walk.rows.is_empty() {
+            // One block is scored while the next is on its way from memory.
+            std::mem::swap(&mut walk.rows, &mut walk.fresh);
+            walk.fresh.clear();
+            walk.fresh.extend(pending.by_ref().take(SCAN_BLOCK));
+            walk.fresh.iter().for_each(|row| self.codes.prefetch(*row));
+            if walk.rows.is_empty() && walk.fresh.is_empty() {
                 break;
             }
             walk.keys.clear();
@@ -214,12 +219,13 @@ pub(crate) trait Find: VectorIndex {
         let Scratch {
             candidates, topk, ..
         } = scratch;
-        for row in &*candidates {
-            let (values, _) = self.exact(raw, *row);
-            values.prefetch(RAW_LINES_AHEAD);
-        }
+        let ask = |row: &u32, lines| self.exact(raw, *row).0.prefetch(lines);
+        candidates.iter().for_each(|row| ask(row, RAW_LINES_AHEAD));
         topk.reset(k);
-        for row in &*candidates {
+        for (at, row) in candidates.iter().enumerate() {
+            if let Some(soon) = candidates.get(at + RAW_ROWS_AHEAD) {
+                ask(soon, usize::MAX / LINE_BYTES);
+            }
             let (values, norm) = self.exact(raw, *row);
             topk.push(scorer.key(values, norm), *row);
         }

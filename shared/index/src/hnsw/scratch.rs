@@ -35,6 +35,21 @@ impl Visited {
         is_new
     }
 
+    /// Marks nodes and appends those that were not marked before to `fresh`, without a branch: whether
+    /// a node was is as good as random.
+    #[inline]
+    pub(crate) fn insert_all(&mut self, nodes: &[u32], fresh: &mut Vec<u32>) {
+        let start = fresh.len();
+        fresh.resize(start + nodes.len(), 0);
+        let room = &mut fresh[start..];
+        let mut count = 0;
+        for node in nodes {
+            room[count] = *node;
+            count += usize::from(self.insert(*node));
+        }
+        fresh.truncate(start + count);
+    }
+
     #[inline]
     pub(crate) fn contains(&self, node: u32) -> bool {
         self.marks[node as usize] == self.epoch
@@ -110,6 +125,13 @@ impl Pool {
     pub(crate) fn peek(&mut self) -> Option<u32> {
         self.skip_expanded();
         self.entries.get(self.cursor).map(|entry| entry.node)
+    }
+
+    /// The nodes that the next calls of [`Pool::next`] would take now, up to `count`.
+    #[inline]
+    pub(crate) fn upcoming(&self, count: usize) -> impl Iterator<Item = u32> + '_ {
+        let waiting = self.entries[self.cursor..].iter().map(|entry| entry.node);
+        waiting.filter(|node| node & EXPANDED == 0).take(count)
     }
 
     fn skip_expanded(&mut self) {
@@ -197,6 +219,33 @@ mod tests {
         assert_eq!(kept, [7, 1, 3]);
         pool.insert(9.0, 9);
         assert_eq!(pool.len(), 3);
+    }
+
+    #[test]
+    fn the_pool_says_what_comes_next() {
+        let mut pool = Pool::default();
+        pool.reset(3);
+        pool.insert(2.0, 2);
+        assert_eq!(pool.next(), Some(2));
+        pool.insert(1.0, 1);
+        assert_eq!(pool.upcoming(5).collect::<Vec<_>>(), [1]);
+        pool.insert(3.0, 3);
+        assert_eq!(pool.upcoming(5).collect::<Vec<_>>(), [1, 3]);
+        assert_eq!(pool.upcoming(1).collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn nodes_marked_together_are_fresh_once_and_in_order() {
+        let mut visited = Visited::default();
+        visited.reset(10);
+        visited.insert(4);
+        let mut fresh = vec![9];
+        visited.insert_all(&[3, 4, 5, 3, 0], &mut fresh);
+        assert_eq!(fresh, [9, 3, 5, 0]);
+        visited.insert_all(&[0, 3, 4, 5], &mut fresh);
+        assert_eq!(fresh, [9, 3, 5, 0]);
+        visited.insert_all(&[], &mut fresh);
+        assert_eq!(fresh.len(), 4);
     }
 
     #[test]

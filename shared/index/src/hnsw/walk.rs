@@ -21,17 +21,23 @@ pub(super) fn greedy<C: Comparable>(
 ) -> u32 {
     let mut best = entry;
     walk.keys.clear();
-    layer.rows(&[entry], &mut walk.rows);
-    codes.keys(prepared, &walk.rows, &mut walk.keys);
+    let first = [entry];
+    let rows = layer.rows(&first, &mut walk.rows);
+    codes.keys(prepared, rows, &mut walk.keys);
     let mut best_key = walk.keys[0];
+    walk.visited.reset(layer.nodes());
+    walk.visited.insert(entry);
     loop {
         let from = best;
         layer.neighbours(from, &mut walk.nodes);
-        layer.rows(&walk.nodes, &mut walk.rows);
-        walk.rows.iter().for_each(|row| codes.prefetch(*row));
+        // Half of a node's neighbours are those of the node before.
+        walk.fresh.clear();
+        walk.visited.insert_all(&walk.nodes, &mut walk.fresh);
+        let rows = layer.rows(&walk.fresh, &mut walk.rows);
+        rows.iter().for_each(|row| codes.prefetch(*row));
         walk.keys.clear();
-        codes.keys(prepared, &walk.rows, &mut walk.keys);
-        for (node, key) in walk.nodes.iter().zip(&walk.keys) {
+        codes.keys(prepared, rows, &mut walk.keys);
+        for (node, key) in walk.fresh.iter().zip(&walk.keys) {
             if *key < best_key {
                 (best, best_key) = (*node, *key);
             }
@@ -48,7 +54,9 @@ pub(super) fn greedy<C: Comparable>(
 /// `Cancelled`.
 ///
 /// # Source
-/// Malkov & Yashunin 2016, Algorithm 2, with one sorted pool instead of two heaps.
+/// Malkov & Yashunin 2016, Algorithm 2, with one sorted pool instead of two heaps, and two nodes
+/// expanded at once: their neighbours come from memory together, and nearly always the second would
+/// have been next.
 pub(crate) fn beam<C: Comparable>(
     layer: &impl Layer,
     codes: &C,
@@ -66,17 +74,15 @@ pub(crate) fn beam<C: Comparable>(
     score_fresh(layer, codes, prepared, walk);
     while let Some(node) = walk.pool.next() {
         stop.check()?;
-        layer.neighbours(node, &mut walk.nodes);
         walk.fresh.clear();
-        for neighbour in &walk.nodes {
-            if walk.visited.insert(*neighbour) {
-                walk.fresh.push(*neighbour);
-            }
+        let second = walk.pool.next();
+        for node in [Some(node), second].into_iter().flatten() {
+            layer.neighbours(node, &mut walk.nodes);
+            walk.visited.insert_all(&walk.nodes, &mut walk.fresh);
         }
         score_fresh(layer, codes, prepared, walk);
-        if let Some(next) = walk.pool.peek() {
-            layer.prefetch(next);
-        }
+        let upcoming = walk.pool.upcoming(NEXT_LINKS);
+        upcoming.for_each(|node| layer.prefetch(node));
     }
     Ok(())
 }
@@ -89,14 +95,19 @@ pub(crate) fn score_fresh<C: Comparable>(
     prepared: &mut C::Query,
     walk: &mut Walk,
 ) {
-    layer.rows(&walk.fresh, &mut walk.rows);
-    walk.rows.iter().for_each(|row| codes.prefetch(*row));
+    let rows = layer.rows(&walk.fresh, &mut walk.rows);
+    rows.iter().for_each(|row| codes.prefetch(*row));
+    let soon = walk.pool.upcoming(NEXT_LINKS);
+    soon.for_each(|node| layer.prefetch(node));
     walk.keys.clear();
-    codes.keys(prepared, &walk.rows, &mut walk.keys);
+    codes.keys(prepared, rows, &mut walk.keys);
     for (node, key) in walk.fresh.iter().zip(&walk.keys) {
         walk.pool.insert(*key, *node);
     }
 }
+
+/// Nodes whose links are asked for while others are scored: they are next unless those are nearer.
+const NEXT_LINKS: usize = 4;
 
 /// Nodes of the unfiltered walk that leads a filtered one to the query's surroundings.
 const SCOUT_POOL: usize = 12;
