@@ -1,5 +1,6 @@
 """What the benchmarks share: data, tables, and waiting for the server to be done."""
 
+import os
 import pathlib
 import sys
 import time
@@ -12,7 +13,9 @@ from harness.process import ROOT  # noqa: E402
 from harness.waiting import eventually  # noqa: E402
 from pymilvus import DataType, MilvusClient  # noqa: E402
 
-WORDNET = ROOT.parent / "shared" / "data" / "wordnet"
+WORDNET = pathlib.Path(
+    os.environ.get("REDKITE_WORDNET", ROOT.parent / "shared" / "data" / "wordnet")
+)
 LIMIT = 10
 
 

@@ -1,0 +1,392 @@
+"""Measures searches alone, on data that is prepared once, and prints Markdown tables.
+
+    make bench-search
+    .venv/bin/python tests/bench/bench_search.py --prepared /tmp/bench --binary old new
+    .venv/bin/python tests/bench/bench_search.py --prepared /tmp/bench --profile docs/search.svg
+
+With several binaries all of them run at the same time, each on its own copy of the data, and are
+asked in turns, so that what else happens on the machine hits all of them. Client threads share one
+Python process. `--floor` names the example `floor` of redkite-proxy: a gRPC service that answers
+with a stored message of a search's size, so what gRPC costs at least.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import pathlib
+import random
+import shutil
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+
+import flamegraph
+import numpy as np
+from measuring import LIMIT, Data, Table, ms, percentiles, schema, wait_indexed, wait_quiet
+
+from harness.data import index_params
+from harness.process import ROOT, Process, Server, free_port
+from harness.raw import Raw, longs, vectors
+
+NAME = "bench"
+
+
+def prepare(folder, data, binary):
+    """A data directory with the collection, flushed and indexed; made once."""
+    ready = folder / "ready"
+    if ready.exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    server = Server(folder, binary=binary).start()
+    try:
+        client = server.client()
+        client.create_collection(
+            NAME,
+            schema=schema(data.base.shape[1]),
+            index_params=index_params("HNSW", "COSINE", M=16, efConstruction=200),
+            consistency_level="Strong",
+        )
+        for start in range(0, len(data.base), 1000):
+            rows = data.base[start : start + 1000].tolist()
+            client.insert(NAME, [{"id": start + i, "vector": row} for i, row in enumerate(rows)])
+        client.flush(NAME)
+        wait_indexed(client, NAME)
+        wait_quiet(server)
+        client.close()
+    finally:
+        server.stop()
+    ready.touch()
+
+
+class Copy(Server):
+    """A server on a copy of the prepared data."""
+
+    def __init__(self, folder, prepared, name, binary):
+        self.label = name
+        own = pathlib.Path(folder) / name
+        own.mkdir()
+        shutil.copytree(prepared / "data", own / "data")
+        super().__init__(own, binary=binary)
+
+
+def ask(client, queries, ef):
+    """One query a request; returns [(latency, ids)]."""
+    results = []
+    params = {"params": {"ef": ef}}
+    for query in queries:
+        start = time.perf_counter()
+        found = client.search(
+            NAME, [query], limit=LIMIT, search_params=params, consistency_level="Bounded"
+        )[0]
+        results.append((time.perf_counter() - start, [hit["id"] for hit in found]))
+    return results
+
+
+def recall_of(results, truth):
+    pairs = zip(results, truth, strict=True)
+    return sum(len(set(ids) & set(best.tolist())) for (_, ids), best in pairs) / truth.size
+
+
+class Round:
+    """What one round of all queries has shown."""
+
+    def __init__(self, server, queries, clients, ef):
+        share = [queries[i :: len(clients)] for i in range(len(clients))]
+        cpu, start = server.cpu_seconds(), time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(len(clients)) as pool:
+            parts = list(pool.map(ask, clients, share, [ef] * len(clients)))
+        self.qps = len(queries) / (time.perf_counter() - start)
+        self.cpu = (server.cpu_seconds() - cpu) / len(queries) * 1000
+        self.latencies = [latency for part in parts for latency, _ in part]
+        self.parts = parts
+
+
+def measure_search(servers, data, efs, concurrencies, rounds):
+    queries = [query.tolist() for query in data.queries]
+    table = Table(
+        "Search, top 10, one query a request",
+        *("build", "ef", "clients", "recall@10", "QPS", "server CPU-s per 1,000", "latency"),
+        "CPU, of the first build",
+    )
+    for ef in efs:
+        for concurrency in concurrencies:
+            seen = {server.label: [] for server in servers}
+            with contextlib.ExitStack() as stack:
+                clients = {}
+                for server in servers:
+                    own = [server.client() for _ in range(concurrency)]
+                    for client in own:
+                        stack.callback(client.close)
+                        ask(client, queries[:50], ef)
+                    clients[server.label] = own
+                for _ in range(rounds):
+                    for server in servers:
+                        own = clients[server.label]
+                        seen[server.label].append(Round(server, queries, own, ef))
+            first = seen[servers[0].label]
+            for server in servers:
+                done = seen[server.label]
+                found = [None] * len(queries)
+                for i, part in enumerate(done[0].parts):
+                    found[i::concurrency] = part
+                ratios = [one.cpu / other.cpu for one, other in zip(done, first, strict=True)]
+                table.add(
+                    server.label,
+                    ef,
+                    concurrency,
+                    f"{recall_of(found, data.truth):.3f}",
+                    f"{statistics.median(one.qps for one in done):,.0f}",
+                    f"{statistics.median(one.cpu for one in done):.3f}",
+                    percentiles([latency for one in done for latency in one.latencies]),
+                    f"{statistics.median(ratios):.2f}",
+                )
+    return table
+
+
+class Writer:
+    """Inserts rows at a steady rate, in batches, until it is left; requests are packed before."""
+
+    def __init__(self, server, data, rate, batch=50, seconds=60):
+        self.server = server
+        self.period = batch / rate
+        dim = data.base.shape[1]
+        rng = np.random.default_rng(5)
+        self.batches = []
+        for number in range(int(seconds / self.period)):
+            rows = data.base[rng.integers(0, len(data.base), batch)]
+            keys = range(20_000_000 + number * batch, 20_000_000 + (number + 1) * batch)
+            columns = [longs("id", keys), vectors("vector", dim, rows.ravel())]
+            self.batches.append((columns, batch))
+        self.written = 0
+        self.ends = threading.Event()
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self.write)
+        self.thread.start()
+        return self
+
+    def write(self):
+        raw = Raw(self.server.address, [("grpc.use_local_subchannel_pool", 1)])
+        due = time.perf_counter()
+        for columns, count in self.batches:
+            if self.ends.wait(max(0.0, due - time.perf_counter())):
+                break
+            reply = raw.insert(NAME, columns, count)
+            assert reply.status.code == 0, reply.status
+            self.written += count
+            due += self.period
+        raw.close()
+
+    def __exit__(self, *_):
+        self.ends.set()
+        self.thread.join()
+
+
+def measure_under_writes(servers, data, ef, rate, seconds):
+    """Latencies of one client's searches, idle and while another one inserts."""
+    queries = [query.tolist() for query in data.queries]
+    table = Table(
+        f"Search by one client while {rate} rows a second are inserted, ef {ef}",
+        *("build", "idle", "under writes", "p99, of idle", "rows a second"),
+    )
+
+    def latencies(client, seconds):
+        until, found = time.perf_counter() + seconds, []
+        while time.perf_counter() < until:
+            found.extend(latency for latency, _ in ask(client, queries[:200], ef))
+        return found
+
+    for server in servers:
+        client = server.client()
+        latencies(client, 1)
+        idle = latencies(client, seconds)
+        writer = Writer(server, data, rate, seconds=seconds + 30)
+        started = time.perf_counter()
+        with writer:
+            loaded = latencies(client, seconds)
+            speed = writer.written / (time.perf_counter() - started)
+        client.close()
+        ratio = np.percentile(loaded, 99) / np.percentile(idle, 99)
+        table.add(
+            server.label, percentiles(idle), percentiles(loaded), f"{ratio:.2f}", f"{speed:.0f}"
+        )
+    return table
+
+
+def measure_floor(server, binary, folder, data, concurrencies, rounds):
+    """The CPU of a gRPC service that only answers, for requests and answers of a search's size."""
+    log = pathlib.Path(folder) / "floor.log"
+    port = free_port()
+    floor = Process("floor", [binary, port], None, log)
+    floor.spawn()
+    raw = Raw(server.address)
+    queries = [query.astype("<f4").tobytes() for query in data.queries]
+    requests = [search_request(query) for query in queries]
+    assert raw.stub.Search(requests[0]).status.code == 0
+    raw.close()
+    table = Table(
+        "The floor: a gRPC service that answers with a stored message",
+        *("clients", "requests a second", "CPU-s per 1,000", "latency"),
+    )
+    try:
+        for concurrency in concurrencies:
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            raws = [Raw(f"127.0.0.1:{port}", options) for _ in range(concurrency)]
+            for one in raws:
+                one.stub.Search(requests[0], wait_for_ready=True, timeout=20)
+            busy, speed, times = [], [], []
+            for _ in range(rounds):
+                cpu, start = floor.cpu_seconds(), time.perf_counter()
+                with concurrent.futures.ThreadPoolExecutor(concurrency) as pool:
+                    share = [requests[i::concurrency] for i in range(concurrency)]
+                    times += [t for part in pool.map(send_all, raws, share) for t in part]
+                speed.append(len(requests) / (time.perf_counter() - start))
+                busy.append((floor.cpu_seconds() - cpu) / len(requests) * 1000)
+            table.add(
+                concurrency,
+                f"{statistics.median(speed):,.0f}",
+                f"{statistics.median(busy):.3f}",
+                percentiles(times),
+            )
+            for one in raws:
+                one.close()
+    finally:
+        floor.kill9()
+    return table
+
+
+def search_request(query):
+    from pymilvus.grpc_gen import common_pb2, milvus_pb2
+
+    value = common_pb2.PlaceholderValue(
+        tag="$0", type=common_pb2.PlaceholderType.FloatVector, values=[query]
+    )
+    group = common_pb2.PlaceholderGroup(placeholders=[value])
+    params = {"topk": str(LIMIT), "params": '{"ef": 24}', "round_decimal": "-1"}
+    return milvus_pb2.SearchRequest(
+        collection_name=NAME,
+        placeholder_group=group.SerializeToString(),
+        dsl_type=common_pb2.DslType.BoolExprV1,
+        search_params=[common_pb2.KeyValuePair(key=k, value=v) for k, v in params.items()],
+        consistency_level=common_pb2.ConsistencyLevel.Bounded,
+        guarantee_timestamp=2,
+        nq=1,
+    )
+
+
+def send_all(raw, requests):
+    times = []
+    for request in requests:
+        start = time.perf_counter()
+        raw.stub.Search(request)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def profile(server, data, ef, clients, seconds, picture):
+    """Where the CPU goes, by `perf`: a table of layers, and a flame graph."""
+    queries = [query.tolist() for query in data.queries]
+    own = [server.client() for _ in range(clients)]
+    for client in own:
+        ask(client, queries[:200], ef)
+    ends = threading.Event()
+
+    def load(client):
+        while not ends.is_set():
+            ask(client, queries[:100], ef)
+
+    threads = [threading.Thread(target=load, args=(client,)) for client in own]
+    for thread in threads:
+        thread.start()
+    recorded = pathlib.Path(server.data_dir).parent / "perf.data"
+    # Stacks of asynchronous code are deep.
+    command = ["perf", "record", "-q", "-F", "999", "-e", "cpu-clock"]
+    command += ["--call-graph", "dwarf,32768"]
+    try:
+        subprocess.run(
+            [*command, "-p", str(server.child.pid), "-o", recorded, "--", "sleep", str(seconds)],
+            check=True,
+        )
+    finally:
+        ends.set()
+        for thread in threads:
+            thread.join()
+        for client in own:
+            client.close()
+    script = subprocess.run(
+        ["perf", "script", "--no-inline", "-F", "comm,ip,sym,event", "-i", recorded],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    stacks = flamegraph.fold(script.stdout.splitlines())
+    if picture:
+        title = f"Server CPU of searches, {data.shape}, ef {ef}, {clients} clients"
+        pathlib.Path(picture).write_text(flamegraph.draw(stacks, title))
+    table = Table(f"Where the CPU goes, ef {ef}, {clients} clients", "layer", "share")
+    for layer, share in flamegraph.layers(stacks):
+        table.add(layer, f"{share * 100:.1f} %")
+    functions = Table("Functions that take the most themselves", "function", "share")
+    for function, share in flamegraph.own(stacks)[:40]:
+        functions.add(function, f"{share * 100:.1f} %")
+    return [table, functions]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    release = ROOT / "target" / "release"
+    parser.add_argument("--prepared", type=pathlib.Path, help="where prepared data is kept")
+    parser.add_argument("--binary", nargs="+", default=[str(release / "redkite")])
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--ef", type=int, nargs="+", default=[24])
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=5, help="times all queries are sent")
+    parser.add_argument("--writes", type=int, help="rows inserted a second beside searches")
+    parser.add_argument("--seconds", type=int, default=20, help="of each part under writes")
+    parser.add_argument("--floor", help="binary of the example `floor`")
+    parser.add_argument("--profile", help="where to draw a flame graph; `-` for tables only")
+    args = parser.parse_args()
+
+    data = Data(args.rows)
+    tables = []
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="redkite-bench-"))
+        prepared = args.prepared or pathlib.Path(folder) / "prepared"
+        prepare(prepared, data, args.binary[0])
+        servers = []
+        for number, binary in enumerate(args.binary):
+            server = Copy(folder, prepared, f"{number + 1}", binary)
+            stack.callback(server.stop)
+            took = time.perf_counter()
+            server.start()
+            took = time.perf_counter() - took
+            wait_quiet(server)
+            rss = server.rss_bytes() / 2**20
+            print(f"build {server.label}: {binary}, ready in {ms(took)}, RSS {rss:.0f} MB")
+            servers.append(server)
+        if args.profile:
+            for clients in args.clients:
+                picture = args.profile if clients == args.clients[-1] else "-"
+                picture = None if picture == "-" else picture
+                tables += profile(servers[0], data, args.ef[0], clients, 8, picture)
+        else:
+            tables.append(measure_search(servers, data, args.ef, args.clients, args.rounds))
+        if args.floor:
+            measured = measure_floor(
+                servers[0], args.floor, folder, data, args.clients, args.rounds
+            )
+            tables.append(measured)
+        if args.writes:
+            order = random.Random(1).sample(servers, len(servers))
+            measured = measure_under_writes(order, data, args.ef[0], args.writes, args.seconds)
+            tables.append(measured)
+    print(f"{data.name}, {data.shape}, HNSW M=16 efConstruction=200, COSINE\n")
+    for table in tables:
+        print(table)
+
+
+if __name__ == "__main__":
+    main()
