@@ -2,7 +2,7 @@
 
     make bench-search
     .venv/bin/python tests/bench/bench_search.py --prepared /tmp/bench --binary old new
-    .venv/bin/python tests/bench/bench_search.py --prepared /tmp/bench --profile docs/search.svg
+    .venv/bin/python tests/bench/bench_search.py --prepared /tmp/bench --profile docs/search-cpu.svg
 
 With several binaries all of them run at the same time, each on its own copy of the data, and are
 asked in turns, so that what else happens on the machine hits all of them. Client threads share one
