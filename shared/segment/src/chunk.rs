@@ -422,6 +422,11 @@ impl Chunk {
         file.whole(key_field, columns, self.row_ids, self.timestamps)
     }
 
+    /// Whether the values of a vector field are mapped rather than in memory.
+    pub(crate) fn is_mapped(&self, field: FieldId) -> bool {
+        self.file.as_ref().is_some_and(|file| file.is_mapped(field))
+    }
+
     /// The open file's schema, if the rows are of one.
     pub(crate) fn file_schema(&self) -> Option<&CollectionSchema> {
         self.file.as_ref().map(FileColumns::schema)

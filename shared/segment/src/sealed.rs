@@ -176,6 +176,11 @@ impl SealedSegment {
         self.indexes.get(&field)
     }
 
+    /// Whether the values of a vector field or its index are mapped rather than in memory.
+    pub(crate) fn is_mapped(&self, field: FieldId) -> bool {
+        self.mapped.contains(&field) || self.chunk[0].is_mapped(field)
+    }
+
     /// The fields that have an index.
     pub fn indexed_fields(&self) -> impl Iterator<Item = FieldId> + '_ {
         self.indexes.keys().copied()

@@ -82,6 +82,39 @@ impl SegmentSearcher {
         Ok(found)
     }
 
+    /// About how many values a search of a segment compares, at most; `None` where it may have to wait
+    /// for a file.
+    pub fn work(&self, segment: &Segment) -> Option<usize> {
+        if segment.is_mapped(self.field) || !self.filter.is_all() && segment.is_in_file() {
+            return None;
+        }
+        let values = self.queries.values();
+        let index = self.index_of(segment);
+        // A filter, or deletes, are looked at for every row, 64 of them in a word where they are few.
+        let looked_at = match self.filter.is_all() {
+            true => segment.rows() / 64,
+            false => segment.rows().saturating_mul(self.queries.len()),
+        };
+        let compared = |chunk: &Chunk| {
+            if let Some(index) = index {
+                return index.compared(&self.params, self.k);
+            }
+            match chunk.interim_for(self.field, self.metric, &self.params, self.k) {
+                Some(index) => {
+                    index.compared(&interim::search_params(&self.params, self.k), self.k)
+                }
+                None => chunk.len(),
+            }
+        };
+        let compared: usize = segment.chunks().iter().map(|chunk| compared(chunk)).sum();
+        // A range search, or one for few rows of many, may look at all rows.
+        let compared = match self.params.range.is_some() || !self.filter.is_all() {
+            true => segment.rows(),
+            false => compared,
+        };
+        Some(compared.saturating_mul(values).saturating_add(looked_at))
+    }
+
     /// The index that serves this search, if the segment has one.
     pub(crate) fn index_of<'a>(&self, segment: &'a Segment) -> Option<&'a ColumnIndex> {
         let index = segment.index(self.field)?;

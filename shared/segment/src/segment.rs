@@ -119,6 +119,20 @@ impl Segment {
         }
     }
 
+    /// Whether the values of a vector field or its index are mapped rather than in memory.
+    pub(crate) fn is_mapped(&self, field: FieldId) -> bool {
+        match self {
+            Self::Growing(_) => false,
+            Self::Sealed(segment) => segment.is_mapped(field),
+        }
+    }
+
+    /// Whether some columns may have to be read from a file.
+    pub fn is_in_file(&self) -> bool {
+        let in_file = |chunk: &Arc<Chunk>| chunk.file_schema().is_some();
+        self.chunks().iter().any(in_file)
+    }
+
     pub(crate) fn deletes(&self) -> &SegmentDeletes {
         match self {
             Self::Growing(segment) => segment.deletes(),

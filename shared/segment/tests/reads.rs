@@ -12,7 +12,9 @@ use std::sync::{
 use common::{DIM, field, meta, random_rows, schema, seed};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use redkite_expr::{Plan, Templates, compile};
-use redkite_index::{BuildOptions, IndexParams, SearchParams, build};
+use redkite_index::{
+    BuildOptions, ColumnIndex, ColumnIndexParams, ColumnRows, IndexParams, SearchParams, build,
+};
 use redkite_segment::{
     ALL_PARTITIONS, DeleteBatch, GrowingSegment, ReadView, SealedSegment, Segment,
     SegmentRetriever, SegmentSearcher, StopFlag, gather,
@@ -42,6 +44,43 @@ fn grown(schema: &Arc<CollectionSchema>, rows: i64, rng: &mut StdRng) -> Growing
     let batch = random_rows(schema, &keys, rng);
     segment.append(batch, ids, times).unwrap();
     segment
+}
+
+#[test]
+fn the_work_of_a_search_is_bounded_by_its_candidates_or_its_rows() {
+    const ROWS: usize = 3_000;
+    let mut rng = StdRng::seed_from_u64(seed());
+    let schema = schema(DataType::Int64);
+    let growing = grown(&schema, ROWS as i64, &mut rng).snapshot();
+    let sealed = SealedSegment::from_growing(&growing).unwrap();
+    let vector = field(&schema, "vector");
+    let column = sealed.chunks()[0].batch().column(vector).unwrap().clone();
+    let stop = StopFlag::new();
+    let options = BuildOptions {
+        threads: 1,
+        seed: 1,
+        progress: None,
+        stop: &stop,
+    };
+    let params = ColumnIndexParams::Dense(IndexParams::hnsw(MetricType::L2, 16, 64));
+    let rows = ColumnRows::of(&column.data).unwrap();
+    let index = ColumnIndex::build(&params, &rows, &options).unwrap();
+    let indexed = Segment::Sealed(sealed.with_index(vector, Arc::new(index)).unwrap());
+
+    let mut search = searcher(&schema, vec![0.5; DIM], Plan::all());
+    search.params.ef = Some(20);
+    let all = ROWS * DIM;
+    let walk = search.work(&indexed).unwrap();
+    assert!((20 * DIM..all / 2).contains(&walk), "{walk}");
+    search.params.ef = Some(ROWS);
+    assert!(search.work(&indexed).unwrap() >= all);
+    assert!(search.work(&Segment::Growing(growing)).unwrap() >= all);
+
+    // A filter is asked about every row.
+    let filter = compile("pk >= 0", &Templates::new(), &schema).unwrap();
+    search.params.ef = Some(20);
+    search.filter = Arc::new(filter);
+    assert!(search.work(&indexed).unwrap() >= all);
 }
 
 #[test]

@@ -29,6 +29,11 @@ impl Output {
         fields.iter().map(find).collect::<Result<_>>().map(Self)
     }
 
+    /// Whether no field is to be read.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Copies the fields of the given rows, in the order given.
     ///
     /// # Errors

@@ -24,6 +24,13 @@ use crate::{
     metrics,
 };
 
+/// A search of so many compared values at most, some 0.1 ms, is made by whoever asked for it: handing
+/// it to the CPU pool and back would take longer than it does, for its thread and for the machine.
+const SHORT_WORK: usize = 1 << 20;
+
+/// Such a search has so many hits at most, of all its queries.
+const SHORT_HITS: usize = 256;
+
 /// A sealed segment with an index costs about as much as comparing this many rows a query.
 const INDEX_SEARCH_ROWS: usize = 2_048;
 
@@ -65,12 +72,7 @@ pub(crate) async fn search(
             deadline.timeout("the search", answer).await??
         }
     };
-    metrics::read(
-        "search",
-        request.nq as usize,
-        answer.rows_searched,
-        started.elapsed(),
-    );
+    metrics::read("search", request.nq as usize, answer.rows_searched, started.elapsed());
     Ok(answer)
 }
 
@@ -158,6 +160,10 @@ async fn run(
     output: Output,
     stop: StopFlag,
 ) -> Result<SearchResponse> {
+    if is_short(&read.segments, &searcher, &output) {
+        let parts = search_each(&searcher, &read.segments, &stop)?;
+        return Finish::new(read, searcher, output).run(parts);
+    }
     let mut jobs = search_jobs(&read.segments, &searcher);
     let finish = Finish::new(read, searcher.clone(), output);
     if jobs.len() <= 1 {
@@ -180,12 +186,30 @@ async fn run(
         .await?
 }
 
+/// Whether a search is over so soon that it does not hold up others on the caller's thread.
+fn is_short(segments: &[Segment], searcher: &SegmentSearcher, output: &Output) -> bool {
+    let mut left = SHORT_WORK;
+    for segment in segments {
+        let waits = !output.is_empty() && segment.is_in_file();
+        let work = searcher.work(segment).filter(|_| !waits);
+        match work.and_then(|work| left.checked_sub(work)) {
+            Some(rest) => left = rest,
+            None => return false,
+        }
+    }
+    searcher.k.saturating_mul(searcher.queries.len()) <= SHORT_HITS
+}
+
 /// The segments put together so that each job is worth its start.
 pub(super) fn search_jobs(segments: &[Segment], searcher: &SegmentSearcher) -> Vec<Vec<Segment>> {
     jobs(segments, |segment| {
         let rows = match segment.index(searcher.field) {
             Some(_) => INDEX_SEARCH_ROWS.min(segment.rows()),
-            None => segment.rows(),
+            // Growing rows, most of which may be in graphs of their own.
+            None => match searcher.work(segment) {
+                Some(work) => return work,
+                None => segment.rows(),
+            },
         };
         rows.saturating_mul(searcher.queries.values())
     })

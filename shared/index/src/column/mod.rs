@@ -22,6 +22,10 @@ use crate::{
 /// Index types of Milvus that are not built here, and are for dense vectors of floats only.
 const FLOAT_ONLY: [&str; 4] = ["GPU_CAGRA", "GPU_IVF_FLAT", "GPU_IVF_PQ", "GPU_BRUTE_FORCE"];
 
+/// Vectors that a step of a walk through a graph compares, at most: the links of a node with the
+/// usual `M`, 16.
+const COMPARED_A_STEP: usize = 32;
+
 /// What to build over a vector column.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ColumnIndexParams {
@@ -250,6 +254,18 @@ impl ColumnIndex {
 
     fn sparse(index: SparseIndex) -> Self {
         Self::Sparse(Box::new(index))
+    }
+
+    /// About how many of the index's vectors a search without a filter compares, at most.
+    pub fn compared(&self, params: &SearchParams, k: usize) -> usize {
+        let rows = self.len();
+        match self {
+            Self::Dense(index) if index.index_type().is_graph() => {
+                let pool = params.pool_size(k).unwrap_or(rows);
+                pool.saturating_mul(COMPARED_A_STEP).min(rows)
+            }
+            Self::Dense(_) | Self::Binary(_) | Self::Sparse(_) => rows,
+        }
     }
 
     /// Whether it can be searched without the column's own vectors.

@@ -123,7 +123,7 @@ impl IndexType {
         !self.is_binary() && !self.is_sparse()
     }
 
-    pub(super) const fn is_graph(self) -> bool {
+    pub(crate) const fn is_graph(self) -> bool {
         matches!(
             self,
             Self::Hnsw | Self::HnswSq | Self::HnswPq | Self::AutoIndex
