@@ -22,34 +22,41 @@ pub enum Priority {
     Build,
 }
 
+/// How much builds give way to searches, and to whatever else the machine does, when all processors
+/// are busy: nicer than the rest, but not so nice that flushes fall behind writes for long.
+#[cfg(target_os = "linux")]
+const BUILD_NICENESS: i32 = 5;
+
 /// A fixed number of threads with a bounded queue for each priority. Clones are the same pool; the
 /// threads end when the last clone is dropped and they have finished what they do.
 ///
-/// Builds never occupy all threads (when there are two or more), so that a search never waits for
-/// the end of a build.
+/// Builds have threads of their own, one fewer than searches (but one at least), so that a search
+/// never waits for the end of a build. The system prefers all other threads to them.
 #[derive(Clone)]
 pub struct CpuPool(Arc<Owner>);
 
 struct Owner {
-    shared: Arc<Shared>,
-    search_slots: Arc<Semaphore>,
-    build_slots: Arc<Semaphore>,
+    search: Lane,
+    build: Lane,
     capacity: usize,
     threads: usize,
 }
 
+/// The work of one priority.
+struct Lane {
+    shared: Arc<Shared>,
+    slots: Arc<Semaphore>,
+}
+
+#[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
-    /// How many builds may run at a time.
-    max_builds: usize,
 }
 
 #[derive(Default)]
 struct Queue {
-    search: VecDeque<Job>,
-    build: VecDeque<Job>,
-    running_builds: usize,
+    jobs: VecDeque<Job>,
     closed: bool,
 }
 
@@ -63,29 +70,27 @@ impl CpuPool {
     pub fn new(threads: usize, capacity: usize) -> Result<Self> {
         let threads = threads.max(1);
         let capacity = capacity.clamp(1, Semaphore::MAX_PERMITS);
-        let shared = Arc::new(Shared {
-            queue: Mutex::default(),
-            wake: Condvar::new(),
-            max_builds: (threads - 1).max(1),
-        });
+        let lane = || Lane {
+            shared: Arc::default(),
+            slots: Arc::new(Semaphore::new(capacity)),
+        };
         // Made first, so that the threads end if one of them cannot be started.
         let pool = Self(Arc::new(Owner {
-            shared: Arc::clone(&shared),
-            search_slots: Arc::new(Semaphore::new(capacity)),
-            build_slots: Arc::new(Semaphore::new(capacity)),
+            search: lane(),
+            build: lane(),
             capacity,
             threads,
         }));
         for index in 0..threads {
-            let shared = Arc::clone(&shared);
-            let name = format!("redkite-cpu-{index}");
-            std::thread::Builder::new()
-                .name(name.clone())
-                .spawn(move || shared.work())
-                .map_err(|error| Error::Thread {
-                    name,
-                    reason: error.to_string(),
-                })?;
+            let shared = Arc::clone(&pool.0.search.shared);
+            start(format!("redkite-cpu-{index}"), move || shared.work())?;
+        }
+        for index in 0..(threads - 1).max(1) {
+            let shared = Arc::clone(&pool.0.build.shared);
+            start(format!("redkite-build-{index}"), move || {
+                give_way();
+                shared.work();
+            })?;
         }
         Ok(pool)
     }
@@ -118,7 +123,7 @@ impl CpuPool {
         priority: Priority,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
-        let slots = Arc::clone(self.slots(priority));
+        let slots = Arc::clone(&self.lane(priority).slots);
         let slot = slots.acquire_owned().await.map_err(|_| stopping())?;
         self.submit(priority, slot, work)
             .await
@@ -134,7 +139,7 @@ impl CpuPool {
         priority: Priority,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
-        let slots = Arc::clone(self.slots(priority));
+        let slots = Arc::clone(&self.lane(priority).slots);
         let slot = slots.try_acquire_owned().map_err(|_| Error::Busy {
             what: WHAT.into(),
             capacity: self.0.capacity,
@@ -158,10 +163,10 @@ impl CpuPool {
         self.run(priority, move || work(&stop)).await
     }
 
-    fn slots(&self, priority: Priority) -> &Arc<Semaphore> {
+    fn lane(&self, priority: Priority) -> &Lane {
         match priority {
-            Priority::Search => &self.0.search_slots,
-            Priority::Build => &self.0.build_slots,
+            Priority::Search => &self.0.search,
+            Priority::Build => &self.0.build,
         }
     }
 
@@ -186,7 +191,7 @@ impl CpuPool {
                 message: panic_message(&*panic),
             }));
         });
-        self.0.shared.push(priority, job);
+        self.lane(priority).shared.push(job);
         receiver
     }
 }
@@ -203,62 +208,55 @@ impl std::fmt::Debug for CpuPool {
     }
 }
 
+fn start(name: String, work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let started = std::thread::Builder::new().name(name.clone()).spawn(work);
+    started.map(drop).map_err(|error| Error::Thread {
+        name,
+        reason: error.to_string(),
+    })
+}
+
+/// Lets other threads run first, as far as the system knows such a thing for single threads.
+fn give_way() {
+    // Without, builds are only faster, and searches beside them slower.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::nice(BUILD_NICENESS);
+}
+
 impl Drop for Owner {
     fn drop(&mut self) {
-        let mut queue = self.shared.queue.lock();
-        queue.closed = true;
-        // Their callers are told by the dropped channels.
-        queue.search.clear();
-        queue.build.clear();
-        drop(queue);
-        self.shared.wake.notify_all();
+        self.search.shared.close();
+        self.build.shared.close();
     }
 }
 
 impl Shared {
-    fn push(&self, priority: Priority, job: Job) {
-        let mut queue = self.queue.lock();
-        match priority {
-            Priority::Search => queue.search.push_back(job),
-            Priority::Build => queue.build.push_back(job),
-        }
-        drop(queue);
+    fn push(&self, job: Job) {
+        self.queue.lock().jobs.push_back(job);
         self.wake.notify_one();
+    }
+
+    fn close(&self) {
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        // Their callers are told by the dropped channels.
+        queue.jobs.clear();
+        drop(queue);
+        self.wake.notify_all();
     }
 
     /// One thread's life.
     fn work(&self) {
         let mut queue = self.queue.lock();
         while !queue.closed {
-            let (job, is_build) = match queue.take(self.max_builds) {
-                Some(taken) => taken,
-                None => {
-                    self.wake.wait(&mut queue);
-                    continue;
-                }
+            let Some(job) = queue.jobs.pop_front() else {
+                self.wake.wait(&mut queue);
+                continue;
             };
-            queue.running_builds += usize::from(is_build);
             drop(queue);
             job();
             queue = self.queue.lock();
-            if is_build {
-                queue.running_builds -= 1;
-                // A thread that slept because of the limit may go on.
-                self.wake.notify_one();
-            }
         }
-    }
-}
-
-impl Queue {
-    fn take(&mut self, max_builds: usize) -> Option<(Job, bool)> {
-        if let Some(job) = self.search.pop_front() {
-            return Some((job, false));
-        }
-        if self.running_builds >= max_builds {
-            return None;
-        }
-        self.build.pop_front().map(|job| (job, true))
     }
 }
 

@@ -51,26 +51,29 @@ async fn work_is_skipped_when_its_caller_has_gone() {
 }
 
 #[tokio::test]
-async fn searches_overtake_builds() {
+async fn a_search_never_waits_for_a_build() {
     let pool = CpuPool::new(1, 8).unwrap();
-    let (release, _pool) = occupy(&pool, Priority::Search).await;
-    let order = Arc::new(Mutex::new(Vec::new()));
-    let push = |name: &'static str| {
-        let order = Arc::clone(&order);
-        move || order.lock().push(name)
-    };
-    let mut builds = Box::pin(pool.run(Priority::Build, push("build")));
+    let (release, _pool) = occupy(&pool, Priority::Build).await;
+    let mut builds = Box::pin(pool.run(Priority::Build, || ()));
     assert!(futures::FutureExt::now_or_never(&mut builds).is_none());
-    let mut search = Box::pin(pool.run(Priority::Search, push("search")));
-    assert!(futures::FutureExt::now_or_never(&mut search).is_none());
+    assert_eq!(pool.run(Priority::Search, || 1).await, Ok(1));
     release.send(()).unwrap();
-    search.await.unwrap();
     builds.await.unwrap();
-    assert_eq!(*order.lock(), ["search", "build"]);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn builds_give_way_to_all_other_threads() {
+    let pool = CpuPool::new(2, 8).unwrap();
+    let niceness = || rustix::process::getpriority_process(None).unwrap();
+    let own = niceness();
+    assert_eq!(pool.run(Priority::Search, niceness).await, Ok(own));
+    let of_builds = pool.run(Priority::Build, niceness).await;
+    assert_eq!(of_builds, Ok((own + BUILD_NICENESS).min(19)));
 }
 
 #[tokio::test]
-async fn builds_leave_a_thread_for_searches() {
+async fn two_threads_make_one_build_at_a_time() {
     let pool = CpuPool::new(2, 8).unwrap();
     let (release, _pool) = occupy(&pool, Priority::Build).await;
     let mut second = Box::pin(pool.run(Priority::Build, || ()));
@@ -131,16 +134,12 @@ async fn long_work_learns_that_nobody_waits() {
 async fn who_waits_is_told_when_the_pool_ends() {
     let pool = CpuPool::new(1, 2).unwrap();
     let (release, other) = occupy(&pool, Priority::Search).await;
-    let shared = Arc::clone(&pool.0.shared);
-    let slot = Arc::clone(&pool.0.search_slots)
+    let shared = Arc::clone(&pool.0.search.shared);
+    let slot = Arc::clone(&pool.0.search.slots)
         .try_acquire_owned()
         .unwrap();
     let waiting = pool.submit(Priority::Search, slot, || ());
-    {
-        let mut queue = shared.queue.lock();
-        queue.closed = true;
-        queue.search.clear();
-    }
+    shared.close();
     assert!(waiting.await.is_err());
     drop((release, other, pool));
     eventually_true("the threads let go", || Arc::strong_count(&shared) == 1).await;
