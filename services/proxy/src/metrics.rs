@@ -2,17 +2,41 @@
 
 use std::time::Duration;
 
-use metrics::{counter, histogram};
+use metrics::{Counter, Histogram, counter, histogram};
+use redkite_telemetry::Once;
 
-/// One answered request; `code` is Milvus's, zero for success.
-pub(crate) fn answered(rpc: &'static str, code: i32, took: Duration) {
-    if code == 0 {
-        counter!("redkite_proxy_requests_total", "rpc" => rpc, "code" => "0").increment(1);
-    } else {
-        let code = code.to_string();
-        counter!("redkite_proxy_requests_total", "rpc" => rpc, "code" => code).increment(1);
+/// An RPC that is served.
+pub(crate) struct Rpc {
+    /// As it is called on the wire.
+    pub(crate) name: &'static str,
+    answered: Once<(Counter, Histogram)>,
+}
+
+impl Rpc {
+    pub(crate) const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            answered: Once::new(),
+        }
     }
-    histogram!("redkite_proxy_request_seconds", "rpc" => rpc).record(took.as_secs_f64());
+
+    /// One answered request; `code` is Milvus's, zero for success.
+    pub(crate) fn answered(&self, code: i32, took: Duration) {
+        let rpc = self.name;
+        let count =
+            |code: String| counter!("redkite_proxy_requests_total", "rpc" => rpc, "code" => code);
+        let seconds = || histogram!("redkite_proxy_request_seconds", "rpc" => rpc);
+        if code != 0 {
+            count(code.to_string()).increment(1);
+            seconds().record(took.as_secs_f64());
+            return;
+        }
+        let look_up = || (count("0".to_owned()), seconds());
+        self.answered.with(look_up, |(count, seconds)| {
+            count.increment(1);
+            seconds.record(took.as_secs_f64());
+        });
+    }
 }
 
 /// Partitions that a read need not look at, because its filter says the partition key.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Counter, Histogram, counter, gauge, histogram};
+use redkite_telemetry::Once;
 
 /// One batch of writes that became durable and visible together.
 pub(crate) fn written(writes: usize, rows: usize, deletes: usize, took: Duration) {
@@ -18,19 +19,63 @@ pub(crate) fn refused(reason: &'static str) {
     counter!("redkite_querynode_writes_refused_total", "reason" => reason).increment(1);
 }
 
-/// What a read looks at.
-pub(crate) fn looked_at(kind: &'static str, partitions: usize, segments: usize) {
-    counter!("redkite_querynode_read_partitions_total", "kind" => kind)
-        .increment(partitions as u64);
-    counter!("redkite_querynode_read_segments_total", "kind" => kind).increment(segments as u64);
+/// Reads of one kind.
+pub(crate) struct Reads {
+    kind: &'static str,
+    handles: Once<ReadHandles>,
 }
 
-/// One answered read, a search or a query.
-pub(crate) fn read(kind: &'static str, queries: usize, rows: u64, took: Duration) {
-    counter!("redkite_querynode_reads_total", "kind" => kind).increment(1);
-    counter!("redkite_querynode_read_queries_total", "kind" => kind).increment(queries as u64);
-    counter!("redkite_querynode_read_rows_total", "kind" => kind).increment(rows);
-    histogram!("redkite_querynode_read_seconds", "kind" => kind).record(took.as_secs_f64());
+struct ReadHandles {
+    partitions: Counter,
+    segments: Counter,
+    reads: Counter,
+    queries: Counter,
+    rows: Counter,
+    seconds: Histogram,
+}
+
+pub(crate) static SEARCHES: Reads = Reads::new("search");
+pub(crate) static QUERIES: Reads = Reads::new("query");
+
+impl Reads {
+    const fn new(kind: &'static str) -> Self {
+        Self {
+            kind,
+            handles: Once::new(),
+        }
+    }
+
+    fn look_up(&self) -> ReadHandles {
+        let kind = self.kind;
+        ReadHandles {
+            partitions: counter!("redkite_querynode_read_partitions_total", "kind" => kind),
+            segments: counter!("redkite_querynode_read_segments_total", "kind" => kind),
+            reads: counter!("redkite_querynode_reads_total", "kind" => kind),
+            queries: counter!("redkite_querynode_read_queries_total", "kind" => kind),
+            rows: counter!("redkite_querynode_read_rows_total", "kind" => kind),
+            seconds: histogram!("redkite_querynode_read_seconds", "kind" => kind),
+        }
+    }
+
+    /// What a read looks at.
+    pub(crate) fn looked_at(&self, partitions: usize, segments: usize) {
+        let measure = |handles: &ReadHandles| {
+            handles.partitions.increment(partitions as u64);
+            handles.segments.increment(segments as u64);
+        };
+        self.handles.with(|| self.look_up(), measure);
+    }
+
+    /// One answered read.
+    pub(crate) fn answered(&self, queries: usize, rows: u64, took: Duration) {
+        let measure = |handles: &ReadHandles| {
+            handles.reads.increment(1);
+            handles.queries.increment(queries as u64);
+            handles.rows.increment(rows);
+            handles.seconds.record(took.as_secs_f64());
+        };
+        self.handles.with(|| self.look_up(), measure);
+    }
 }
 
 /// One flush, however it ended.

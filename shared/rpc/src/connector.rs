@@ -9,13 +9,13 @@ use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use parking_lot::{Mutex, RwLock};
 use redkite_proto::redkite::{datacoord, datanode, proxy, querycoord, querynode, rootcoord};
 use redkite_runtime::CancellationToken;
 use redkite_types::{Error as UserError, ErrorCode, Outcome};
-use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -155,10 +155,9 @@ fn gone(address: &str) -> Status {
 /// Calls a handler in this process as a server would: within the caller's time, panics caught.
 async fn here<A>(
     method: &str,
-    metadata: &MetadataMap,
+    timeout: Option<Duration>,
     handler: impl Future<Output = Result<Response<A>, Status>> + Send,
 ) -> Result<Response<A>, Status> {
-    let timeout = timeout_of(metadata);
     let caught = AssertUnwindSafe(handler).catch_unwind();
     let outcome = match timeout {
         Some(timeout) => tokio::time::timeout(timeout, caught).await,
@@ -219,9 +218,9 @@ macro_rules! service {
                     )?;
                     match way {
                         Way::Here(service) => {
-                            let metadata = request.metadata().clone();
+                            let timeout = timeout_of(request.metadata());
                             let handler = service.$method(request);
-                            here(stringify!($method), &metadata, handler).await
+                            here(stringify!($method), timeout, handler).await
                         }
                         Way::There(channel) => {
                             let limit = self.connector.0.pool.max_message_size();

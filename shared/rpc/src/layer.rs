@@ -1,5 +1,6 @@
 //! What happens around every handler: a span, metrics, caught panics, deadlines, clear errors.
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,13 +11,15 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
+use metrics::{Counter, Histogram};
+use parking_lot::RwLock;
 use redkite_runtime::error::panic_message;
 use redkite_types::{Error, ErrorCode, Outcome};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::field::Empty;
-use tracing::{Instrument as _, Span, error, info_span};
+use tracing::{Instrument as _, Level, Span, error, span};
 
 use crate::deadline;
 use crate::status::{RpcError, is_too_large, to_status, too_large};
@@ -28,7 +31,13 @@ pub type Admit = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 pub(crate) struct AroundHandlers {
     /// Asked before each call; without it every call is admitted.
     pub(crate) admit: Option<Admit>,
+    pub(crate) measured: Arc<Measured>,
 }
+
+/// What is measured of the calls that were answered with OK, by method: looked up once, because there
+/// are many of them.
+#[derive(Default)]
+pub(crate) struct Measured(RwLock<HashMap<String, (Counter, Histogram)>>);
 
 impl<S> Layer<S> for AroundHandlers {
     type Service = Around<S>;
@@ -37,6 +46,7 @@ impl<S> Layer<S> for AroundHandlers {
         Around {
             inner,
             admit: self.admit.clone(),
+            measured: self.measured.clone(),
         }
     }
 }
@@ -45,6 +55,7 @@ impl<S> Layer<S> for AroundHandlers {
 pub(crate) struct Around<S> {
     inner: S,
     admit: Option<Admit>,
+    measured: Arc<Measured>,
 }
 
 impl<S> Service<Request<Body>> for Around<S>
@@ -68,6 +79,7 @@ where
         let span = span_of(&request, &method);
         let deadline = deadline::of(request.headers());
         let admit = self.admit.clone();
+        let measured = self.measured.clone();
         let handled = async move {
             let started = Instant::now();
             let handler = AssertUnwindSafe(async move {
@@ -82,7 +94,7 @@ where
                 None => deadline::exceeded().into_http(),
             };
             clarify(response.headers_mut());
-            record(&method, response.headers(), started);
+            measured.record(&method, response.headers(), started);
             Ok(response.map(|body| Body::new(ClearTrailers(body))))
         };
         Box::pin(handled.instrument(span))
@@ -104,14 +116,24 @@ fn span_of(request: &Request<Body>, method: &str) -> Span {
             .get(name)
             .and_then(|value| value.to_str().ok())
     };
-    let span = info_span!(
-        "rpc",
-        otel.name = method,
-        otel.kind = "server",
-        rpc.method = method,
-        client_request_id = header("client-request-id"),
-        rpc.code = Empty,
-    );
+    // For traces, or else for the lines of a log that shows details.
+    macro_rules! rpc_span {
+        ($level:expr) => {
+            span!(
+                $level,
+                "rpc",
+                otel.name = method,
+                otel.kind = "server",
+                rpc.method = method,
+                client_request_id = header("client-request-id"),
+                rpc.code = Empty,
+            )
+        };
+    }
+    let span = match redkite_telemetry::trace::are_made() {
+        true => rpc_span!(Level::INFO),
+        false => rpc_span!(Level::DEBUG),
+    };
     redkite_telemetry::trace::continue_trace(&span, header("traceparent"), header("tracestate"));
     span
 }
@@ -125,27 +147,47 @@ pub(crate) fn panicked(method: &str, panic: &(dyn std::any::Any + Send)) -> RpcE
         .with_outcome(Outcome::Unknown)
 }
 
-fn record(method: &str, headers: &HeaderMap, started: Instant) {
-    // Without the header the status follows the body, which here means that all went well.
-    let code = headers
-        .get(Status::GRPC_STATUS)
-        .map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()));
-    let number = code as i32;
-    Span::current().record("rpc.code", number);
+impl Measured {
+    fn record(&self, method: &str, headers: &HeaderMap, started: Instant) {
+        // Without the header the status follows the body, which here means that all went well.
+        let code = headers
+            .get(Status::GRPC_STATUS)
+            .map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()));
+        Span::current().record("rpc.code", code as i32);
+        let took = started.elapsed().as_secs_f64();
+        if code != Code::Ok {
+            let (count, seconds) = registered(method, code);
+            count.increment(1);
+            seconds.record(took);
+            return;
+        }
+        if let Some((count, seconds)) = self.0.read().get(method) {
+            count.increment(1);
+            seconds.record(took);
+            return;
+        }
+        let mut all = self.0.write();
+        let of_method = all.entry(method.to_owned());
+        let (count, seconds) = of_method.or_insert_with(|| registered(method, code));
+        count.increment(1);
+        seconds.record(took);
+    }
+}
+
+/// How many calls of a method were answered with a code, and how long calls of the method take.
+fn registered(method: &str, code: Code) -> (Counter, Histogram) {
     // Anybody can call any path, and every new label costs memory for good.
-    let method = if code == Code::Unimplemented {
-        "unknown"
-    } else {
-        method
+    let method = match code {
+        Code::Unimplemented => "unknown",
+        _ => method,
     };
-    metrics::counter!(
+    let count = metrics::counter!(
         "redkite_rpc_requests_total",
         "method" => method.to_owned(),
-        "code" => number.to_string()
-    )
-    .increment(1);
-    metrics::histogram!("redkite_rpc_request_seconds", "method" => method.to_owned())
-        .record(started.elapsed().as_secs_f64());
+        "code" => (code as i32).to_string()
+    );
+    let seconds = metrics::histogram!("redkite_rpc_request_seconds", "method" => method.to_owned());
+    (count, seconds)
 }
 
 /// Turns tonic's `OutOfRange` about a message beyond the limit into what gRPC means for it:

@@ -129,7 +129,10 @@ impl ServerBuilder {
         let report = report_health(self.health.clone(), reporter, self.names.clone());
 
         let server = Server::builder()
-            .layer(AroundHandlers { admit: self.admit })
+            .layer(AroundHandlers {
+                admit: self.admit,
+                ..AroundHandlers::default()
+            })
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(MAX_STREAMS)

@@ -142,6 +142,9 @@ pub fn init(options: &TelemetryOptions) -> Result<Guard> {
         .try_init()
         .map_err(|_| Error::Installed { what: "subscriber" })?;
     crate::metrics::install()?;
+    if exporter.is_some() {
+        crate::trace::begin();
+    }
     *initialized = true;
     Ok(Guard { exporter })
 }

@@ -16,7 +16,7 @@ pub mod trace;
 
 pub use error::{Error, Result};
 pub use init::{Guard, init};
-pub use metrics::{metrics_text, metrics_upkeep};
+pub use metrics::{Once, metrics_text, metrics_upkeep};
 pub use options::{LogFormat, TelemetryOptions};
 /// Writes an error and its causes as `outer: inner: innermost`.
 pub use redkite_types::error::chain;

@@ -34,6 +34,32 @@ pub(crate) fn install() -> Result<()> {
     Ok(())
 }
 
+/// Handles of metrics that are looked up once, since every request needs them; for statics.
+///
+/// Before [`crate::init`] there is nothing to look up, and every use tries again.
+#[derive(Debug, Default)]
+pub struct Once<T>(OnceLock<T>);
+
+impl<T> Once<T> {
+    /// Nothing is looked up yet.
+    pub const fn new() -> Self {
+        Self(OnceLock::new())
+    }
+
+    /// Uses the handles.
+    pub fn with(&self, look_up: impl FnOnce() -> T, measure: impl FnOnce(&T)) {
+        if let Some(handles) = self.0.get() {
+            return measure(handles);
+        }
+        let handles = look_up();
+        measure(&handles);
+        if HANDLE.get().is_some() {
+            // Another thread may have been faster, with the same handles.
+            let _ = self.0.set(handles);
+        }
+    }
+}
+
 /// All metrics of the process in Prometheus's text format; empty before [`crate::init`].
 pub fn metrics_text() -> String {
     HANDLE

@@ -3,11 +3,25 @@
 //! Headers come and go as plain text, because the servers of this project do not share one type of
 //! headers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use opentelemetry::global;
 use opentelemetry::propagation::{Extractor, Injector};
 use opentelemetry::trace::TraceContextExt as _;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+static MADE: AtomicBool = AtomicBool::new(false);
+
+/// Whether traces are made in this process. Without, a span is worth making only where the log shows it.
+pub fn are_made() -> bool {
+    MADE.load(Ordering::Relaxed)
+}
+
+/// From now on traces are made.
+pub(crate) fn begin() {
+    MADE.store(true, Ordering::Relaxed);
+}
 
 /// Makes `span` continue the trace of the headers `traceparent` and `tracestate`; without them it
 /// starts its own.
@@ -30,6 +44,9 @@ pub fn continue_trace(span: &Span, traceparent: Option<&str>, tracestate: Option
 
 /// Hands the current trace's headers to `set`; calls it not at all when there is no trace.
 pub fn inject_trace(span: &Span, mut set: impl FnMut(&str, String)) {
+    if !are_made() {
+        return;
+    }
     let context = span.context();
     global::get_text_map_propagator(|propagator| {
         propagator.inject_context(&context, &mut Writer(&mut set));

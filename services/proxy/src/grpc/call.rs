@@ -11,12 +11,12 @@ use super::message::{Message, Reply};
 use crate::{
     auth::{self, Guard, guarded::Guarded},
     context::{ProxyContext, RequestContext},
-    metrics,
+    metrics::{self, Rpc},
 };
 
 /// A call that is being answered.
 pub(super) struct Call {
-    rpc: &'static str,
+    rpc: &'static Rpc,
     started: Instant,
     deadline: Deadline,
 }
@@ -27,7 +27,7 @@ impl Call {
     /// # Errors
     /// A gRPC status where the caller may not; clients do not try that again.
     pub(super) async fn begin<M: Message + Guarded>(
-        rpc: &'static str,
+        rpc: &'static Rpc,
         context: &ProxyContext,
         request: Request<M>,
     ) -> Result<(Self, RequestContext, M), Status> {
@@ -57,8 +57,8 @@ impl Call {
                     Ok(caller)
                 });
             meta.caller = admitted.map_err(|refusal| {
-                metrics::refused(rpc, refusal.reason());
-                debug!(rpc, %refusal, "call refused");
+                metrics::refused(rpc.name, refusal.reason());
+                debug!(rpc = rpc.name, %refusal, "call refused");
                 Status::from(refusal)
             })?;
         }
@@ -70,7 +70,7 @@ impl Call {
         self,
         work: impl Future<Output = redkite_types::Result<T>> + Send,
     ) -> Response<T> {
-        let outcome = self.deadline.timeout(self.rpc, work).await;
+        let outcome = self.deadline.timeout(self.rpc.name, work).await;
         self.answer(outcome.map_err(Error::from).flatten())
     }
 
@@ -80,8 +80,8 @@ impl Call {
         context: &ProxyContext,
         work: impl Future<Output = redkite_types::Result<T>> + Send + 'static,
     ) -> Response<T> {
-        let running = context.tasks.detach(self.rpc, work);
-        let outcome = self.deadline.timeout(self.rpc, running).await;
+        let running = context.tasks.detach(self.rpc.name, work);
+        let outcome = self.deadline.timeout(self.rpc.name, running).await;
         self.answer(outcome.flatten().map_err(Error::from).flatten())
     }
 
@@ -90,9 +90,9 @@ impl Call {
         let code = outcome
             .as_ref()
             .map_or_else(|error| error.code.number(), |_| 0);
-        metrics::answered(self.rpc, code, self.started.elapsed());
+        self.rpc.answered(code, self.started.elapsed());
         Response::new(outcome.unwrap_or_else(|error| {
-            debug!(rpc = self.rpc, code, error = %error.message, "request failed");
+            debug!(rpc = self.rpc.name, code, error = %error.message, "request failed");
             T::failed(&error)
         }))
     }

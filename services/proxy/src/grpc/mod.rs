@@ -26,7 +26,10 @@ use redkite_proto::milvus::{
 use tonic::{Request, Response, Status, Streaming};
 
 use self::call::Call;
-use crate::{context::ProxyContext, metrics};
+use crate::{
+    context::ProxyContext,
+    metrics::{self, Rpc},
+};
 
 /// `milvus.proto.milvus.MilvusService`.
 #[derive(Clone)]
@@ -75,8 +78,9 @@ macro_rules! milvus_service {
                     &self,
                     request: Request<$change_in>,
                 ) -> Result<Response<$change_out>, Status> {
+                    static RPC: Rpc = Rpc::new(stringify!($change));
                     let (call, meta, message) =
-                        Call::begin(stringify!($change), &self.context, request).await?;
+                        Call::begin(&RPC, &self.context, request).await?;
                     let context = self.context.clone();
                     let work = async move { $change_to(&context, meta, message).await };
                     Ok(call.detached(&self.context, work).await)
@@ -88,8 +92,9 @@ macro_rules! milvus_service {
                     &self,
                     request: Request<$read_in>,
                 ) -> Result<Response<$read_out>, Status> {
+                    static RPC: Rpc = Rpc::new(stringify!($read));
                     let (call, meta, message) =
-                        Call::begin(stringify!($read), &self.context, request).await?;
+                        Call::begin(&RPC, &self.context, request).await?;
                     Ok(call.inline($read_to(&self.context, meta, message)).await)
                 }
             )*
@@ -99,8 +104,9 @@ macro_rules! milvus_service {
                     &self,
                     request: Request<$view_in>,
                 ) -> Result<Response<$view_out>, Status> {
+                    static RPC: Rpc = Rpc::new(stringify!($view));
                     let (call, meta, message) =
-                        Call::begin(stringify!($view), &self.context, request).await?;
+                        Call::begin(&RPC, &self.context, request).await?;
                     Ok(call.answer($view_to(&self.context, meta, message)))
                 }
             )*

@@ -42,7 +42,7 @@ pub(crate) async fn query(
         schema_version: request.schema_version,
     };
     let read = Read::begin(deps, channel, wanted, deadline).await?;
-    metrics::looked_at("query", request.partition_ids.len(), read.segments.len());
+    metrics::QUERIES.looked_at(request.partition_ids.len(), read.segments.len());
     let limit = (request.limit > 0).then(|| usize::try_from(request.limit).unwrap_or(usize::MAX));
     let retriever = Arc::new(SegmentRetriever {
         filter: read.filter.clone(),
@@ -64,7 +64,7 @@ pub(crate) async fn query(
         let answer = retrieve(deps, &read, retriever, order, output, stop);
         deadline.timeout("the query", answer).await??
     };
-    metrics::read("query", 1, answer.count, started.elapsed());
+    metrics::QUERIES.answered(1, answer.count, started.elapsed());
     Ok(answer)
 }
 

@@ -57,7 +57,7 @@ pub(crate) async fn search(
         schema_version: request.schema_version,
     };
     let read = Read::begin(deps, channel, wanted, deadline).await?;
-    metrics::looked_at("search", request.partition_ids.len(), read.segments.len());
+    metrics::SEARCHES.looked_at(request.partition_ids.len(), read.segments.len());
     let output = Output::new(&request.output_fields, &read.snapshot.schema)?;
     let searcher = Arc::new(searcher(&request, &read)?);
     let stop = StopFlag::new();
@@ -72,7 +72,7 @@ pub(crate) async fn search(
             deadline.timeout("the search", answer).await??
         }
     };
-    metrics::read("search", request.nq as usize, answer.rows_searched, started.elapsed());
+    metrics::SEARCHES.answered(request.nq as usize, answer.rows_searched, started.elapsed());
     Ok(answer)
 }
 
