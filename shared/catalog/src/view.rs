@@ -21,6 +21,11 @@ use crate::{
     readable::describe,
 };
 
+mod changes;
+
+pub use self::changes::Changed;
+use self::changes::Held;
+
 /// All metadata at one revision.
 ///
 /// Persistent maps share what did not change, so that a new view costs what the change costs.
@@ -28,7 +33,9 @@ use crate::{
 pub struct CatalogView {
     revision: Revision,
     databases: OrdMap<DatabaseId, Arc<DatabaseInfo>>,
-    collections: OrdMap<CollectionId, Arc<CollectionEntry>>,
+    collections: OrdMap<CollectionId, Held>,
+    /// How many of `collections` have a record of their own.
+    count: usize,
     /// Every collection that users see, by name.
     names: HashMap<(DatabaseId, String), CollectionId>,
     aliases: OrdMap<(DatabaseId, String), Arc<AliasInfo>>,
@@ -108,9 +115,12 @@ impl CatalogView {
 
     /// Every collection in any state.
     pub fn all_collections(&self) -> impl Iterator<Item = &Arc<CollectionEntry>> {
-        self.collections
-            .values()
-            .filter(|entry| entry.info.is_some())
+        self.collections.values().filter_map(Held::known)
+    }
+
+    /// How many collections there are in any state.
+    pub fn collection_count(&self) -> usize {
+        self.count
     }
 
     /// The visible collection of a name, not of an alias.
@@ -120,7 +130,7 @@ impl CatalogView {
         name: &str,
     ) -> Option<&Arc<CollectionEntry>> {
         let id = self.names.get(&(database, name.to_owned()))?;
-        self.collections.get(id)
+        self.collections.get(id).map(|held| &held.0)
     }
 
     /// The visible collection of a name or an alias.
@@ -129,6 +139,7 @@ impl CatalogView {
             let alias = self.alias(database, name)?;
             self.collections
                 .get(&CollectionId(alias.collection_id))
+                .map(|held| &held.0)
                 .filter(|entry| entry.state() == ObjectState::Created)
         })
     }
@@ -137,14 +148,12 @@ impl CatalogView {
     pub fn all_snapshots(&self) -> impl Iterator<Item = &Arc<SnapshotInfo>> {
         self.collections
             .values()
-            .flat_map(|entry| entry.snapshots.values())
+            .flat_map(|held| held.0.snapshots.values())
     }
 
     /// The collection of an id in any state.
     pub fn collection_by_id(&self, id: CollectionId) -> Option<&Arc<CollectionEntry>> {
-        self.collections
-            .get(&id)
-            .filter(|entry| entry.info.is_some())
+        self.collections.get(&id).and_then(Held::known)
     }
 
     /// An alias.
@@ -261,7 +270,7 @@ impl CatalogView {
         if let Key::Collection(_) = key {
             self.forget_name(id);
         }
-        let entry = Arc::make_mut(self.collections.entry(id).or_default());
+        let entry = Arc::make_mut(&mut self.collections.entry(id).or_default().0);
         match key {
             Key::Collection(_) => {
                 let info = decode::<CollectionInfo>(pair)?;
@@ -269,6 +278,7 @@ impl CatalogView {
                     let name = (DatabaseId(info.database_id), info.name.clone());
                     self.names.insert(name, id);
                 }
+                self.count += usize::from(entry.info.is_none());
                 entry.info = Some(Arc::new(info));
                 dirty.insert(id);
             }
@@ -394,12 +404,13 @@ impl CatalogView {
         if let Key::Collection(_) = key {
             self.forget_name(id);
         }
-        let Some(entry) = self.collections.get_mut(&id) else {
+        let Some(Held(entry)) = self.collections.get_mut(&id) else {
             return;
         };
         let entry = Arc::make_mut(entry);
         match key {
             Key::Collection(_) => {
+                self.count -= usize::from(entry.info.is_some());
                 entry.info = None;
                 dirty.insert(id);
             }
@@ -472,7 +483,7 @@ impl CatalogView {
         let Some(info) = self
             .collections
             .get(&id)
-            .and_then(|entry| entry.info.clone())
+            .and_then(|held| held.0.info.clone())
         else {
             return;
         };
@@ -484,7 +495,7 @@ impl CatalogView {
 
     fn settle(&mut self, dirty: OrdSet<CollectionId>) -> Result<()> {
         for id in dirty {
-            let Some(entry) = self.collections.get_mut(&id) else {
+            let Some(Held(entry)) = self.collections.get_mut(&id) else {
                 continue;
             };
             Arc::make_mut(entry)

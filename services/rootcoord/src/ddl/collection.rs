@@ -255,7 +255,7 @@ fn check_room(
         ));
     }
     let limit = context.options.max_collection_num;
-    if view.all_collections().count() >= limit {
+    if view.collection_count() >= limit {
         return Err(Error::new(
             ErrorCode::CollectionLimit,
             format!("exceeded the limit number of collections[limit={limit}]"),
