@@ -10,6 +10,12 @@
 //!   other freely, and recovery takes all of them for started ([`StepPlan::maybe_started`]);
 //! - the last step's write says *done*, the last undo's says *failed*.
 //!
+//! # Answers
+//! Behind the pivot a call without output that is the last step changes nothing in the record but that
+//! it is done. The callers are told before that is written: a crash in between has the next executor run
+//! the call again and come to the same answer, of which the record keeps the revision. The locks stay held until it is written, so nobody else
+//! comes between the two.
+//!
 //! [`StepPlan::maybe_started`]: crate::definition::StepPlan::maybe_started
 
 use std::sync::Arc;
@@ -29,6 +35,7 @@ use crate::retry::{Retries, guarded};
 use crate::shared::Shared;
 use crate::spec::{RawEffect, Refusal, StepError, StepKind};
 use crate::store::Written;
+use crate::task::answer_of;
 
 /// Why a driver ends before its saga does.
 #[derive(Debug)]
@@ -209,7 +216,11 @@ impl Driver {
                 output: effect.output,
             }
         };
-        let next = self.record.after(event)?;
+        let mut next = self.record.after(event)?;
+        if is_call && !has_output && next.state == State::Done && plan.is_past_pivot(step) {
+            next.answered = self.revision;
+            self.answer_early(&next);
+        }
         if plan.writes_at_end(step) {
             if let Err(refused) = self.write(next, &effect.txn).await? {
                 let error = match refused {
@@ -235,6 +246,17 @@ impl Driver {
             })?;
         }
         Ok(Ok(()))
+    }
+
+    /// Tells the callers that all is done. An answer that cannot be made is told with the end.
+    fn answer_early(&self, done: &Record) {
+        let Some(revision) = self.revision else {
+            return;
+        };
+        let answer = answer_of(&*self.definition, &self.params, done, revision);
+        if let Ok((output, revision)) = answer {
+            self.entry.answer(output, revision);
+        }
     }
 
     /// Calls the author's function; a panic, a timeout or an operator who does not want it any more leaves

@@ -142,6 +142,12 @@ impl Entry {
         self.progress.send_replace(Progress::Committed(revision));
     }
 
+    /// The callers need not wait until the end is written down.
+    pub(crate) fn answer(&self, output: AnyArc, revision: Revision) {
+        self.progress
+            .send_replace(Progress::Answered(output, revision));
+    }
+
     pub(crate) fn end(&self, answer: Result<(AnyArc, Revision), Error>) {
         self.progress.send_replace(Progress::Ended(answer));
     }

@@ -144,6 +144,7 @@ impl SagaExecutor {
             cursor: 0,
             state: State::Running,
             owner_epoch: shared.store.epoch(),
+            answered: None,
             error: None,
             stuck: None,
             created_ms: now_ms,
@@ -259,7 +260,7 @@ impl SagaExecutor {
             let settled = progress.wait_for(|progress| !matches!(progress, Progress::Running));
             let state = match settled.await.as_deref() {
                 Ok(Progress::Unwinding | Progress::Ended(Err(Error::Failed(_)))) => return Ok(()),
-                Ok(Progress::Committed(_)) => State::Running,
+                Ok(Progress::Committed(_) | Progress::Answered(..)) => State::Running,
                 Ok(Progress::Ended(Ok(_))) => State::Done,
                 Ok(Progress::Ended(Err(_))) if entry.has_turned_back() => return Ok(()),
                 Ok(Progress::Ended(Err(error))) => return Err(error.clone()),

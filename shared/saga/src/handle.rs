@@ -16,7 +16,20 @@ pub(crate) enum Progress {
     /// It is on record that it is taken back.
     Unwinding,
     Committed(Revision),
+    /// All is done, and nothing is left but to write that down.
+    Answered(AnyArc, Revision),
     Ended(Result<(AnyArc, Revision)>),
+}
+
+impl Progress {
+    /// What the callers are told, as soon as that is certain.
+    fn answer(&self) -> Option<Result<(AnyArc, Revision)>> {
+        match self {
+            Self::Answered(output, revision) => Some(Ok((output.clone(), *revision))),
+            Self::Ended(ended) => Some(ended.clone()),
+            Self::Running | Self::Unwinding | Self::Committed(_) => None,
+        }
+    }
 }
 
 /// A finished saga's answer.
@@ -60,18 +73,13 @@ impl<T: Clone + Send + Sync + 'static> SagaHandle<T> {
     /// # Cancel safety
     /// The saga goes on; ask again with the same request id for its answer.
     pub async fn wait(mut self) -> Result<Completed<T>> {
-        let ended = self
+        let answered = self
             .progress
-            .wait_for(|progress| matches!(progress, Progress::Ended(_)))
+            .wait_for(|progress| progress.answer().is_some())
             .await;
-        let ended = match ended.as_deref() {
-            Ok(Progress::Ended(ended)) => ended.clone(),
-            // The executor is gone without a word, as in a crash.
-            Ok(Progress::Running | Progress::Unwinding | Progress::Committed(_)) | Err(_) => {
-                Err(Error::Stopped)
-            }
-        };
-        let (output, revision) = ended?;
+        let answer = answered.ok().and_then(|progress| progress.answer());
+        // Without one the executor is gone without a word, as in a crash.
+        let (output, revision) = answer.unwrap_or(Err(Error::Stopped))?;
         let output = output.downcast_ref::<T>().ok_or_else(|| Error::Internal {
             what: format!("saga {} has an answer of another type", self.id),
         })?;
@@ -89,10 +97,10 @@ impl<T: Clone + Send + Sync + 'static> SagaHandle<T> {
     pub async fn committed(&mut self) -> Result<Revision> {
         let reached = self.progress.wait_for(|progress| match progress {
             Progress::Running | Progress::Unwinding => false,
-            Progress::Committed(_) | Progress::Ended(_) => true,
+            Progress::Committed(_) | Progress::Answered(..) | Progress::Ended(_) => true,
         });
         match reached.await.as_deref() {
-            Ok(Progress::Committed(revision)) => Ok(*revision),
+            Ok(Progress::Committed(revision) | Progress::Answered(_, revision)) => Ok(*revision),
             Ok(Progress::Ended(Ok((_, revision)))) => Ok(*revision),
             Ok(Progress::Ended(Err(error))) => Err(error.clone()),
             Ok(Progress::Running | Progress::Unwinding) | Err(_) => Err(Error::Stopped),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use redkite_types::{ErrorCode, SagaId};
+use redkite_types::{ErrorCode, Revision, SagaId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -151,6 +151,9 @@ pub struct Record {
     pub state: State,
     /// The epoch of the executor that wrote this.
     pub owner_epoch: u64,
+    /// Done: the revision that the callers were told, where that is not the one of the last write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Revision>,
     /// Why it unwinds or failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<RecordedError>,
@@ -282,6 +285,7 @@ mod tests {
             cursor,
             state,
             owner_epoch: 3,
+            answered: None,
             error: None,
             stuck: None,
             created_ms: 1,

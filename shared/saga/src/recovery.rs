@@ -86,6 +86,7 @@ mod tests {
             cursor: 0,
             state,
             owner_epoch: 1,
+            answered: None,
             error: None,
             stuck: None,
             created_ms: 0,

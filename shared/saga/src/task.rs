@@ -27,7 +27,7 @@ pub(crate) fn answer_of(
             let output = definition
                 .output(params, &record.outputs)
                 .map_err(Error::Failed)?;
-            Ok((output, revision))
+            Ok((output, record.answered.unwrap_or(revision)))
         }
         (State::Stuck, _) => {
             let reason = record.stuck.clone().unwrap_or_default();

@@ -120,6 +120,7 @@ impl Cluster {
     pub(crate) async fn prepare(&self, id: &str, command: Command) {
         self.script.arm(None, None);
         self.submit(&request(id, command)).await.unwrap();
+        self.script.ended().await;
     }
 
     /// Puts a flushed segment into each partition of a collection.

@@ -87,6 +87,7 @@ impl Case {
         let asked = request(&format!("request-{round}"), (self.command)(&name));
         cluster.script.arm(dies_at, self.rejected);
         let answer = cluster.submit(&asked).await;
+        cluster.script.ended().await;
         let again = cluster.submit(&asked).await;
         assert_eq!(
             again, answer,
@@ -126,6 +127,7 @@ impl Case {
         cluster.script.arm(None, self.rejected);
         let asked = request("counted", (self.command)(name));
         let answer = cluster.submit(&asked).await;
+        cluster.script.ended().await;
         let passed = cluster.script.passed();
         cluster
             .prepare("counted-after", drop_collection(name))

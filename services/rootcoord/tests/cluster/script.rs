@@ -41,6 +41,21 @@ impl Script {
         self.state.lock().passed.clone()
     }
 
+    /// Waits until the leader has died, if it is to, and the end of what was asked for is written, if that
+    /// has begun: the answer may come before either.
+    pub(crate) async fn ended(&self) {
+        let is_end = |point: &FaultPoint| match point {
+            FaultPoint::AfterWrite { state, .. } => state.is_finished(),
+            _ => false,
+        };
+        redkite_runtime::testing::eventually_true("the end is written", || {
+            let state = self.state.lock();
+            let passed = &state.passed;
+            state.dies_at.is_none() && (passed.is_empty() || passed.iter().any(is_end))
+        })
+        .await;
+    }
+
     /// Whether the leader has died.
     pub(crate) fn has_struck(&self) -> bool {
         self.state.lock().dies_at.is_none()

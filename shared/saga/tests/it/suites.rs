@@ -6,7 +6,7 @@ use redkite_metastore::{Op, SharedKv, Txn};
 use redkite_saga::Saga;
 use redkite_saga::testing::{World, assert_golden, dump, run_all};
 
-use crate::toy::{Calls, Create, Drop, Remote, kv, named, registry, thing};
+use crate::toy::{Alter, Calls, Create, Drop, Remote, kv, named, registry, thing};
 
 fn world<S: Saga<Params = crate::toy::Named>>(
     kv: SharedKv,
@@ -31,6 +31,18 @@ async fn a_create_passes() {
         let remote = Remote::new();
         let context = remote.clone();
         world(kv(), remote, move || Create {
+            remote: context.clone(),
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_change_that_ends_with_a_call_passes() {
+    run_all(|| async {
+        let remote = Remote::new();
+        let context = remote.clone();
+        world(kv(), remote, move || Alter {
             remote: context.clone(),
         })
     })
@@ -81,6 +93,9 @@ async fn a_forgotten_undo_is_caught() {
 }
 
 const GOLDEN: &str = "
+alter/v1
+  alter: meta, output, pivot
+  announce: call
 calls/v1
   first: call, undo call
   second: call, undo call, output

@@ -225,6 +225,41 @@ impl Saga for Drop {
     }
 }
 
+/// Changes a thing and tells of it, as most definitions do: a call is the last step.
+pub(crate) struct Alter {
+    pub(crate) remote: Arc<Remote>,
+}
+
+impl Saga for Alter {
+    const KIND: &'static str = "alter";
+    const VERSION: u32 = 1;
+    type Params = Named;
+    type Output = String;
+
+    fn locks(&self, params: &Named) -> Vec<LockKey> {
+        vec![LockKey::write(thing(&params.name))]
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let remote = self.remote.clone();
+        vec![
+            Step::meta_async(StepKey::<String>::new("alter"), |cx| async move {
+                let key = thing(&cx.params.name);
+                Ok((Txn::new().then(Op::put(key.clone(), "altered")), key))
+            })
+            .pivot(),
+            Step::call(ANNOUNCE, move |cx| {
+                let remote = remote.clone();
+                async move { remote.announce(cx.params.name.clone()).await }
+            }),
+        ]
+    }
+
+    fn output(&self, _params: &Named, outputs: &Outputs) -> Result<String> {
+        outputs.get(StepKey::new("alter"))
+    }
+}
+
 const FIRST: StepKey<()> = StepKey::new("first");
 const SECOND: StepKey<String> = StepKey::new("second");
 const THIRD: StepKey<()> = StepKey::new("third");
@@ -298,6 +333,11 @@ pub(crate) fn registry(kv: &SharedKv, remote: &Arc<Remote>) -> Registry {
         .register(Drop {
             remote: remote.clone(),
             kv: kv.clone(),
+        })
+        .unwrap();
+    registry
+        .register(Alter {
+            remote: remote.clone(),
         })
         .unwrap();
     registry

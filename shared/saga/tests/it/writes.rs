@@ -11,10 +11,10 @@ use redkite_metastore::{
     Error as MetaError, KeyValue, MemKv, MetaKv, Page, Result, SharedKv, Txn, TxnOutcome,
     WatchStream,
 };
-use redkite_saga::Error;
+use redkite_saga::{Error, State};
 use redkite_types::{Outcome, Revision};
 
-use crate::toy::{Calls, Create, Drop, Remote, named, start, thing, value};
+use crate::toy::{Alter, Calls, Create, Drop, Remote, eventually, named, start, thing, value};
 
 /// What becomes of a write.
 #[derive(Clone, Copy)]
@@ -155,6 +155,55 @@ async fn a_write_of_unknown_outcome_is_found_out() {
             let calls = ["expire", "announce", "release"].map(|call| remote.calls(call));
             assert_eq!(calls, [1, 1, 0]);
         }
+    }
+}
+
+/// The callers do not wait for the write that says that all is done; whoever wants the same locks does.
+#[tokio::test]
+async fn the_answer_comes_before_the_end_is_written_and_the_locks_are_kept_until_then() {
+    for dies in [false, true] {
+        let (flaky, remote) = (FlakyKv::new(), Remote::new());
+        let kv: SharedKv = flaky.clone();
+        let executor = start(&kv, 1, &remote).await;
+        flaky.will([Fate::Good].into_iter().chain([Fate::Lost; 10_000]));
+        let first = executor.submit::<Alter>(named("a"), "first").unwrap();
+        let id = first.id();
+        let done = first.wait().await.unwrap();
+        let pair = kv.get(&thing("a")).await.unwrap().unwrap();
+        assert_eq!(
+            (&pair.value[..], done.output.clone()),
+            (&b"altered"[..], thing("a"))
+        );
+        assert_eq!(
+            (done.revision, remote.calls("announce")),
+            (pair.revision, 1)
+        );
+
+        let second = executor.submit::<Alter>(named("a"), "second").unwrap();
+        eventually("the end cannot be written", || {
+            executor.show(id).unwrap().retries > 2
+        })
+        .await;
+        assert_eq!(executor.show(id).unwrap().state, State::Running);
+        assert!(executor.show(second.id()).unwrap().waits_for_locks);
+        if dies {
+            executor.shutdown(Duration::from_secs(20)).await.unwrap();
+            flaky.will([]);
+            // The next one runs the call again, and has the same answer.
+            let next = start(&kv, 2, &remote).await;
+            let again = next.submit::<Alter>(named("a"), "first").unwrap();
+            assert_eq!(again.id(), id);
+            assert_eq!(again.wait().await.unwrap(), done);
+            next.idle().await;
+            assert_eq!(next.show(id).unwrap().state, State::Done);
+            assert_eq!(remote.calls("announce"), 2);
+            continue;
+        }
+        flaky.will([]);
+        second.wait().await.unwrap();
+        executor.idle().await;
+        assert_eq!(executor.show(id).unwrap().state, State::Done);
+        assert_eq!(remote.calls("announce"), 2);
     }
 }
 

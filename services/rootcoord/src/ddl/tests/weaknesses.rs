@@ -142,6 +142,7 @@ async fn a_step_that_never_succeeds_can_be_seen_with_its_reason_and_blocks_nobod
     assert!(why.contains("the proxy is away"), "{why}");
     *deployment.others.proxies_refuse.lock() = None;
     request.join_all().await.remove(0).unwrap();
+    gate.executor().idle().await;
     assert!(gate.executor().list().is_empty());
 }
 
