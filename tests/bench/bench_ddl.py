@@ -25,6 +25,9 @@ from harness.data import create_simple, index_params, simple_schema  # noqa: E40
 from harness.process import BIN_DIR, Server, connect  # noqa: E402
 from harness.replicas import run_replicas, until_it_works  # noqa: E402
 
+# For so long nothing is asked for.
+IDLE_SECONDS = 15
+
 # What is measured, in an order in which each can be done after the one before.
 PARTITION = ["create_partition", "has_partition", "list_partitions", "drop_partition"]
 COLLECTION = ["create_collection", "load_collection", "release_collection", "drop_collection"]
@@ -93,26 +96,59 @@ def rate_of_creates(uri, clients, count, where, table):
         client.close()
 
 
+def make_many(uri, collections, partitions, clients=16):
+    """Seconds for so many collections of so many partitions each, made by some clients."""
+
+    def make(first):
+        client = connect(uri)
+        for number in range(first, collections, clients):
+            client.create_collection(f"c{number}", schema=simple_schema())
+            for partition in range(partitions - 1):
+                client.create_partition(f"c{number}", f"p{partition}")
+        client.close()
+
+    workers = [threading.Thread(target=make, args=(first,)) for first in range(clients)]
+    start = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return time.perf_counter() - start
+
+
+def measure_alone(client, where, prefix, table):
+    """What one client waits for in an otherwise idle system, under names that begin with `prefix`."""
+    names = [f"{prefix}{number}" for number in range(100)]
+    made = names[:20]
+    what = {
+        "create_partition": [timed(client.create_partition, "alone", name) for name in names],
+        "drop_partition": [timed(client.drop_partition, "alone", name) for name in names],
+        "create_collection": [
+            timed(client.create_collection, name, schema=simple_schema()) for name in made
+        ],
+        "drop_collection": [timed(client.drop_collection, name) for name in made],
+    }
+    for name, taken in what.items():
+        table.add(f"{name}, {where}", percentiles(taken))
+
+
 def measure_many(folder, collections, partitions, table):
     """The same beside many collections, and a restart with them."""
     with running(Server(folder, binary=BIN_DIR / "redkite")) as server:
         client = server.client()
-        create_simple(client, "alone")
-        empty = [timed(client.create_partition, "alone", f"p{n}") for n in range(100)]
-        table.add("create_partition, empty system", percentiles(empty))
-        start = time.perf_counter()
-        for number in range(collections):
-            client.create_collection(f"c{number}", schema=simple_schema())
-            for partition in range(partitions - 1):
-                client.create_partition(f"c{number}", f"p{partition}")
-        took = time.perf_counter() - start
-        what = f"{collections:,} collections × {partitions} partitions made, one client"
+        client.create_collection("alone", schema=simple_schema())
+        measure_alone(client, "empty system", "before", table)
+        took = make_many(server.uri, collections, partitions)
+        what = f"{collections:,} collections × {partitions} partitions made, 16 clients"
         table.add(what, f"{took:.0f} s, {collections * partitions / took:,.0f} a second")
-        full = [timed(client.create_partition, "alone", f"q{n}") for n in range(100)]
-        table.add("create_partition beside them", percentiles(full))
+        measure_alone(client, "beside them", "beside", table)
         lists = [timed(client.list_partitions, f"c{n % collections}") for n in range(100)]
         table.add("list_partitions of one of them", percentiles(lists))
         table.add("RSS of the whole process", mib(server.rss_bytes()))
+        before = server.cpu_seconds()
+        time.sleep(IDLE_SECONDS)
+        idle = (server.cpu_seconds() - before) / IDLE_SECONDS
+        table.add("processor while nothing is asked for", f"{idle:.1%} of a core")
         client.close()
         server.kill9()
         table.add("kill -9 to ready", f"{timed(server.start):.2f} s")
