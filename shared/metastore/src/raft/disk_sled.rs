@@ -149,6 +149,23 @@ impl SledDisk {
         Ok(Some(key.0))
     }
 
+    /// Writes an entry that fits one value, which is atomic by itself. sled writes a batch in two pieces,
+    /// one after the other, and waits for the device behind each.
+    fn write_small(&self, index: u64, bytes: &[u8]) -> Result<()> {
+        let mut known_end = self.end.lock();
+        let end = (*known_end).max(index + 1);
+        self.mark
+            .lower(end)
+            .map_err(|error| self.mark_failed(error))?;
+        let length = u32::try_from(bytes.len()).map_err(|_| too_large(bytes))?;
+        let value = [&length.to_le_bytes()[..], bytes].concat();
+        self.log
+            .insert(key(index, 0), value)
+            .map_err(|error| self.failed("write the raft log", error))?;
+        *known_end = end;
+        Ok(())
+    }
+
     fn mark_failed(&self, source: std::io::Error) -> Error {
         storage(format!("write the mark in {}", self.dir.display()), source)
     }
@@ -186,6 +203,11 @@ impl SledDisk {
 
 impl LogDisk for SledDisk {
     fn write(&self, ops: Vec<LogOp>) -> Result<()> {
+        if let [LogOp::Put { index, bytes }] = &ops[..]
+            && bytes.len() <= CHUNK_BYTES - LENGTH_BYTES
+        {
+            return self.write_small(*index, bytes);
+        }
         let mut batch = sled::Batch::default();
         let mut known_end = self.end.lock();
         let mut end = *known_end;
@@ -373,18 +395,21 @@ impl OpenEntry {
 }
 
 fn put_chunks(batch: &mut sled::Batch, index: u64, bytes: &[u8]) -> Result<()> {
-    let too_large = || Error::Invalid {
-        what: format!("a log entry has {} bytes", bytes.len()),
-    };
-    let length = u32::try_from(bytes.len()).map_err(|_| too_large())?;
+    let length = u32::try_from(bytes.len()).map_err(|_| too_large(bytes))?;
     let (start, rest) = bytes.split_at(bytes.len().min(CHUNK_BYTES - LENGTH_BYTES));
     let first = [&length.to_le_bytes()[..], start].concat();
     batch.insert(&key(index, 0), first);
     for (number, chunk) in (1_usize..).zip(rest.chunks(CHUNK_BYTES)) {
-        let number = u16::try_from(number).map_err(|_| too_large())?;
+        let number = u16::try_from(number).map_err(|_| too_large(bytes))?;
         batch.insert(&key(index, number), chunk);
     }
     Ok(())
+}
+
+fn too_large(bytes: &[u8]) -> Error {
+    Error::Invalid {
+        what: format!("a log entry has {} bytes", bytes.len()),
+    }
 }
 
 /// Big-endian, so that the database's order is the log's.

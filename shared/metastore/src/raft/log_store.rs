@@ -32,6 +32,9 @@ pub(super) const NODE: &str = "node";
 const READ_BYTES: usize = 4 << 20;
 /// Entries kept decoded: each is read back once to be applied, and once for each follower.
 const RECENT: usize = 256;
+/// What is committed is written down once so many entries more are. It only spares learning it again at
+/// start, and each time it would be a write of its own in front of the next entry's.
+const COMMITTED_EVERY: u64 = 256;
 /// Larger entries are not kept decoded.
 const RECENT_ENTRY_BYTES: usize = 16 << 10;
 
@@ -46,6 +49,16 @@ struct Inner {
     disk: Arc<dyn LogDisk>,
     sync: SyncThread,
     recent: Mutex<Recent>,
+    committed: Mutex<Committed>,
+}
+
+/// How far the log is known to be committed.
+#[derive(Default)]
+struct Committed {
+    /// Since this start; nothing was said yet while there is none.
+    newest: Option<Option<LogId>>,
+    /// What the disk was told, or will be with the next sync.
+    written: u64,
 }
 
 /// The last entries, decoded, without a hole.
@@ -92,6 +105,7 @@ impl LogStore {
                 disk,
                 sync,
                 recent,
+                committed: Mutex::default(),
             }),
         };
         store.take(dir).map_err(|error| located(dir, error))?;
@@ -329,13 +343,24 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> StorageResult<()> {
-        // Not synced: it only spares re-learning at start what was committed, and the next append
-        // makes it durable.
+        {
+            let mut known = self.inner.committed.lock();
+            known.newest = Some(committed);
+            let index = committed.map_or(0, |id| id.index);
+            if index < known.written + COMMITTED_EVERY {
+                return Ok(());
+            }
+            known.written = index;
+        }
+        // Not synced: the next append makes it durable.
         let saved = frame(&committed).and_then(|value| self.inner.disk.put_meta(COMMITTED, &value));
         saved.map_err(|error| log_failure(&error, false))
     }
 
     async fn read_committed(&mut self) -> StorageResult<Option<LogId>> {
+        if let Some(newest) = self.inner.committed.lock().newest {
+            return Ok(newest);
+        }
         let committed = self.meta::<Option<LogId>>(COMMITTED);
         committed
             .map(Option::flatten)
