@@ -1,9 +1,10 @@
 //! Chooses an owner for each channel without one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redkite_catalog::{CatalogView, CollectionEntry, Role};
-use redkite_proto::redkite::meta::{ChannelOwner, ObjectState, Session};
+use redkite_proto::redkite::meta::{ChannelOwner, ObjectState};
+use redkite_types::CollectionId;
 
 /// A new owner for a channel.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,54 +15,109 @@ pub struct Assignment {
     pub former: Option<ChannelOwner>,
 }
 
-/// Gives every channel that has no live owner to the live node that owns the fewest.
-///
-/// Ties go to the node with the smallest id, so that the same view always gives the same answer.
-/// A channel of a collection that is being dropped gets no new owner.
-pub fn assign(view: &CatalogView) -> Vec<Assignment> {
-    let nodes: BTreeMap<u64, &Session> = view
-        .sessions(Role::QueryNode.name())
-        .map(|node| (node.node_id, node.as_ref()))
-        .collect();
-    if nodes.is_empty() {
-        return Vec::new();
-    }
-    let mut load: BTreeMap<u64, usize> = nodes.keys().map(|node| (*node, 0)).collect();
-    let mut orphans = Vec::new();
-    for entry in view.all_collections() {
-        let wanted = is_wanted(entry);
-        for channel in entry.channels() {
-            let owner = entry.owners.get(channel);
-            match owner.and_then(|owner| load.get_mut(&owner.node_id)) {
-                Some(count) => *count += 1,
-                None if wanted => orphans.push((entry, channel, owner)),
-                None => {}
+/// Who owns how many channels, and which collections have some without a living owner. It follows one
+/// view after the other at the cost of what has changed.
+#[derive(Debug, Default)]
+pub struct Owners {
+    view: CatalogView,
+    /// The living nodes with their addresses.
+    nodes: BTreeMap<u64, String>,
+    /// Channels by the node that owns them, whether it lives or not.
+    load: BTreeMap<u64, usize>,
+    orphaned: BTreeSet<CollectionId>,
+}
+
+impl Owners {
+    /// Takes note of a newer view.
+    pub fn follow(&mut self, view: &CatalogView) {
+        let sessions = view.sessions(Role::QueryNode.name());
+        let nodes: BTreeMap<u64, String> = sessions
+            .map(|node| (node.node_id, node.address.clone()))
+            .collect();
+        if nodes != self.nodes {
+            // Who is an orphan may be another question for every collection.
+            *self = Self {
+                nodes,
+                ..Self::default()
+            };
+        }
+        let before = std::mem::replace(&mut self.view, view.clone());
+        for changed in view.changed_since(&before) {
+            for node in changed.old.into_iter().flat_map(|entry| owning(entry)) {
+                if let Some(count) = self.load.get_mut(&node) {
+                    *count -= 1;
+                }
+            }
+            for node in changed.new.into_iter().flat_map(|entry| owning(entry)) {
+                *self.load.entry(node).or_default() += 1;
+            }
+            let is_orphaned = changed.new.is_some_and(|entry| self.has_orphans(entry));
+            if is_orphaned {
+                self.orphaned.insert(changed.id);
+            } else {
+                self.orphaned.remove(&changed.id);
             }
         }
     }
-    let mut assignments = Vec::with_capacity(orphans.len());
-    for (entry, channel, former) in orphans {
-        let Some((&node_id, _)) = load.iter().min_by_key(|(_, count)| **count) else {
-            break;
-        };
-        if let Some(count) = load.get_mut(&node_id) {
-            *count += 1;
-        }
-        assignments.push(Assignment {
-            owner: ChannelOwner {
-                channel: channel.clone(),
-                collection_id: entry.id().0,
-                node_id,
-                address: nodes
-                    .get(&node_id)
-                    .map(|node| node.address.clone())
-                    .unwrap_or_default(),
-                epoch: former.map_or(0, |owner| owner.epoch) + 1,
-            },
-            former: former.map(|owner| owner.as_ref().clone()),
-        });
+
+    fn has_orphans(&self, entry: &CollectionEntry) -> bool {
+        let mut channels = entry.channels().iter();
+        is_wanted(entry) && channels.any(|channel| self.living_owner(entry, channel).is_none())
     }
-    assignments
+
+    fn living_owner<'a>(
+        &self,
+        entry: &'a CollectionEntry,
+        channel: &str,
+    ) -> Option<&'a ChannelOwner> {
+        let owner = entry.owners.get(channel)?;
+        self.nodes
+            .contains_key(&owner.node_id)
+            .then_some(owner.as_ref())
+    }
+
+    /// Gives every channel that has no living owner to the living node that owns the fewest.
+    ///
+    /// Ties go to the node with the smallest id, so that the same views always give the same answer.
+    /// A channel of a collection that is being dropped gets no new owner.
+    pub fn assign(&self) -> Vec<Assignment> {
+        let load = |node| self.load.get(node).copied().unwrap_or(0);
+        let mut nodes: BTreeSet<(usize, u64)> =
+            self.nodes.keys().map(|node| (load(node), *node)).collect();
+        let mut assignments = Vec::new();
+        for id in &self.orphaned {
+            let Some(entry) = self.view.collection_by_id(*id) else {
+                continue;
+            };
+            for channel in entry.channels() {
+                if self.living_owner(entry, channel).is_some() {
+                    continue;
+                }
+                let Some((count, node_id)) = nodes.pop_first() else {
+                    return assignments;
+                };
+                nodes.insert((count + 1, node_id));
+                let former = entry.owners.get(channel);
+                assignments.push(Assignment {
+                    owner: ChannelOwner {
+                        channel: channel.clone(),
+                        collection_id: id.0,
+                        node_id,
+                        address: self.nodes.get(&node_id).cloned().unwrap_or_default(),
+                        epoch: former.map_or(0, |owner| owner.epoch) + 1,
+                    },
+                    former: former.map(|owner| owner.as_ref().clone()),
+                });
+            }
+        }
+        assignments
+    }
+}
+
+/// The nodes that own a collection's channels, once for each.
+fn owning(entry: &CollectionEntry) -> impl Iterator<Item = u64> {
+    let channels = entry.channels().iter();
+    channels.filter_map(|channel| Some(entry.owners.get(channel)?.node_id))
 }
 
 fn is_wanted(entry: &CollectionEntry) -> bool {
@@ -72,8 +128,8 @@ fn is_wanted(entry: &CollectionEntry) -> bool {
 mod tests {
     use prost::Message;
     use redkite_catalog::keys;
-    use redkite_metastore::KeyValue;
-    use redkite_proto::redkite::meta::CollectionInfo;
+    use redkite_metastore::{KeyValue, WatchEvent};
+    use redkite_proto::redkite::meta::{CollectionInfo, Session};
     use redkite_types::{CollectionId, DatabaseId, NodeId, Revision};
 
     use super::*;
@@ -125,8 +181,14 @@ mod tests {
 
     fn decide(pairs: &[KeyValue]) -> Vec<(String, u64, u64)> {
         let view = CatalogView::from_pairs(pairs, Revision(1)).unwrap();
-        assign(&view)
-            .into_iter()
+        let mut owners = Owners::default();
+        owners.follow(&view);
+        in_short(&owners)
+    }
+
+    fn in_short(owners: &Owners) -> Vec<(String, u64, u64)> {
+        let assignments = owners.assign().into_iter();
+        assignments
             .map(|found| (found.owner.channel, found.owner.node_id, found.owner.epoch))
             .collect()
     }
@@ -150,5 +212,42 @@ mod tests {
         assert_eq!(moved, [("10v0".to_owned(), 2, 5)]);
         // What is being dropped needs no owner.
         assert_eq!(decide(&[node(2), collection(10, 1, Dropping)]), []);
+    }
+
+    /// One that has followed every change assigns as one that sees the last view alone.
+    #[test]
+    fn following_changes_comes_to_what_counting_everything_does() {
+        use ObjectState::{Created, Creating, Dropping};
+        let gone = |pair: KeyValue| WatchEvent::Delete { key: pair.key };
+        let put = WatchEvent::Put;
+        let steps = [
+            vec![put(collection(10, 3, Creating))],
+            vec![put(node(1)), put(node(2))],
+            vec![put(owner(10, 0, 1, 1)), put(owner(10, 1, 1, 1))],
+            vec![put(collection(11, 4, Creating)), put(owner(10, 2, 2, 1))],
+            vec![put(owner(11, 0, 2, 1)), put(collection(10, 3, Created))],
+            vec![put(owner(11, 1, 2, 1)), put(collection(12, 2, Created))],
+            vec![gone(node(2)), put(node(3))],
+            vec![put(collection(11, 4, Dropping))],
+            vec![gone(owner(11, 0, 2, 1)), gone(collection(11, 4, Dropping))],
+            vec![put(owner(12, 0, 3, 1)), put(collection(13, 5, Creating))],
+            vec![gone(node(1)), gone(node(3))],
+            vec![put(node(4))],
+        ];
+        let mut view = CatalogView::default();
+        let mut followed = Owners::default();
+        for (events, revision) in steps.iter().zip(1..) {
+            view = view.apply(events, Revision(revision)).unwrap();
+            followed.follow(&view);
+            let mut fresh = Owners::default();
+            fresh.follow(&view);
+            assert_eq!(in_short(&followed), in_short(&fresh), "at {revision}");
+            assert_eq!(followed.orphaned, fresh.orphaned, "at {revision}");
+            let counted = |owners: &Owners| -> Vec<(u64, usize)> {
+                let load = owners.load.iter().map(|(node, count)| (*node, *count));
+                load.filter(|(_, count)| *count > 0).collect()
+            };
+            assert_eq!(counted(&followed), counted(&fresh), "at {revision}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Makes the nodes serve what the metadata asks for, and again after each change.
 //!
-//! One loop compares the newest view with the last one; a changed collection gets a task of its
+//! One loop compares the newest view with the last one, at the cost of what has changed, and now and then
+//! looks at everything; a changed collection gets a task of its
 //! own that repeats until its nodes have answered for the newest state. Everything is
 //! level-triggered: a lost answer or a restart costs another round, never a wrong state.
 
@@ -23,11 +24,14 @@ use redkite_proto::redkite::{
 };
 use redkite_runtime::{Backoff, OnFailure, TaskGroup};
 use redkite_types::{CollectionId, Error, Result, Revision};
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Notify, Semaphore, watch},
+    time::{MissedTickBehavior, interval, timeout},
+};
 use tracing::{Instrument, debug, info, info_span, warn};
 
 use crate::{
-    assign::{Assignment, assign},
+    assign::{Assignment, Owners},
     progress::{self, Channels},
     request,
 };
@@ -38,11 +42,14 @@ const ASSIGN_BATCH: usize = 128;
 const CONCURRENT_COLLECTIONS: usize = 64;
 /// How soon a node is asked again while it still loads.
 const LOADING_POLL: Duration = Duration::from_millis(20);
-/// How often owners are looked at when nothing changes.
+/// How often everything is looked at, whether it has changed or not.
 const TICK: Duration = Duration::from_secs(1);
 /// How often a settled collection's nodes are told again what to serve: a node that has lost a
 /// channel without losing its session gets it back.
 const REMIND: Duration = Duration::from_secs(10);
+/// Settled collections whose nodes are told again with one look at everything. With more than
+/// `REMIND` times as many collections each has its turn later, and the nodes have time for other things.
+const REMINDERS: usize = 250;
 
 /// What is known of one collection.
 struct Tracked {
@@ -60,6 +67,8 @@ struct Tracked {
     channels: Channels,
     /// Why the nodes could not act on it, where asking again does not help.
     failure: Option<Error>,
+    /// Wakes the task that works on it once something else is wanted.
+    renewed: Arc<Notify>,
 }
 
 impl Tracked {
@@ -76,7 +85,12 @@ impl Tracked {
 
     /// Whether the nodes have to be told what to serve, for the first time or again.
     fn is_due(&self) -> bool {
-        !self.is_settled() || self.answered.elapsed() >= REMIND
+        !self.is_settled() || self.is_forgotten()
+    }
+
+    /// Whether its nodes were last told so long ago that they are told again.
+    fn is_forgotten(&self) -> bool {
+        self.answered.elapsed() >= REMIND
     }
 
     fn partitions(&self) -> Vec<PartitionProgress> {
@@ -155,16 +169,22 @@ impl Keeper {
     pub async fn run(self: Arc<Self>) {
         let stop = self.tasks.token();
         let mut revisions = self.catalog.subscribe();
+        let mut owners = Owners::default();
+        let mut before: Arc<CatalogView> = Arc::default();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             revisions.mark_unchanged();
             let view = self.catalog.view();
-            let assignments = assign(&view);
+            owners.follow(&view);
+            let assignments = owners.assign();
             for batch in assignments.chunks(ASSIGN_BATCH) {
                 if let Err(error) = self.write_owners(batch).await {
                     warn!(%error, channels = batch.len(), "channel owners not written, will retry");
                 }
             }
-            self.compare(&view);
+            self.compare(&before, &view);
+            before = view;
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = revisions.changed() => {
@@ -172,7 +192,7 @@ impl Keeper {
                         return;
                     }
                 }
-                () = tokio::time::sleep(TICK) => {}
+                _ = tick.tick() => self.look_at_everything(),
             }
         }
     }
@@ -188,7 +208,7 @@ impl Keeper {
     ) -> bool {
         let mut changes = self.changes.subscribe();
         let reached = changes.wait_for(|_| self.has_acted(revision, collection));
-        matches!(tokio::time::timeout(within, reached).await, Ok(Ok(_)))
+        matches!(timeout(within, reached).await, Ok(Ok(_)))
     }
 
     /// Waits until the owner of each of a collection's channels knows of a revision.
@@ -207,7 +227,7 @@ impl Keeper {
             state.scanned >= revision && tracked.is_none_or(Tracked::is_told)
         };
         let reached = changes.wait_for(|_| told());
-        matches!(tokio::time::timeout(within, reached).await, Ok(Ok(_)))
+        matches!(timeout(within, reached).await, Ok(Ok(_)))
     }
 
     /// How far a collection's partitions are loaded; empty when none is to be served.
@@ -287,38 +307,70 @@ impl Keeper {
     }
 
     /// Notes what has changed since the last view and starts a task for each such collection.
-    fn compare(self: &Arc<Self>, view: &CatalogView) {
+    fn compare(self: &Arc<Self>, before: &CatalogView, view: &CatalogView) {
         let mut start = Vec::new();
         {
             let mut state = self.state.lock();
-            for entry in view.all_collections() {
-                let id = entry.id();
-                let tracked = state.collections.entry(id).or_insert_with(|| Tracked {
-                    wanted: entry.clone(),
-                    wanted_revision: view.revision(),
-                    acted: None,
-                    told: None,
-                    busy: false,
-                    answered: Instant::now(),
-                    channels: Channels::new(),
-                    failure: None,
-                });
+            for changed in view.changed_since(before) {
+                let Some(entry) = changed.new else {
+                    if let Some(gone) = state.collections.remove(&changed.id) {
+                        gone.renewed.notify_one();
+                    }
+                    continue;
+                };
+                let tracked = state
+                    .collections
+                    .entry(changed.id)
+                    .or_insert_with(|| Tracked {
+                        wanted: entry.clone(),
+                        wanted_revision: view.revision(),
+                        acted: None,
+                        told: None,
+                        busy: false,
+                        answered: Instant::now(),
+                        channels: Channels::new(),
+                        failure: None,
+                        renewed: Arc::default(),
+                    });
                 if !Arc::ptr_eq(&tracked.wanted, entry) {
                     tracked.wanted = entry.clone();
                     tracked.wanted_revision = view.revision();
+                    tracked.renewed.notify_one();
                 }
                 if tracked.is_due() && !tracked.busy {
                     tracked.busy = true;
-                    start.push(id);
+                    start.push(changed.id);
                 }
             }
-            state
-                .collections
-                .retain(|id, _| view.collection_by_id(*id).is_some());
             state.scanned = state.scanned.max(view.revision());
         }
         self.changed();
-        for id in start {
+        self.start(start);
+    }
+
+    /// Starts a task for each collection that none works on although it is due, and for some of those
+    /// whose nodes are to be told again.
+    fn look_at_everything(self: &Arc<Self>) {
+        let mut start = Vec::new();
+        let mut reminders = 0;
+        for (id, tracked) in &mut self.state.lock().collections {
+            if tracked.busy || !tracked.is_due() {
+                continue;
+            }
+            if tracked.is_settled() {
+                reminders += 1;
+                if reminders > REMINDERS {
+                    continue;
+                }
+            }
+            tracked.busy = true;
+            start.push(*id);
+        }
+        self.start(start);
+    }
+
+    fn start(self: &Arc<Self>, collections: Vec<CollectionId>) {
+        for id in collections {
             let keeper = self.clone();
             let span = info_span!("sync collection", collection = id.0);
             let work = async move { keeper.bring_up_to_date(id).await };
@@ -333,7 +385,7 @@ impl Keeper {
     /// Repeats until the nodes have acted on the newest state of one collection.
     async fn bring_up_to_date(&self, id: CollectionId) {
         let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(2));
-        while let Some((entry, revision)) = self.next_target(id) {
+        while let Some((entry, revision, renewed)) = self.next_target(id) {
             let permit = self.permits.acquire().await;
             let outcome = self.sync_collection(&entry, revision).await;
             drop(permit);
@@ -341,7 +393,9 @@ impl Keeper {
                 Ok(answered) => {
                     backoff.reset();
                     if !self.note(id, &entry, answered) {
-                        tokio::time::sleep(LOADING_POLL).await;
+                        // What is missing may be what the next view shows: then it is not waited for.
+                        let newer = self.renewed(id, &entry, &renewed);
+                        let _ = timeout(LOADING_POLL, newer).await;
                     }
                 }
                 Err(error) => {
@@ -353,15 +407,37 @@ impl Keeper {
         }
     }
 
+    /// Waits until something else is wanted of a collection than `entry`.
+    async fn renewed(&self, id: CollectionId, entry: &Arc<CollectionEntry>, renewed: &Notify) {
+        loop {
+            let is_same = {
+                let state = self.state.lock();
+                let tracked = state.collections.get(&id);
+                tracked.is_some_and(|tracked| Arc::ptr_eq(&tracked.wanted, entry))
+            };
+            if !is_same {
+                return;
+            }
+            renewed.notified().await;
+        }
+    }
+
     /// The state to bring about next; `None` ends the task, because there is nothing to do.
-    fn next_target(&self, id: CollectionId) -> Option<(Arc<CollectionEntry>, Revision)> {
+    fn next_target(
+        &self,
+        id: CollectionId,
+    ) -> Option<(Arc<CollectionEntry>, Revision, Arc<Notify>)> {
         let mut state = self.state.lock();
         let tracked = state.collections.get_mut(&id)?;
         if !tracked.is_due() {
             tracked.busy = false;
             return None;
         }
-        Some((tracked.wanted.clone(), tracked.wanted_revision))
+        Some((
+            tracked.wanted.clone(),
+            tracked.wanted_revision,
+            tracked.renewed.clone(),
+        ))
     }
 
     /// Notes what the nodes answered; whether the collection is settled as far as `entry` goes.
