@@ -53,6 +53,15 @@ impl AlignedBuffer {
         buffer
     }
 
+    /// Its bytes as values; there must be a whole number of them.
+    pub(crate) fn values_mut<T: Pod>(&mut self) -> &mut [T] {
+        // Empty bytes have no particular address.
+        match self.len {
+            0 => &mut [],
+            _ => bytemuck::cast_slice_mut(self.as_mut()),
+        }
+    }
+
     /// Gives the buffer away without copying.
     pub fn into_bytes(self) -> Bytes {
         Bytes::from_owner(self)

@@ -6,9 +6,9 @@
 use bytes::Bytes;
 use redkite_types::MetricType;
 
-use crate::buffer::{AlignedBuffer, aligned_copy, view};
+use crate::buffer::{AlignedBuffer, view};
 use crate::kernel::{DotRows, LINE_BYTES, kernels, prefetch};
-use crate::raw::inverse_norm;
+use crate::raw::{RawVectors, inverse_norm};
 use crate::sq8::{self, Quantizer, ZERO};
 
 /// Up to this dimension a row of f32 fills no more than the cache line that padded codes would: so
@@ -95,6 +95,13 @@ impl Codes {
         })
     }
 
+    /// Encodes raw vectors of any type.
+    pub(crate) fn of_raw(metric: MetricType, raw: &dyn RawVectors) -> Self {
+        Self::encode_rows(metric, raw.dim(), raw.rows(), |i, out| {
+            raw.row(i as u32).normalised(metric, out);
+        })
+    }
+
     /// Encodes the rows that `row(i, out)` writes, as [`normalised`] gives them.
     pub(crate) fn encode_rows(
         metric: MetricType,
@@ -109,7 +116,14 @@ impl Codes {
         };
         let stride = stride(&encoding, dim);
         let mut data = AlignedBuffer::zeroed(rows * stride);
-        let (mut add, mut sums) = (Vec::new(), Vec::new());
+        // Without growing: what a vector holds while it grows would be there twice.
+        let numbers = match encoding {
+            Encoding::F32 => 0,
+            Encoding::Sq8(_) => rows,
+        };
+        let mut add = AlignedBuffer::zeroed(numbers * size_of::<f32>());
+        let mut adds = add.values_mut::<f32>().iter_mut();
+        let mut sums = Vec::with_capacity(numbers);
         let mut values = vec![0f32; dim];
         for (i, code_row) in data.as_mut().chunks_exact_mut(stride).enumerate() {
             row(i, &mut values);
@@ -120,7 +134,9 @@ impl Codes {
                 Encoding::Sq8(quantizer) => {
                     code_row[dim..].fill(ZERO);
                     quantizer.encode(&values, code_row);
-                    add.push(row_add(metric, quantizer, code_row));
+                    if let Some(add) = adds.next() {
+                        *add = row_add(metric, quantizer, code_row);
+                    }
                     sums.push(code_row.iter().map(|code| i32::from(*code) - 128).sum());
                 }
             }
@@ -131,7 +147,7 @@ impl Codes {
             rows,
             encoding,
             data: data.into_bytes(),
-            add: aligned_copy(&add),
+            add: add.into_bytes(),
             sums,
         }
     }

@@ -109,8 +109,14 @@ impl Section {
     }
 }
 
+/// More dimensions than any vector has; with no more, no size that a header leads to overflows.
+const MAX_DIM: usize = 1 << 20;
+
 /// What the system reads a mapped file by.
 pub(crate) const PAGE_BYTES: usize = 4096;
+
+/// What lies between sections.
+static ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
 
 /// The fixed part of a file.
 #[derive(Clone, Debug, PartialEq)]
@@ -244,7 +250,8 @@ impl Header {
         if !fits_metric {
             return Err(Error::corrupt("metric"));
         }
-        if header.dim == 0 && !index_type.is_sparse() || header.rows > u32::MAX as usize {
+        let has_dim = header.dim > 0 || index_type.is_sparse();
+        if !has_dim || header.dim > MAX_DIM || header.rows > u32::MAX as usize {
             return Err(Error::corrupt("shape"));
         }
         Ok(header)
@@ -337,17 +344,13 @@ fn read_section(file: &Bytes, entry: &[u8]) -> Result<(u32, u32, u32, Bytes)> {
     Ok((kind, level, crc, aligned(file.slice(start..end))))
 }
 
-/// Writes a whole file.
-pub(crate) fn write(
-    header: &Header,
-    sections: &[(Section, usize, &[u8])],
-    out: &mut dyn Write,
-) -> Result<()> {
+/// A whole file in pieces, the sections among them as they are.
+pub(crate) fn parts(header: &Header, sections: Vec<(Section, usize, Bytes)>) -> Vec<Bytes> {
     let mut head = header.encode(sections.len());
     let table_end = HEADER_BYTES + sections.len() * ENTRY_BYTES;
     let mut offset = table_end;
     let mut gaps = Vec::with_capacity(sections.len());
-    for (kind, level, bytes) in sections {
+    for (kind, level, bytes) in &sections {
         let start = offset.next_multiple_of(kind.alignment());
         gaps.push(start - offset);
         head.extend_from_slice(&(*kind as u32).to_le_bytes());
@@ -360,19 +363,30 @@ pub(crate) fn write(
     }
     let crc = header_crc(&head).to_le_bytes();
     head[CRC_FIELD].copy_from_slice(&crc);
-    let mut put = |bytes: &[u8]| {
-        out.write_all(bytes).map_err(|source| Error::Io {
-            action: "cannot be written",
-            source,
-        })
-    };
-    put(&head)?;
-    for ((_, _, bytes), gap) in sections.iter().zip(gaps) {
-        put(&[0; PAGE_BYTES][..gap])?;
-        put(bytes)?;
+    let mut parts = vec![head.into()];
+    for ((_, _, bytes), gap) in sections.into_iter().zip(gaps) {
+        parts.push(Bytes::from_static(&ZEROS[..gap]));
+        parts.push(bytes);
     }
     // A file ends with a whole line, as it always did.
-    put(&[0; LINE_BYTES][..offset.next_multiple_of(LINE_BYTES) - offset])
+    let rest = offset.next_multiple_of(LINE_BYTES) - offset;
+    parts.push(Bytes::from_static(&ZEROS[..rest]));
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+/// Writes the pieces of a file.
+///
+/// # Errors
+/// `Io` when the writer fails.
+pub(crate) fn write(parts: &[Bytes], out: &mut dyn Write) -> Result<()> {
+    for part in parts {
+        out.write_all(part).map_err(|source| Error::Io {
+            action: "cannot be written",
+            source,
+        })?;
+    }
+    Ok(())
 }
 
 /// Checksum of header and table, with the checksum's own field as zero.

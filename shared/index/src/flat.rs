@@ -1,15 +1,14 @@
 //! Exact search over raw f32 rows: the FLAT index, and the brute force for growing data.
 
-use std::io::Write;
-
+use bytes::Bytes;
 use redkite_types::{BitSet, MetricType};
 
-use crate::buffer::{aligned_copy, view};
+use crate::buffer::{AlignedBuffer, view};
 use crate::error::{Error, Result};
 use crate::file::{Header, Section, Stored};
-use crate::index::{Hit, VectorIndex, check_matrix, check_raw};
+use crate::index::{Hit, VectorIndex, check_raw, check_rows};
 use crate::params::{IndexType, RangeBounds, SearchParams};
-use crate::raw::{ExactScorer, RawSlice, RawVectors, check_query, flip, inverse_norm};
+use crate::raw::{ExactScorer, RawSlice, RawVectors, check_query, flip};
 use crate::topk::TopK;
 use redkite_types::StopFlag;
 
@@ -238,7 +237,7 @@ pub struct FlatIndex {
     dim: usize,
     rows: usize,
     /// `[rows]` f32 for cosine, else empty.
-    inverse_norms: bytes::Bytes,
+    inverse_norms: Bytes,
 }
 
 impl FlatIndex {
@@ -247,12 +246,20 @@ impl FlatIndex {
     /// # Errors
     /// As [`crate::build`].
     pub fn build(metric: MetricType, rows: &[f32], dim: usize) -> Result<Self> {
-        let count = check_matrix(rows, dim, u32::MAX as usize)?;
+        Self::build_raw(metric, &RawSlice::new(rows, dim)?)
+    }
+
+    /// As [`FlatIndex::build`], of rows of any type.
+    ///
+    /// # Errors
+    /// As [`crate::build`].
+    pub fn build_raw(metric: MetricType, raw: &dyn RawVectors) -> Result<Self> {
+        let count = check_rows(raw, u32::MAX as usize)?;
         Ok(Self {
             metric,
-            dim,
+            dim: raw.dim(),
             rows: count,
-            inverse_norms: inverse_norms(metric, rows, dim),
+            inverse_norms: inverse_norms(metric, raw),
         })
     }
 
@@ -292,20 +299,21 @@ impl FlatIndex {
 }
 
 /// The norms that cosine divides by, computed once.
-pub(crate) fn inverse_norms(metric: MetricType, rows: &[f32], dim: usize) -> bytes::Bytes {
+pub(crate) fn inverse_norms(metric: MetricType, raw: &dyn RawVectors) -> Bytes {
     match metric {
-        MetricType::L2 | MetricType::Ip | MetricType::Hamming | MetricType::Jaccard => {
-            bytes::Bytes::new()
-        }
+        MetricType::L2 | MetricType::Ip | MetricType::Hamming | MetricType::Jaccard => Bytes::new(),
         MetricType::Cosine => {
-            let norms: Vec<f32> = rows.chunks_exact(dim).map(inverse_norm).collect();
-            aligned_copy(&norms)
+            let mut norms = AlignedBuffer::zeroed(raw.rows() * size_of::<f32>());
+            for (row, norm) in (0..).zip(norms.values_mut::<f32>()) {
+                *norm = raw.row(row).inverse_norm();
+            }
+            norms.into_bytes()
         }
     }
 }
 
 /// The norms out of a file: one a row for cosine, none otherwise.
-pub(crate) fn norm_section(stored: &mut Stored) -> Result<bytes::Bytes> {
+pub(crate) fn norm_section(stored: &mut Stored) -> Result<Bytes> {
     let expected = match stored.header.metric {
         MetricType::Cosine => stored.header.rows * 4,
         MetricType::L2 | MetricType::Ip | MetricType::Hamming | MetricType::Jaccard => 0,
@@ -371,10 +379,10 @@ impl VectorIndex for FlatIndex {
         self.inverse_norms.len()
     }
 
-    fn write(&self, out: &mut dyn Write) -> Result<()> {
+    fn parts(&self) -> Vec<Bytes> {
         let header = Header::new(IndexType::Flat, self.metric, self.dim, self.rows);
-        let sections = [(Section::InverseNorms, 0, &self.inverse_norms[..])];
-        crate::file::write(&header, &sections, out)
+        let sections = vec![(Section::InverseNorms, 0, self.inverse_norms.clone())];
+        crate::file::parts(&header, sections)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::flat::FlatIndex;
 use crate::hnsw::HnswIndex;
 use crate::ivf::IvfIndex;
 use crate::params::{IndexParams, IndexType, SearchParams};
-use crate::raw::RawVectors;
+use crate::raw::{RawSlice, RawVectors};
 
 /// One result.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,11 +101,17 @@ pub trait VectorIndex: Send + Sync {
         0
     }
 
-    /// Writes the index file; [`open`] reads it.
+    /// The index file, piece by piece; [`open`] reads it. The large pieces are the index's own
+    /// memory, not copies of it.
+    fn parts(&self) -> Vec<Bytes>;
+
+    /// Writes the index file.
     ///
     /// # Errors
     /// `Io` when the writer fails.
-    fn write(&self, out: &mut dyn Write) -> Result<()>;
+    fn write(&self, out: &mut dyn Write) -> Result<()> {
+        crate::file::write(&self.parts(), out)
+    }
 }
 
 /// How to build.
@@ -133,16 +139,28 @@ pub fn build(
     dim: usize,
     options: &BuildOptions<'_>,
 ) -> Result<Box<dyn VectorIndex>> {
+    build_raw(params, &RawSlice::new(rows, dim)?, options)
+}
+
+/// As [`build`], of rows of any type, of which no copy is made.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_raw(
+    params: &IndexParams,
+    raw: &dyn RawVectors,
+    options: &BuildOptions<'_>,
+) -> Result<Box<dyn VectorIndex>> {
     Ok(match params.index_type {
-        IndexType::Flat => Box::new(FlatIndex::build(params.metric, rows, dim)?),
+        IndexType::Flat => Box::new(FlatIndex::build_raw(params.metric, raw)?),
         IndexType::Hnsw | IndexType::HnswSq | IndexType::HnswPq | IndexType::AutoIndex => {
-            Box::new(HnswIndex::build(params, rows, dim, options)?)
+            Box::new(HnswIndex::build_raw(params, raw, options)?)
         }
         IndexType::IvfFlat
         | IndexType::IvfSq8
         | IndexType::IvfPq
         | IndexType::Scann
-        | IndexType::IvfRabitq => Box::new(IvfIndex::build(params, rows, dim, options)?),
+        | IndexType::IvfRabitq => Box::new(IvfIndex::build_raw(params, raw, options)?),
         IndexType::BinFlat
         | IndexType::BinIvfFlat
         | IndexType::SparseInverted
@@ -151,7 +169,7 @@ pub fn build(
                 index_type: params.index_type.name().to_owned(),
             });
         }
-        IndexType::DiskAnn => Box::new(DiskIndex::build(params, rows, dim, options)?),
+        IndexType::DiskAnn => Box::new(DiskIndex::build_raw(params, raw, options)?),
     })
 }
 
@@ -236,22 +254,22 @@ pub fn open_file(path: &Path) -> Result<Box<dyn VectorIndex>> {
     opened(Stored::open(bytes)?, true)
 }
 
-/// Checks a `[rows, dim]` matrix before building: whole rows, all finite, not too many.
-pub(crate) fn check_matrix(rows: &[f32], dim: usize, limit: usize) -> Result<usize> {
-    if dim == 0 || !rows.len().is_multiple_of(dim) {
+/// Checks vectors before building: all finite, not too many. How many there are.
+pub(crate) fn check_rows(raw: &dyn RawVectors, limit: usize) -> Result<usize> {
+    if raw.dim() == 0 {
         return Err(Error::DimMismatch {
-            expected: dim,
-            actual: rows.len(),
+            expected: 1,
+            actual: 0,
         });
     }
-    let count = rows.len() / dim;
+    let count = raw.rows();
     if count > limit {
         return Err(Error::TooManyRows { rows: count, limit });
     }
-    match rows.iter().position(|value| !value.is_finite()) {
+    match (0..count as u32).find(|row| !raw.row(*row).is_finite()) {
         None => Ok(count),
-        Some(at) => Err(Error::NotFinite {
-            what: format!("row {}", at / dim),
+        Some(row) => Err(Error::NotFinite {
+            what: format!("row {row}"),
         }),
     }
 }

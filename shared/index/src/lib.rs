@@ -62,7 +62,8 @@ pub use flat::{FlatIndex, scan_range, scan_raw_range, scan_raw_topk, scan_topk};
 pub use hnsw::HnswIndex;
 
 pub use index::{
-    BuildOptions, Hit, VectorIndex, build, load, open, open_file, open_mapped, open_verified,
+    BuildOptions, Hit, VectorIndex, build, build_raw, load, open, open_file, open_mapped,
+    open_verified,
 };
 pub use ivf::IvfIndex;
 pub use kernel::map_file;

@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::file::Stored;
 use crate::ivf::{Layout, Lists, Pq, Run, Shape};
 use crate::kernel::prefetch;
+use crate::raw::RawVectors;
 
 /// Codes of all rows, in order.
 pub(crate) struct ProductRows {
@@ -25,21 +26,20 @@ pub(crate) struct ProductQuery {
 }
 
 impl ProductRows {
-    /// Learns the books from row-major `[rows, dim]` vectors and encodes them.
+    /// Learns the books from vectors and encodes them.
     ///
     /// # Errors
     /// `Cancelled`.
     pub(crate) fn build(
         metric: MetricType,
         shape: Shape,
-        vectors: &[f32],
+        raw: &dyn RawVectors,
         seed: u64,
         stop: &StopFlag,
     ) -> Result<Self> {
-        let dim = shape.dim;
-        let rows: Vec<u32> = (0..(vectors.len() / dim) as u32).collect();
+        let rows: Vec<u32> = (0..raw.rows() as u32).collect();
         let lists = Lists {
-            centroids: &mean(metric, dim, vectors),
+            centroids: &mean(metric, raw),
             list_of: &vec![0; rows.len()],
             rows: &rows,
         };
@@ -48,7 +48,7 @@ impl ProductRows {
             stop,
             progress: None,
         };
-        let pq = Pq::build(metric, shape, Layout::Rows, vectors, &lists, seed, run)?;
+        let pq = Pq::build(metric, shape, Layout::Rows, raw, &lists, seed, run)?;
         Ok(Self { pq })
     }
 
@@ -92,14 +92,15 @@ impl Comparable for ProductRows {
 }
 
 /// The mean of all rows, as their metric compares them.
-pub(crate) fn mean(metric: MetricType, dim: usize, vectors: &[f32]) -> Vec<f32> {
+pub(crate) fn mean(metric: MetricType, raw: &dyn RawVectors) -> Vec<f32> {
+    let dim = raw.dim();
     let (mut sums, mut values) = (vec![0f64; dim], vec![0f32; dim]);
-    for row in vectors.chunks_exact(dim) {
-        normalised(metric, row, &mut values);
+    for row in 0..raw.rows() as u32 {
+        raw.row(row).normalised(metric, &mut values);
         for (sum, value) in sums.iter_mut().zip(&values) {
             *sum += f64::from(*value);
         }
     }
-    let count = (vectors.len() / dim).max(1) as f64;
+    let count = raw.rows().max(1) as f64;
     sums.iter().map(|sum| (sum / count) as f32).collect()
 }

@@ -33,6 +33,36 @@ pub enum RawRow<'a> {
 }
 
 impl RawRow<'_> {
+    /// Writes as many values as `out` has room for, from number `start` on, widened to f32.
+    pub(crate) fn widen_from(self, start: usize, out: &mut [f32]) {
+        let place = start..start + out.len();
+        match self {
+            Self::F32(row) => out.copy_from_slice(&row[place]),
+            Self::F16(row) => fill(out, row[place].iter().map(|value| value.to_f32())),
+            Self::Bf16(row) => fill(out, row[place].iter().map(|value| value.to_f32())),
+            Self::I8(row) => fill(out, row[place].iter().map(|value| f32::from(*value))),
+        }
+    }
+
+    /// Writes the row as its metric compares it, widened: cosine normalises it.
+    pub(crate) fn normalised(self, metric: MetricType, out: &mut [f32]) {
+        self.widen_from(0, out);
+        if metric == MetricType::Cosine {
+            let inverse = self.inverse_norm();
+            out.iter_mut().for_each(|value| *value *= inverse);
+        }
+    }
+
+    /// Whether no value is infinite or no number.
+    pub(crate) fn is_finite(self) -> bool {
+        match self {
+            Self::F32(row) => row.iter().all(|value| value.is_finite()),
+            Self::F16(row) => row.iter().all(|value| value.is_finite()),
+            Self::Bf16(row) => row.iter().all(|value| value.is_finite()),
+            Self::I8(_) => true,
+        }
+    }
+
     /// As [`inverse_norm`]: the same bits as of the values widened to f32.
     pub(crate) fn inverse_norm(self) -> f32 {
         match self {
@@ -142,6 +172,12 @@ pub(crate) fn check_query(query: &[f32], dim: usize) -> Result<()> {
 /// processor gets the same bits.
 pub(crate) fn inverse_norm(row: &[f32]) -> f32 {
     inverse_root(row.iter().map(|value| f64::from(*value)))
+}
+
+fn fill(out: &mut [f32], values: impl Iterator<Item = f32>) {
+    out.iter_mut()
+        .zip(values)
+        .for_each(|(place, value)| *place = value);
 }
 
 fn inverse_root(values: impl Iterator<Item = f64>) -> f32 {

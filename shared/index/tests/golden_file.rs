@@ -201,6 +201,45 @@ fn version_1_is_read_and_written_back_unchanged() {
 }
 
 #[test]
+fn the_other_types_of_version_1_are_read_and_written_back_unchanged() {
+    let graph = include_bytes!("golden/autoindex_v1.rkindex");
+    let index = open(graph.to_vec().into()).unwrap();
+    check_type(index.as_ref(), IndexType::AutoIndex, ROWS);
+    assert!(bytes_of(index.as_ref()) == graph);
+
+    let flat = include_bytes!("golden/flat_v1.rkindex");
+    let index = open(flat.to_vec().into()).unwrap();
+    let seen = (index.len(), index.dim(), index.metric(), index.index_type());
+    assert_eq!(seen, (ROWS, DIM, MetricType::Cosine, IndexType::Flat));
+    assert!(bytes_of(index.as_ref()) == flat);
+    let values = rows();
+    let raw = RawSlice::new(&values, DIM).unwrap();
+    let (params, stop, mut hits) = (SearchParams::default(), StopFlag::new(), Vec::new());
+    let query = &values[7 * DIM..][..DIM];
+    index
+        .search(query, &raw, &params, None, 1, &stop, &mut hits)
+        .unwrap();
+    assert!(hits[0].row == 7 && (hits[0].score - 1.0).abs() < 1e-6);
+    let options = BuildOptions {
+        threads: 1,
+        seed: 1,
+        progress: None,
+        stop: &stop,
+    };
+    let built = build(
+        &IndexParams::flat(MetricType::Cosine),
+        &values,
+        DIM,
+        &options,
+    )
+    .unwrap();
+    assert!(
+        bytes_of(built.as_ref()) == flat,
+        "the format of FLAT changed without a new version"
+    );
+}
+
+#[test]
 fn a_mapped_file_answers_after_it_was_unlinked() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("index");

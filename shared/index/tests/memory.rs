@@ -1,14 +1,17 @@
-//! What holding an index takes, counted at the allocator.
+//! What building and holding an index takes, counted at the allocator.
 //!
-//! Buffers of 4 MB and more are mapped and pass it by: everything here is smaller.
+//! Large buffers are mapped and pass it by: everything here is smaller.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should panic")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use redkite_index::{BuildOptions, IndexParams, build, map_file, open_mapped};
-use redkite_types::{MetricType, StopFlag};
+use redkite_index::{
+    BuildOptions, ColumnIndex, ColumnIndexParams, ColumnRows, IndexParams, build, map_file,
+    open_mapped,
+};
+use redkite_types::{ColumnData, DataType, MetricType, PackedBuffer, StopFlag, sparse};
 
 /// The system's allocator, counting for each thread what it holds and held at the most.
 struct Counting;
@@ -115,4 +118,145 @@ fn a_mapped_graph_on_disk_holds_its_codes_only() {
     assert!(peak <= codes + 64 * 1024, "{peak}");
     let whole = size_of_val(&rows[..]) + ROWS * 32 * 4;
     assert!(held * 4 <= whole, "{held} of {whole}");
+}
+
+/// A column of each kind of vectors.
+fn column(kind: DataType) -> ColumnData {
+    let rows = rows();
+    let packed = |bytes: Vec<u8>, dim| ColumnData::PackedVector {
+        kind,
+        dim,
+        values: PackedBuffer::from(bytes),
+    };
+    match kind {
+        DataType::Float16Vector => {
+            let halves = rows.iter().map(|x| half::f16::from_f32(*x).to_le_bytes());
+            packed(halves.flatten().collect(), DIM)
+        }
+        DataType::BinaryVector => {
+            let bits = |eight: &[f32]| {
+                let ones = eight.iter().enumerate();
+                ones.fold(0, |byte, (bit, x)| byte | u8::from(*x > 2.0) << bit)
+            };
+            packed(rows.chunks(8).map(bits).collect(), DIM)
+        }
+        DataType::SparseFloatVector => {
+            let sparse = rows.chunks(DIM).map(|row| {
+                let pairs = (0..DIM as u32).zip(row.iter().copied());
+                sparse::encode(&pairs.filter(|(_, x)| *x > 2.5).collect::<Vec<_>>())
+            });
+            ColumnData::SparseVector(sparse.collect())
+        }
+        _ => ColumnData::FloatVector {
+            dim: DIM,
+            values: rows.into(),
+        },
+    }
+}
+
+/// What a build may take beyond 1.3 times its result, in bytes a row and in all.
+struct Slack {
+    row: usize,
+    fixed: usize,
+}
+
+/// Locks, pools, the scratch of a walk.
+const FEW: usize = 48 << 10;
+
+#[test]
+fn a_build_takes_little_more_than_what_it_makes() {
+    let plain = Slack { row: 0, fixed: FEW };
+    // Of each row its list, its place in the order of the lists, and a number to draw the first
+    // centroids by: as much as the lists themselves, which hold but the row's number.
+    let lists = Slack { row: 8, fixed: FEW };
+    // Books are learned from up to 16,384 rows, of which one part is copied at a time.
+    let books = Slack {
+        row: 8 + 24,
+        fixed: FEW,
+    };
+    // The graph is built on codes of eight bits, which go before the rows' own codes are made.
+    let graph = Slack {
+        row: DIM + 24,
+        fixed: FEW,
+    };
+    let float = DataType::FloatVector;
+    let none: &[(&str, &str)] = &[];
+    let nlist: &[(&str, &str)] = &[("nlist", "64")];
+    let many: &[(&str, &str)] = &[("nlist", "1024")];
+    let cases = [
+        (float, "FLAT", "COSINE", none, &plain),
+        (float, "HNSW", "L2", &[("M", "16")], &plain),
+        (float, "HNSW", "COSINE", &[("M", "30")], &plain),
+        (DataType::Float16Vector, "HNSW", "IP", none, &plain),
+        (float, "AUTOINDEX", "COSINE", none, &plain),
+        (float, "HNSW_SQ", "L2", none, &plain),
+        (float, "HNSW_PQ", "L2", &[("m", "32")], &graph),
+        (float, "DISKANN", "L2", &[("max_degree", "32")], &plain),
+        (DataType::Float16Vector, "DISKANN", "COSINE", none, &plain),
+        (float, "IVF_FLAT", "L2", nlist, &lists),
+        (float, "IVF_SQ8", "L2", nlist, &plain),
+        (float, "IVF_SQ8", "COSINE", many, &plain),
+        (float, "IVF_PQ", "L2", nlist, &books),
+        (float, "SCANN", "COSINE", nlist, &books),
+        (float, "IVF_RABITQ", "L2", nlist, &lists),
+        (DataType::Float16Vector, "IVF_SQ8", "L2", many, &plain),
+        (DataType::BinaryVector, "BIN_FLAT", "HAMMING", none, &plain),
+        (
+            DataType::BinaryVector,
+            "BIN_IVF_FLAT",
+            "JACCARD",
+            nlist,
+            &lists,
+        ),
+        (
+            DataType::SparseFloatVector,
+            "SPARSE_INVERTED_INDEX",
+            "IP",
+            none,
+            &plain,
+        ),
+        (
+            DataType::SparseFloatVector,
+            "SPARSE_WAND",
+            "IP",
+            &[("drop_ratio_build", "0.3")],
+            &plain,
+        ),
+    ];
+    let stop = StopFlag::new();
+    let options = BuildOptions {
+        threads: 1,
+        seed: 1,
+        progress: None,
+        stop: &stop,
+    };
+    let mut wrong = Vec::new();
+    for (kind, index_type, metric, given, slack) in cases {
+        let mut pairs = vec![("index_type", index_type), ("metric_type", metric)];
+        pairs.extend(given);
+        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let pairs: Vec<(String, String)> = pairs.iter().map(own).collect();
+        let params = ColumnIndexParams::from_pairs(kind, &pairs).unwrap();
+        let column = column(kind);
+        let rows = ColumnRows::of(&column).unwrap();
+        let work = || ColumnIndex::build(&params, &rows, &options).unwrap();
+        let (index, _, peak) = measured(work);
+        let file: usize = index.parts().iter().map(|part| part.len()).sum();
+        let bound = file * 13 / 10 + ROWS * slack.row + slack.fixed;
+        let estimate = params.build_bytes(ROWS as u64, DIM as u64, column.memory_bytes() as u64);
+        let what = format!(
+            "{kind} {index_type} {metric}: peak {peak}, file {file}, ratio {:.2}, bound {bound}, \
+             estimate {estimate}",
+            peak as f64 / file as f64
+        );
+        println!("{what}");
+        if peak > bound || peak as u64 > estimate {
+            wrong.push(what);
+        }
+        // To write the file, next to nothing more.
+        let (parts, held, _) = measured(|| index.parts());
+        drop(parts);
+        assert!(held <= FEW, "{index_type}: {held}");
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }

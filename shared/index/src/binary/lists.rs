@@ -5,7 +5,7 @@ use redkite_types::{MetricType, StopFlag};
 
 use super::{BinaryParams, BinaryRows, distance};
 use crate::{
-    buffer::{aligned_copy, view},
+    buffer::{AlignedBuffer, aligned_copy, view},
     error::{Error, Result},
     file::{Header, Section, Stored},
     index::BuildOptions,
@@ -60,7 +60,8 @@ impl Lists {
             offsets[list + 1] += offsets[list];
         }
         let mut next = offsets.clone();
-        let mut list_rows = vec![0u32; count];
+        let mut buffer = AlignedBuffer::zeroed(count * size_of::<u32>());
+        let list_rows: &mut [u32] = buffer.values_mut();
         for (row, list) in list_of.iter().enumerate() {
             let place = &mut next[*list as usize];
             list_rows[*place as usize] = row as u32;
@@ -70,7 +71,7 @@ impl Lists {
             width: rows.width,
             centroids: aligned_copy(&centroids),
             offsets: aligned_copy(&offsets),
-            rows: aligned_copy(&list_rows),
+            rows: buffer.into_bytes(),
         })
     }
 
@@ -121,11 +122,11 @@ impl Lists {
         self.centroids.len() + self.offsets.len() + self.rows.len()
     }
 
-    pub(super) fn sections(&self) -> Vec<(Section, usize, &[u8])> {
+    pub(super) fn sections(&self) -> Vec<(Section, usize, Bytes)> {
         vec![
-            (Section::BinaryCentroids, 0, &self.centroids),
-            (Section::ListOffsets, 0, &self.offsets),
-            (Section::ListRows, 0, &self.rows),
+            (Section::BinaryCentroids, 0, self.centroids.clone()),
+            (Section::ListOffsets, 0, self.offsets.clone()),
+            (Section::ListRows, 0, self.rows.clone()),
         ]
     }
 }
@@ -144,9 +145,7 @@ fn learn(rows: &BinaryRows<'_>, nlist: usize, seed: u64, stop: &StopFlag) -> Res
     let (count, width) = (rows.rows(), rows.width);
     let sampled = count.min(nlist * SAMPLE_PER_LIST);
     // Evenly over the rows, which may be in an order of their own.
-    let sample: Vec<&[u8]> = (0..sampled)
-        .map(|i| rows.row((i * count / sampled) as u32))
-        .collect();
+    let sample = |i: usize| rows.row((i * count / sampled) as u32);
     let mut state = seed;
     let mut centroids = vec![0u8; nlist * width];
     for (list, centroid) in centroids.chunks_exact_mut(width).enumerate() {
@@ -154,16 +153,17 @@ fn learn(rows: &BinaryRows<'_>, nlist: usize, seed: u64, stop: &StopFlag) -> Res
             // One of the list's own part of the sample, so that none is drawn twice.
             let (from, to) = (list * sampled / nlist, (list + 1) * sampled / nlist);
             let step = split_mix(&mut state) as usize % (to - from).max(1);
-            centroid.copy_from_slice(sample[(from + step).min(sampled - 1)]);
+            centroid.copy_from_slice(sample((from + step).min(sampled - 1)));
         }
     }
     for _ in 0..ROUNDS {
         let mut counts = vec![0u32; nlist];
         let mut ones = vec![0u32; nlist * width * 8];
-        for (at, row) in sample.iter().enumerate() {
+        for at in 0..sampled {
             if at % BLOCK_ROWS == 0 {
                 stop.check()?;
             }
+            let row = sample(at);
             let list = nearest(&centroids, width, row) as usize;
             counts[list] += 1;
             let ones = &mut ones[list * width * 8..][..width * 8];

@@ -11,6 +11,7 @@ mod tests;
 
 use std::io::Write;
 
+use bytes::Bytes;
 use redkite_types::{BitSet, MetricType, StopFlag};
 
 use self::lists::Lists;
@@ -289,17 +290,22 @@ impl BinaryIndex {
         self.lists.as_ref().map_or(0, Lists::memory_bytes)
     }
 
-    /// Writes the index file.
-    ///
-    /// # Errors
-    /// `Io` when the writer fails.
-    pub fn write(&self, out: &mut dyn Write) -> Result<()> {
+    /// The index file, piece by piece; the large pieces are the index's own memory.
+    pub fn parts(&self) -> Vec<Bytes> {
         let mut header = Header::new(self.index_type, self.metric, self.dim, self.rows);
         let mut sections = Vec::new();
         if let Some(lists) = &self.lists {
             header.nlist = lists.len();
             sections = lists.sections();
         }
-        crate::file::write(&header, &sections, out)
+        crate::file::parts(&header, sections)
+    }
+
+    /// Writes the index file.
+    ///
+    /// # Errors
+    /// `Io` when the writer fails.
+    pub fn write(&self, out: &mut dyn Write) -> Result<()> {
+        crate::file::write(&self.parts(), out)
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     binary::{BinaryIndex, BinaryParams},
     error::{Error, Result},
     file::Stored,
-    index::{BuildOptions, Hit, VectorIndex, build, opened},
+    index::{BuildOptions, Hit, VectorIndex, build_raw, opened},
     params::{
         DEFAULT_NLIST, IndexParams, IndexType, MMAP_KEY, SearchParams, boolean, build_integer,
         merged, unknown,
@@ -190,7 +190,7 @@ pub enum ColumnIndex {
 }
 
 impl ColumnIndex {
-    /// Builds an index. Dense vectors are widened to f32 while it is built.
+    /// Builds an index. No copy of the vectors is made.
     ///
     /// # Errors
     /// As [`crate::build`]; also `InvalidParameter` when the index is of another type than the rows.
@@ -201,8 +201,7 @@ impl ColumnIndex {
     ) -> Result<Self> {
         match (params, rows) {
             (ColumnIndexParams::Dense(params), ColumnRows::Dense(rows)) => {
-                let dim = crate::raw::RawVectors::dim(rows);
-                Ok(Self::Dense(build(params, &rows.widened(), dim, options)?))
+                Ok(Self::Dense(build_raw(params, rows, options)?))
             }
             (ColumnIndexParams::Binary(params), ColumnRows::Binary(rows)) => {
                 BinaryIndex::build(params, rows, options).map(Self::Binary)
@@ -369,7 +368,17 @@ impl ColumnIndex {
         }
     }
 
-    /// Writes the index file; [`ColumnIndex::open`] reads it.
+    /// The index file, piece by piece; [`ColumnIndex::open`] reads it. The large pieces are the
+    /// index's own memory, not copies of it.
+    pub fn parts(&self) -> Vec<Bytes> {
+        match self {
+            Self::Dense(index) => index.parts(),
+            Self::Binary(index) => index.parts(),
+            Self::Sparse(index) => index.parts(),
+        }
+    }
+
+    /// Writes the index file.
     ///
     /// # Errors
     /// `Io` when the writer fails.

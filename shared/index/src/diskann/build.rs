@@ -21,6 +21,16 @@ use crate::random::split_mix;
 /// page.
 const ALPHAS: [f32; 2] = [1.0, 1.2];
 
+/// Links by which a list may be longer than it stays while the graph is built, as a part of its length.
+/// A list that is full is chosen anew, which compares all its links with each other: with this room that
+/// happens once for a number of links and not for each.
+const ROOM: usize = 3;
+
+/// Links of a list while the graph is built.
+fn room_for(degree: usize) -> usize {
+    degree + degree.div_ceil(ROOM)
+}
+
 /// Buffers of one building thread.
 #[derive(Default)]
 struct Worker {
@@ -34,6 +44,7 @@ struct Worker {
 struct Builder<'a> {
     codes: &'a Codes,
     layer: BuildLevel,
+    degree: usize,
     order: Vec<u32>,
     list_size: usize,
     stop: &'a StopFlag,
@@ -69,7 +80,8 @@ pub(super) fn build_graph(
 ) -> Result<(BuildLevel, Vec<u32>)> {
     let builder = Builder {
         codes,
-        layer: BuildLevel::new(codes.rows, degree, Vec::new(), Vec::new()),
+        layer: BuildLevel::new(codes.rows, room_for(degree), Vec::new(), Vec::new()),
+        degree,
         order: shuffled(codes.rows, options.seed),
         list_size: list_size.max(degree),
         stop: options.stop,
@@ -79,6 +91,7 @@ pub(super) fn build_graph(
         let progress = options.progress.filter(|_| is_last);
         builder.pass(pass > 0, alpha, options.threads, progress)?;
     }
+    builder.shorten(ALPHAS[ALPHAS.len() - 1])?;
     let mut entries = builder.order;
     entries.truncate(ENTRIES);
     entries.shrink_to_fit();
@@ -230,7 +243,7 @@ impl Builder<'_> {
             a.key.total_cmp(&b.key).then(after(a).cmp(&after(b)))
         });
         kept.clear();
-        let limit = self.layer.max_links;
+        let limit = self.degree;
         let mut copies = 0;
         for candidate in &*crowd {
             if kept.len() == limit {
@@ -260,18 +273,27 @@ impl Builder<'_> {
         }
     }
 
-    /// Adds a link to a node; a full list is chosen anew.
-    fn link_back(&self, node: u32, link: u32, key: f32, alpha: f32, worker: &mut Worker) {
-        let _lock = self.layer.lock(node);
+    /// Chooses the lists anew that are longer than they may stay.
+    fn shorten(&self, alpha: f32) -> Result<()> {
+        let mut worker = Worker::default();
+        for node in 0..self.codes.rows as u32 {
+            if (node as usize).is_multiple_of(SERIAL_ROWS) {
+                self.stop.check()?;
+            }
+            self.layer.neighbours(node, &mut worker.walk.nodes);
+            if worker.walk.nodes.len() > self.degree {
+                worker.crowd.clear();
+                self.choose(node, alpha, &mut worker);
+            }
+        }
+        Ok(())
+    }
+
+    /// Chooses a node's links anew, among those it has and the crowd.
+    fn choose(&self, node: u32, alpha: f32, worker: &mut Worker) {
         let Worker {
             walk, crowd, kept, ..
         } = worker;
-        self.layer.neighbours(node, &mut walk.nodes);
-        if walk.nodes.contains(&link) || self.layer.append(node, link) {
-            return;
-        }
-        crowd.clear();
-        crowd.push(Candidate { key, node: link });
         crowd.extend(walk.nodes.iter().map(|other| Candidate {
             key: self.codes.pair(node, *other),
             node: *other,
@@ -279,5 +301,17 @@ impl Builder<'_> {
         self.prune(node, alpha, crowd, kept);
         let links = kept.iter().map(|candidate| candidate.node);
         self.layer.store(node, links);
+    }
+
+    /// Adds a link to a node; a full list is chosen anew.
+    fn link_back(&self, node: u32, link: u32, key: f32, alpha: f32, worker: &mut Worker) {
+        let _lock = self.layer.lock(node);
+        self.layer.neighbours(node, &mut worker.walk.nodes);
+        if worker.walk.nodes.contains(&link) || self.layer.append(node, link) {
+            return;
+        }
+        worker.crowd.clear();
+        worker.crowd.push(Candidate { key, node: link });
+        self.choose(node, alpha, worker);
     }
 }

@@ -12,8 +12,7 @@ mod pages;
 #[cfg(test)]
 mod tests;
 
-use std::io::Write;
-
+use bytes::Bytes;
 use redkite_types::{BitSet, MetricType, StopFlag};
 
 use self::build::{ENTRIES, nearest};
@@ -26,9 +25,9 @@ use crate::file::{Header, Section, Stored};
 use crate::hnsw::find::{Buffers, Find, Graph, Wanted};
 use crate::hnsw::scratch::{MAX_NODES, Scratch, Walk, with_scratch};
 use crate::hnsw::{scalar_sections, stored_codes};
-use crate::index::{BuildOptions, Hit, VectorIndex, check_matrix, check_raw};
+use crate::index::{BuildOptions, Hit, VectorIndex, check_raw, check_rows};
 use crate::params::{IndexParams, IndexType, SearchParams};
-use crate::raw::{Element, ExactScorer, RawRow, RawVectors, check_query};
+use crate::raw::{Element, ExactScorer, RawRow, RawSlice, RawVectors, check_query};
 
 /// A graph in pages over one segment's vectors.
 pub struct DiskIndex {
@@ -53,11 +52,24 @@ impl DiskIndex {
         dim: usize,
         options: &BuildOptions<'_>,
     ) -> Result<Self> {
+        Self::build_raw(params, &RawSlice::new(rows, dim)?, options)
+    }
+
+    /// As [`DiskIndex::build`], of rows of any type.
+    ///
+    /// # Errors
+    /// As [`crate::build`].
+    pub fn build_raw(
+        params: &IndexParams,
+        raw: &dyn RawVectors,
+        options: &BuildOptions<'_>,
+    ) -> Result<Self> {
+        let dim = raw.dim();
         params.validate()?;
-        let count = check_matrix(rows, dim, MAX_NODES)?;
+        let count = check_rows(raw, MAX_NODES)?;
         options.stop.check()?;
         let metric = params.metric;
-        let mut codes = Codes::encode(metric, dim, rows);
+        let mut codes = Codes::of_raw(metric, raw);
         let (degree, list_size) = (params.m, params.ef_construction);
         let (graph, entries) = build::build_graph(&codes, degree, list_size, options)?;
         codes.finish();
@@ -69,7 +81,7 @@ impl DiskIndex {
         Ok(Self {
             metric,
             codes,
-            pages: Pages::write(shape, metric, rows, &graph),
+            pages: Pages::write(shape, metric, raw, &graph),
             entries,
             list_size,
         })
@@ -236,17 +248,13 @@ impl VectorIndex for DiskIndex {
         self.codes.memory_bytes() + self.entries.len() * 4
     }
 
-    fn write(&self, out: &mut dyn Write) -> Result<()> {
+    fn parts(&self) -> Vec<Bytes> {
         let mut header = Header::new(IndexType::DiskAnn, self.metric, self.dim(), self.len());
         header.m = self.pages.shape.degree;
         header.ef_construction = self.list_size;
         let mut sections = scalar_sections(&self.codes, &mut header);
         sections.push((Section::Entry, 0, aligned_copy(&self.entries)));
         sections.push((Section::Pages, 0, self.pages.bytes.clone()));
-        let borrowed: Vec<_> = sections
-            .iter()
-            .map(|(kind, number, bytes)| (*kind, *number, &bytes[..]))
-            .collect();
-        crate::file::write(&header, &borrowed, out)
+        crate::file::parts(&header, sections)
     }
 }

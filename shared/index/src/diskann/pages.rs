@@ -12,7 +12,7 @@ use crate::file::PAGE_BYTES;
 use crate::hnsw::build::BuildLevel;
 use crate::hnsw::graph::{Layer, NO_LINK};
 use crate::kernel::prefetch;
-use crate::raw::inverse_norm;
+use crate::raw::RawVectors;
 
 /// Numbers in a page.
 const PAGE_WORDS: usize = PAGE_BYTES / 4;
@@ -64,18 +64,19 @@ impl Pages {
     pub(super) fn write(
         shape: Shape,
         metric: MetricType,
-        rows: &[f32],
+        raw: &dyn RawVectors,
         graph: &BuildLevel,
     ) -> Self {
         let mut buffer = AlignedBuffer::zeroed(shape.bytes());
-        let words: &mut [u32] = bytemuck::cast_slice_mut(buffer.as_mut());
+        let words: &mut [u32] = buffer.values_mut();
         let mut links = Vec::with_capacity(shape.degree);
-        for (number, row) in rows.chunks_exact(shape.dim).enumerate() {
+        for number in 0..shape.rows {
+            let row = raw.row(number as u32);
             let record = &mut words[shape.at(number)..][..shape.record()];
             let (values, rest) = record.split_at_mut(shape.dim);
-            values.copy_from_slice(bytemuck::cast_slice(row));
+            row.widen_from(0, bytemuck::cast_slice_mut(values));
             let norm = match metric {
-                MetricType::Cosine => inverse_norm(row),
+                MetricType::Cosine => row.inverse_norm(),
                 MetricType::L2 | MetricType::Ip | MetricType::Hamming | MetricType::Jaccard => 1.0,
             };
             rest[0] = norm.to_bits();

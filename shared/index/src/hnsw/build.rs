@@ -9,14 +9,14 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::graph::{LINE_LINKS, Layer, Level, NO_LINK, link_stride, max_links, own_links};
+use super::graph::{Layer, Level, NO_LINK, link_stride, max_links, own_links};
 use super::scratch::Walk;
 use super::walk::{beam, greedy};
-use crate::buffer::{AlignedBuffer, aligned_copy};
+use crate::buffer::aligned_copy;
 use crate::codes::{Codes, Prepared};
 use crate::error::Result;
 use crate::index::BuildOptions;
-use crate::kernel::LINE_BYTES;
+use crate::kernel::SharedNumbers;
 use crate::random::split_mix;
 use redkite_types::StopFlag;
 
@@ -46,13 +46,10 @@ fn draw_levels(rows: usize, m: usize, seed: u64) -> Vec<u8> {
     (0..rows).map(draw).collect()
 }
 
-/// A cache line of links under construction.
-#[repr(C, align(64))]
-struct LinkLine([AtomicU32; LINE_LINKS]);
-
 /// One level under construction.
 pub(crate) struct BuildLevel {
-    lines: Vec<LinkLine>,
+    /// `[nodes, stride]`, in the memory in which the finished level keeps them.
+    links: SharedNumbers,
     locks: Vec<Mutex<()>>,
     stride: usize,
     pub(crate) max_links: usize,
@@ -69,11 +66,8 @@ impl BuildLevel {
         node_below: Vec<u32>,
     ) -> Self {
         let stride = link_stride(max_links);
-        let empty = || LinkLine(std::array::from_fn(|_| AtomicU32::new(NO_LINK)));
         Self {
-            lines: std::iter::repeat_with(empty)
-                .take(nodes * stride / LINE_LINKS)
-                .collect(),
+            links: SharedNumbers::filled(nodes * stride),
             locks: std::iter::repeat_with(|| Mutex::new(()))
                 .take(LOCKS)
                 .collect(),
@@ -90,11 +84,8 @@ impl BuildLevel {
     }
 
     fn slots(&self, node: u32) -> impl Iterator<Item = &AtomicU32> {
-        let lines = self.stride / LINE_LINKS;
-        self.lines[node as usize * lines..][..lines]
-            .iter()
-            .flat_map(|line| line.0.iter())
-            .take(self.max_links)
+        let start = node as usize * self.stride;
+        self.links.as_slice()[start..][..self.max_links].iter()
     }
 
     /// Locks a node's list for changes.
@@ -122,13 +113,8 @@ impl BuildLevel {
     }
 
     fn freeze(self) -> Level {
-        let mut links = AlignedBuffer::zeroed(self.lines.len() * LINE_BYTES);
-        let numbers: &mut [[u32; LINE_LINKS]] = bytemuck::cast_slice_mut(links.as_mut());
-        for (line, built) in numbers.iter_mut().zip(self.lines) {
-            *line = built.0.map(AtomicU32::into_inner);
-        }
         Level {
-            links: links.into_bytes(),
+            links: self.links.into_buffer().into_bytes(),
             node_rows: aligned_copy(&self.node_rows),
             node_below: aligned_copy(&self.node_below),
             stride: self.stride,
@@ -157,8 +143,8 @@ impl Layer for BuildLevel {
     }
 
     fn prefetch(&self, node: u32) {
-        let lines = self.stride / LINE_LINKS;
-        crate::kernel::prefetch(&self.lines[node as usize * lines..][..lines]);
+        let start = node as usize * self.stride;
+        crate::kernel::prefetch(&self.links.as_slice()[start..][..self.stride]);
     }
 }
 

@@ -13,7 +13,7 @@ use crate::kernel::{LINE_BYTES, prefetch};
 pub(crate) const NO_LINK: u32 = u32::MAX;
 
 /// Links in one cache line.
-pub(super) const LINE_LINKS: usize = LINE_BYTES / 4;
+const LINE_LINKS: usize = LINE_BYTES / 4;
 
 /// A level of a graph that can be walked.
 pub(crate) trait Layer {

@@ -13,8 +13,6 @@ mod search;
 mod tests;
 pub(crate) mod walk;
 
-use std::io::Write;
-
 use bytes::Bytes;
 use redkite_types::{BitSet, MetricType};
 
@@ -27,11 +25,11 @@ use crate::codes::{Codes, Encoding, stride};
 use crate::error::{Error, Result};
 use crate::file::{Header, Section, Stored};
 use crate::flat::{inverse_norms, norm_section};
-use crate::index::{BuildOptions, Hit, VectorIndex, check_matrix, check_raw};
+use crate::index::{BuildOptions, Hit, VectorIndex, check_raw, check_rows};
 use crate::ivf::Shape;
 use crate::params::{IndexParams, IndexType, SearchParams};
 use crate::product::ProductRows;
-use crate::raw::{RawVectors, check_query};
+use crate::raw::{RawSlice, RawVectors, check_query};
 use crate::sq8::Quantizer;
 use redkite_types::StopFlag;
 
@@ -78,11 +76,24 @@ impl HnswIndex {
         dim: usize,
         options: &BuildOptions<'_>,
     ) -> Result<Self> {
+        Self::build_raw(params, &RawSlice::new(rows, dim)?, options)
+    }
+
+    /// As [`HnswIndex::build`], of rows of any type.
+    ///
+    /// # Errors
+    /// As [`crate::build`].
+    pub fn build_raw(
+        params: &IndexParams,
+        raw: &dyn RawVectors,
+        options: &BuildOptions<'_>,
+    ) -> Result<Self> {
+        let dim = raw.dim();
         params.validate()?;
         params.check_dim(dim)?;
-        let count = check_matrix(rows, dim, MAX_NODES)?;
+        let count = check_rows(raw, MAX_NODES)?;
         options.stop.check()?;
-        let mut codes = Codes::encode(params.metric, dim, rows);
+        let mut codes = Codes::of_raw(params.metric, raw);
         let levels = build::build_levels(&codes, params.m, params.ef_construction, options)?;
         codes.finish();
         let codes = if params.index_type == IndexType::HnswPq {
@@ -94,7 +105,7 @@ impl HnswIndex {
                 nbits: params.nbits,
             };
             let (seed, stop) = (options.seed, options.stop);
-            Rows::Product(ProductRows::build(params.metric, shape, rows, seed, stop)?)
+            Rows::Product(ProductRows::build(params.metric, shape, raw, seed, stop)?)
         } else {
             Rows::Scalar(codes)
         };
@@ -103,7 +114,7 @@ impl HnswIndex {
             metric: params.metric,
             dim,
             rows: count,
-            inverse_norms: inverse_norms(params.metric, rows, dim),
+            inverse_norms: inverse_norms(params.metric, raw),
             codes,
             levels,
             m: params.m,
@@ -273,7 +284,7 @@ impl VectorIndex for HnswIndex {
         self.codes.memory_bytes() + self.inverse_norms.len() + links
     }
 
-    fn write(&self, out: &mut dyn Write) -> Result<()> {
+    fn parts(&self) -> Vec<Bytes> {
         let mut header = Header::new(self.index_type, self.metric, self.dim, self.rows);
         header.m = self.m;
         header.ef_construction = self.ef_construction;
@@ -292,11 +303,7 @@ impl VectorIndex for HnswIndex {
             sections.push((Section::NodeRows, number, level.node_rows.clone()));
             sections.push((Section::NodeBelow, number, level.node_below.clone()));
         }
-        let borrowed: Vec<_> = sections
-            .iter()
-            .map(|(kind, number, bytes)| (*kind, *number, &bytes[..]))
-            .collect();
-        crate::file::write(&header, &borrowed, out)
+        crate::file::parts(&header, sections)
     }
 }
 

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use redkite_types::{MetricType, StopFlag};
 
 use super::kmeans;
-use crate::codes::{Codes, Prepared, normalised};
+use crate::codes::{Codes, Prepared};
 use crate::error::Result;
+use crate::raw::RawVectors;
 
 /// Rows that a centroid is learned from, at most: more hardly move it.
 const SAMPLE_PER_LIST: usize = 64;
@@ -38,55 +39,53 @@ pub(crate) struct Run<'a> {
     pub(crate) progress: Option<&'a AtomicUsize>,
 }
 
-/// Learns the centroids of `[rows, dim]` vectors, `[nlist, dim]`, from an even sample.
+/// Learns the centroids of vectors, `[nlist, dim]`, from an even sample.
 pub(super) fn learn(
     metric: MetricType,
-    dim: usize,
     nlist: usize,
-    rows: &[f32],
+    raw: &dyn RawVectors,
     seed: u64,
     run: Run<'_>,
 ) -> Result<Vec<f32>> {
-    let count = rows.len() / dim;
+    let (count, dim) = (raw.rows(), raw.dim());
     let sampled = count.min(nlist * SAMPLE_PER_LIST);
-    let mut sample = vec![0f32; sampled * dim];
-    for (i, out) in sample.chunks_exact_mut(dim).enumerate() {
-        // Evenly over the rows, which may be in an order of their own.
-        let row = i * count / sampled;
-        normalised(metric, &rows[row * dim..][..dim], out);
-    }
+    // Evenly over the rows, which may be in an order of their own. They are read where they lie: with
+    // many lists the sample is all of them.
+    let sample = |i: usize, out: &mut [f32]| {
+        raw.row((i * count / sampled) as u32)
+            .normalised(metric, out);
+    };
     let quiet = Run {
         progress: None,
         ..run
     };
-    kmeans::train(dim, nlist, &sample, seed, |centroids, nearest| {
-        // The sample is normalised already.
-        assign(MetricType::L2, dim, centroids, &sample, nearest, quiet)
+    kmeans::train(dim, nlist, sampled, &sample, seed, |centroids, nearest| {
+        assign(dim, centroids, &sample, nearest, quiet)
     })
 }
 
-/// Writes to each row the list whose centroid is nearest.
+/// Writes to each row the list whose centroid is nearest; `row(i, out)` writes a row as its metric
+/// compares it.
 pub(super) fn assign(
-    metric: MetricType,
     dim: usize,
     centroids: &[f32],
-    rows: &[f32],
+    row: &(impl Fn(usize, &mut [f32]) + Sync),
     nearest: &mut [u32],
     run: Run<'_>,
 ) -> Result<()> {
     let codes = Codes::encode(MetricType::L2, dim, centroids);
     let part = nearest.len().div_ceil(run.threads.max(1)).max(1);
-    let parts = rows.chunks(part * dim).zip(nearest.chunks_mut(part));
+    let parts = (0..).step_by(part).zip(nearest.chunks_mut(part));
     if run.threads <= 1 {
         return parts
             .into_iter()
-            .try_for_each(|(rows, nearest)| assign_part(metric, &codes, rows, nearest, run));
+            .try_for_each(|(first, nearest)| assign_part(&codes, row, first, nearest, run));
     }
     std::thread::scope(|scope| {
         let workers: Vec<_> = parts
-            .map(|(rows, nearest)| {
+            .map(|(first, nearest)| {
                 let codes = &codes;
-                scope.spawn(move || assign_part(metric, codes, rows, nearest, run))
+                scope.spawn(move || assign_part(codes, row, first, nearest, run))
             })
             .collect();
         workers
@@ -99,20 +98,20 @@ pub(super) fn assign(
 }
 
 fn assign_part(
-    metric: MetricType,
     codes: &Codes,
-    rows: &[f32],
+    row: &impl Fn(usize, &mut [f32]),
+    first: usize,
     nearest: &mut [u32],
     run: Run<'_>,
 ) -> Result<()> {
     let lists: Vec<u32> = (0..codes.rows as u32).collect();
     let (mut prepared, mut keys) = (Prepared::default(), Vec::new());
     let mut values = vec![0f32; codes.dim];
-    let blocks = rows.chunks(BLOCK_ROWS * codes.dim);
-    for (block, nearest) in blocks.zip(nearest.chunks_mut(BLOCK_ROWS)) {
+    let mut numbers = first..;
+    for nearest in nearest.chunks_mut(BLOCK_ROWS) {
         run.stop.check()?;
-        for (row, nearest) in block.chunks_exact(codes.dim).zip(nearest.iter_mut()) {
-            normalised(metric, row, &mut values);
+        for (nearest, number) in nearest.iter_mut().zip(&mut numbers) {
+            row(number, &mut values);
             codes.prepare(&values, &mut prepared);
             keys.clear();
             codes.keys(&mut prepared, &lists, &mut keys);

@@ -63,6 +63,7 @@ mod tests {
     use super::super::pq::{Layout, Lists, Pq};
     use super::*;
     use crate::kernel::BLOCK_ROWS;
+    use crate::raw::RawSlice;
     use crate::testing::{Clusters, Rng};
 
     /// Both layouts of the same codes; the lists are of no matter here, so there is one.
@@ -73,14 +74,14 @@ mod tests {
             list_of: &vec![0; rows.len()],
             rows: &rows,
         };
-        let stop = StopFlag::new();
+        let (raw, stop) = (RawSlice::new(vectors, shape.dim).unwrap(), StopFlag::new());
         let run = Run {
             threads: 1,
             stop: &stop,
             progress: None,
         };
         [Layout::Rows, Layout::Blocks]
-            .map(|layout| Pq::build(metric, shape, layout, vectors, &lists, 5, run).unwrap())
+            .map(|layout| Pq::build(metric, shape, layout, &raw, &lists, 5, run).unwrap())
     }
 
     #[test]

@@ -9,9 +9,9 @@ const ITERATIONS: usize = 8;
 /// How far the halves of a split cluster are moved apart, relative to each value.
 const SPLIT: f32 = 1.0 / 1024.0;
 
-/// Finds `k` centroids of row-major `[rows, dim]` vectors; fewer if there are fewer rows, but at
-/// least one.
+/// Finds `k` centroids of `count` vectors; fewer if there are fewer of these, but at least one.
 ///
+/// `row(i, out)` writes a vector: no copy of them is held, which may be as large as all there are.
 /// `assign` writes to each row the nearest of the centroids that it is given. The result depends on
 /// the rows and the seed only.
 ///
@@ -20,31 +20,32 @@ const SPLIT: f32 = 1.0 / 1024.0;
 pub(super) fn train(
     dim: usize,
     k: usize,
-    rows: &[f32],
+    count: usize,
+    row: impl Fn(usize, &mut [f32]),
     mut seed: u64,
     mut assign: impl FnMut(&[f32], &mut [u32]) -> Result<()>,
 ) -> Result<Vec<f32>> {
-    let count = rows.len() / dim;
     let k = k.min(count);
     if k == 0 {
         return Ok(vec![0.0; dim]);
     }
-    let mut centroids = Vec::with_capacity(k * dim);
-    for row in draw(count, k, &mut seed) {
-        centroids.extend_from_slice(&rows[row * dim..][..dim]);
+    let mut centroids = vec![0f32; k * dim];
+    let drawn = draw(count, k, &mut seed);
+    for (number, centroid) in drawn.into_iter().zip(centroids.chunks_exact_mut(dim)) {
+        row(number as usize, centroid);
     }
     let mut nearest = vec![0u32; count];
     for _ in 0..ITERATIONS {
         assign(&centroids, &mut nearest)?;
-        let counts = move_to_means(dim, rows, &nearest, &mut centroids);
+        let counts = move_to_means(dim, &row, &nearest, &mut centroids);
         fill_empty(dim, counts, &mut centroids);
     }
     Ok(centroids)
 }
 
 /// `k` different numbers below `count`.
-fn draw(count: usize, k: usize, seed: &mut u64) -> Vec<usize> {
-    let mut numbers: Vec<usize> = (0..count).collect();
+fn draw(count: usize, k: usize, seed: &mut u64) -> Vec<u32> {
+    let mut numbers: Vec<u32> = (0..count as u32).collect();
     for at in 0..k {
         let other = at + (split_mix(seed) % (count - at) as u64) as usize;
         numbers.swap(at, other);
@@ -54,14 +55,21 @@ fn draw(count: usize, k: usize, seed: &mut u64) -> Vec<usize> {
 }
 
 /// Puts each centroid in the middle of its rows; how many each has. One without rows stays.
-fn move_to_means(dim: usize, rows: &[f32], nearest: &[u32], centroids: &mut [f32]) -> Vec<usize> {
+fn move_to_means(
+    dim: usize,
+    row: impl Fn(usize, &mut [f32]),
+    nearest: &[u32],
+    centroids: &mut [f32],
+) -> Vec<usize> {
     let k = centroids.len() / dim;
     let mut counts = vec![0usize; k];
     let mut sums = vec![0f32; centroids.len()];
-    for (row, cluster) in rows.chunks_exact(dim).zip(nearest) {
+    let mut values = vec![0f32; dim];
+    for (number, cluster) in nearest.iter().enumerate() {
+        row(number, &mut values);
         counts[*cluster as usize] += 1;
         let sum = &mut sums[*cluster as usize * dim..][..dim];
-        sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        sum.iter_mut().zip(&values).for_each(|(sum, x)| *sum += x);
     }
     for (cluster, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
         let sum = &sums[cluster * dim..][..dim];
@@ -104,7 +112,7 @@ fn fill_empty(dim: usize, mut counts: Vec<usize>, centroids: &mut [f32]) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::error::Result;
     use crate::testing::Rng;
 
     fn by_definition(dim: usize, rows: &[f32]) -> impl Fn(&[f32], &mut [u32]) -> Result<()> {
@@ -119,6 +127,17 @@ mod tests {
             }
             Ok(())
         }
+    }
+
+    fn train(
+        dim: usize,
+        k: usize,
+        rows: &[f32],
+        seed: u64,
+        assign: impl FnMut(&[f32], &mut [u32]) -> Result<()>,
+    ) -> Result<Vec<f32>> {
+        let row = |i: usize, out: &mut [f32]| out.copy_from_slice(&rows[i * dim..][..dim]);
+        super::train(dim, k, rows.len() / dim, row, seed, assign)
     }
 
     #[test]

@@ -19,8 +19,6 @@ mod search;
 #[cfg(test)]
 mod tests;
 
-use std::io::Write;
-
 use bytes::Bytes;
 use redkite_types::{BitSet, MetricType, StopFlag};
 
@@ -30,14 +28,14 @@ pub(crate) use self::pq::{Layout, Lists, MAX_NBITS, Pq, Shape};
 use self::rabitq::{Rabitq, Rotation};
 use self::search::with_scratch;
 use crate::allowed::Allowed;
-use crate::buffer::{aligned_copy, view};
-use crate::codes::{Codes, Encoding, F32_DIM_MAX, normalised, stride};
+use crate::buffer::{AlignedBuffer, aligned_copy, view};
+use crate::codes::{Codes, Encoding, F32_DIM_MAX, stride};
 use crate::error::{Error, Result};
 use crate::file::{Header, Section, Stored};
 use crate::flat::{inverse_norms, norm_section};
-use crate::index::{BuildOptions, Hit, VectorIndex, check_matrix, check_raw};
+use crate::index::{BuildOptions, Hit, VectorIndex, check_raw, check_rows};
 use crate::params::{IndexParams, IndexType, SearchParams};
-use crate::raw::{RawVectors, check_query};
+use crate::raw::{RawSlice, RawVectors, check_query};
 use crate::sq8::Quantizer;
 
 /// What the lists hold of the rows, in the order of the lists.
@@ -88,9 +86,22 @@ impl IvfIndex {
         dim: usize,
         options: &BuildOptions<'_>,
     ) -> Result<Self> {
+        Self::build_raw(params, &RawSlice::new(rows, dim)?, options)
+    }
+
+    /// As [`IvfIndex::build`], of rows of any type.
+    ///
+    /// # Errors
+    /// As [`crate::build`].
+    pub fn build_raw(
+        params: &IndexParams,
+        raw: &dyn RawVectors,
+        options: &BuildOptions<'_>,
+    ) -> Result<Self> {
+        let dim = raw.dim();
         params.validate()?;
         params.check_dim(dim)?;
-        let count = check_matrix(rows, dim, u32::MAX as usize)?;
+        let count = check_rows(raw, u32::MAX as usize)?;
         options.stop.check()?;
         let metric = params.metric;
         let version = params.index_type.format_version();
@@ -100,16 +111,18 @@ impl IvfIndex {
             progress: options.progress,
         };
         let nlist = effective_nlist(params.nlist, count);
-        let centroids = coarse::learn(metric, dim, nlist, rows, options.seed, run)?;
+        let centroids = coarse::learn(metric, nlist, raw, options.seed, run)?;
         let mut list_of = vec![0u32; count];
-        coarse::assign(metric, dim, &centroids, rows, &mut list_of, run)?;
+        let row = |i: usize, out: &mut [f32]| raw.row(i as u32).normalised(metric, out);
+        coarse::assign(dim, &centroids, &row, &mut list_of, run)?;
         let (offsets, list_rows) = group(&list_of, centroids.len() / dim);
+        let list_rows = list_rows.into_bytes();
+        let in_order: &[u32] = view(&list_rows);
 
         let payload = match params.index_type {
             IndexType::IvfSq8 => {
                 let mut codes = Codes::encode_rows(metric, dim, count, |at, out| {
-                    let row = list_rows[at] as usize;
-                    normalised(metric, &rows[row * dim..][..dim], out);
+                    raw.row(in_order[at]).normalised(metric, out);
                 });
                 codes.finish();
                 Payload::Sq8(codes)
@@ -118,7 +131,7 @@ impl IvfIndex {
                 let lists = Lists {
                     centroids: &centroids,
                     list_of: &list_of,
-                    rows: &list_rows,
+                    rows: in_order,
                 };
                 let shape = Shape {
                     dim,
@@ -126,7 +139,7 @@ impl IvfIndex {
                     nbits: params.nbits,
                 };
                 let layout = Layout::of_lists(params.nbits, version);
-                let pq = Pq::build(metric, shape, layout, rows, &lists, options.seed, run)?;
+                let pq = Pq::build(metric, shape, layout, raw, &lists, options.seed, run)?;
                 Payload::Pq {
                     centroids: aligned_copy(&centroids),
                     pq,
@@ -136,10 +149,10 @@ impl IvfIndex {
                 let lists = Lists {
                     centroids: &centroids,
                     list_of: &list_of,
-                    rows: &list_rows,
+                    rows: in_order,
                 };
                 Payload::Rabitq {
-                    signs: Rabitq::build(metric, dim, rows, &lists, run)?,
+                    signs: Rabitq::build(metric, dim, raw, &lists, run)?,
                     centroids: aligned_copy(&centroids),
                 }
             }
@@ -153,10 +166,10 @@ impl IvfIndex {
             metric,
             dim,
             rows: count,
-            inverse_norms: inverse_norms(metric, rows, dim),
+            inverse_norms: inverse_norms(metric, raw),
             coarse,
             offsets: aligned_copy(&offsets),
-            list_rows: aligned_copy(&list_rows),
+            list_rows,
             payload,
         })
     }
@@ -233,7 +246,7 @@ impl IvfIndex {
 }
 
 /// Counting sort of the rows by list: where each list begins, and the rows in that order.
-fn group(list_of: &[u32], nlist: usize) -> (Vec<u32>, Vec<u32>) {
+fn group(list_of: &[u32], nlist: usize) -> (Vec<u32>, AlignedBuffer) {
     let mut offsets = vec![0u32; nlist + 1];
     for list in list_of {
         offsets[*list as usize + 1] += 1;
@@ -242,13 +255,14 @@ fn group(list_of: &[u32], nlist: usize) -> (Vec<u32>, Vec<u32>) {
         offsets[list + 1] += offsets[list];
     }
     let mut next = offsets.clone();
-    let mut rows = vec![0u32; list_of.len()];
+    let mut buffer = AlignedBuffer::zeroed(size_of_val(list_of));
+    let rows: &mut [u32] = buffer.values_mut();
     for (row, list) in list_of.iter().enumerate() {
         let at = &mut next[*list as usize];
         rows[*at as usize] = row as u32;
         *at += 1;
     }
-    (offsets, rows)
+    (offsets, buffer)
 }
 
 /// Checks that the lists hold each row once, so that no search can leave the arrays.
@@ -384,7 +398,7 @@ impl VectorIndex for IvfIndex {
         self.coarse.memory_bytes() + self.inverse_norms.len() + lists + payload
     }
 
-    fn write(&self, out: &mut dyn Write) -> Result<()> {
+    fn parts(&self) -> Vec<Bytes> {
         let mut header = Header::new(self.index_type, self.metric, self.dim, self.rows);
         header.version = self.version;
         header.nlist = self.nlist();
@@ -412,10 +426,6 @@ impl VectorIndex for IvfIndex {
                 sections.push((Section::SignFactors, 0, signs.factors.clone()));
             }
         }
-        let borrowed: Vec<_> = sections
-            .iter()
-            .map(|(kind, number, bytes)| (*kind, *number, &bytes[..]))
-            .collect();
-        crate::file::write(&header, &borrowed, out)
+        crate::file::parts(&header, sections)
     }
 }

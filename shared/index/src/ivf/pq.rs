@@ -19,11 +19,10 @@ use super::coarse::Run;
 use super::fast::FastTable;
 use super::kmeans;
 use crate::buffer::{AlignedBuffer, aligned_copy, view};
-use crate::codes::normalised;
 use crate::error::{Error, Result};
 use crate::file::{Header, Section, Stored};
 use crate::kernel::{BLOCK_ROWS, BlockQuery, PARTS_ALIGN, kernels};
-use crate::raw::inverse_norm;
+use crate::raw::RawVectors;
 
 /// Rows that a word is learned from, at most.
 const SAMPLE_PER_WORD: usize = 64;
@@ -130,14 +129,14 @@ impl Pq {
         metric: MetricType,
         shape: Shape,
         layout: Layout,
-        vectors: &[f32],
+        raw: &dyn RawVectors,
         lists: &Lists<'_>,
         seed: u64,
         run: Run<'_>,
     ) -> Result<Self> {
         let dim = shape.dim;
         let residual = |row: u32, out: &mut [f32]| {
-            normalised(metric, &vectors[row as usize * dim..][..dim], out);
+            raw.row(row).normalised(metric, out);
             let list = lists.list_of[row as usize] as usize;
             let centroid = &lists.centroids[list * dim..][..dim];
             out.iter_mut().zip(centroid).for_each(|(x, c)| *x -= c);
@@ -148,7 +147,7 @@ impl Pq {
         let row_of = |i: usize| i * count / sampled;
         let inverse: Vec<f32> = match metric {
             MetricType::Cosine => (0..sampled)
-                .map(|i| inverse_norm(&vectors[row_of(i) * dim..][..dim]))
+                .map(|i| raw.row(row_of(i) as u32).inverse_norm())
                 .collect(),
             MetricType::L2 | MetricType::Ip | MetricType::Hamming | MetricType::Jaccard => {
                 vec![1.0; sampled]
@@ -156,17 +155,24 @@ impl Pq {
         };
         let width = shape.part();
         let books = learn_books(shape, seed, run, |number, cut| {
+            let mut values = vec![0f32; width];
+            cut.reserve_exact(sampled * width);
             for (i, inverse) in inverse.iter().enumerate() {
                 let list = lists.list_of[row_of(i)] as usize;
                 let centroid = &lists.centroids[list * dim + number * width..][..width];
-                let values = &vectors[row_of(i) * dim + number * width..][..width];
+                let row = raw.row(row_of(i) as u32);
+                row.widen_from(number * width, &mut values);
                 let pairs = values.iter().zip(centroid);
                 cut.extend(pairs.map(|(value, centre)| value * inverse - centre));
             }
         })?;
 
         let mut codes = AlignedBuffer::zeroed(shape.codes_len(layout, count));
-        let mut add = Vec::new();
+        let adds = match metric {
+            MetricType::Ip => 0,
+            _ => count,
+        };
+        let mut add = AlignedBuffer::zeroed(adds * size_of::<f32>());
         let (mut values, mut decoded) = (vec![0f32; dim], vec![0f32; dim]);
         let mut words = vec![0u32; shape.m];
         let mut keys = vec![0f32; shape.places()];
@@ -190,7 +196,8 @@ impl Pq {
                 let list = lists.list_of[*row as usize] as usize;
                 let centroid = &lists.centroids[list * dim..][..dim];
                 let terms = decoded.iter().zip(centroid);
-                add.push(terms.map(|(p, c)| p * (p + 2.0 * c)).sum::<f32>());
+                let sum = terms.map(|(p, c)| p * (p + 2.0 * c)).sum::<f32>();
+                add.values_mut::<f32>()[at] = sum;
             }
         }
         Ok(Self {
@@ -198,7 +205,7 @@ impl Pq {
             layout,
             books: aligned_copy(&books),
             codes: codes.into_bytes(),
-            add: aligned_copy(&add),
+            add: add.into_bytes(),
         })
     }
 
@@ -385,7 +392,8 @@ fn learn_books(
         let words = kmeans::train(
             part,
             places,
-            &cut,
+            cut.len() / part,
+            |at, out| out.copy_from_slice(&cut[at * part..][..part]),
             seed ^ number as u64,
             |words, nearest| {
                 run.stop.check()?;

@@ -14,10 +14,10 @@ use redkite_types::MetricType;
 
 use super::coarse::Run;
 use super::pq::{Lists, sum_bytes};
-use crate::buffer::{AlignedBuffer, aligned_copy, view};
-use crate::codes::normalised;
+use crate::buffer::{AlignedBuffer, view};
 use crate::error::Result;
 use crate::random::split_mix;
+use crate::raw::RawVectors;
 
 /// Rounds of the rotation: with fewer, dimensions past the power of two would mix too little.
 const ROUNDS: usize = 4;
@@ -106,7 +106,7 @@ impl Rabitq {
     pub(super) fn build(
         metric: MetricType,
         dim: usize,
-        vectors: &[f32],
+        raw: &dyn RawVectors,
         lists: &Lists<'_>,
         run: Run<'_>,
     ) -> Result<Self> {
@@ -117,23 +117,23 @@ impl Rabitq {
             .for_each(|centroid| rotation.apply(centroid));
         let width = row_bytes(dim);
         let mut codes = AlignedBuffer::zeroed(lists.rows.len() * width);
-        let mut factors = Vec::with_capacity(lists.rows.len() * 2);
+        let mut factors = AlignedBuffer::zeroed(lists.rows.len() * 2 * size_of::<f32>());
         let mut values = vec![0f32; dim];
         let slots = codes.as_mut().chunks_exact_mut(width);
         for (at, (row, slot)) in lists.rows.iter().zip(slots).enumerate() {
             if at % 256 == 0 {
                 run.stop.check()?;
             }
-            normalised(metric, &vectors[*row as usize * dim..][..dim], &mut values);
+            raw.row(*row).normalised(metric, &mut values);
             rotation.apply(&mut values);
             let list = lists.list_of[*row as usize] as usize;
             let centroid = &centroids[list * dim..][..dim];
-            factors.extend(encode(metric, &values, centroid, slot));
+            factors.values_mut::<[f32; 2]>()[at] = encode(metric, &values, centroid, slot);
         }
         Ok(Self {
             rotation,
             codes: codes.into_bytes(),
-            factors: aligned_copy(&factors),
+            factors: factors.into_bytes(),
         })
     }
 
@@ -218,6 +218,7 @@ fn round_to(values: &mut [f32], bits: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::buffer::aligned_copy;
     use crate::testing::Rng;
 
     fn dot(a: &[f32], b: &[f32]) -> f32 {

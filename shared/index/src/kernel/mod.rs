@@ -8,6 +8,7 @@ mod map;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+mod shared;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -18,6 +19,7 @@ use std::sync::OnceLock;
 use half::{bf16, f16};
 
 pub use map::map_file;
+pub(crate) use shared::SharedNumbers;
 
 /// Codes are padded to, and aligned at, this many bytes: one cache line and one AVX-512 register.
 pub(crate) const LINE_BYTES: usize = 64;

@@ -9,6 +9,7 @@
 
 mod build;
 mod kind;
+mod memory;
 mod search;
 #[cfg(test)]
 mod tests;

@@ -1,11 +1,13 @@
 //! Lists of rows by dimension.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use redkite_types::StopFlag;
 
 use super::{BLOCK_ROWS, SparseRows};
 use crate::{
-    buffer::{aligned_copy, view},
+    buffer::{AlignedBuffer, aligned_copy, view},
     error::{Error, Result},
     file::{Section, Stored},
 };
@@ -40,40 +42,62 @@ impl Postings {
         keep: impl Fn(f32) -> bool,
         stop: &StopFlag,
     ) -> Result<Self> {
-        let mut postings: Vec<(u32, u32, f32)> = Vec::new();
+        // Counted first, so that every posting is written to its place: lists that are sorted would be
+        // in memory three times.
+        let mut places: HashMap<u32, u64> = HashMap::new();
+        let kept = |row: usize| {
+            rows.pairs(row)
+                .filter(|(_, value)| *value > 0.0 && keep(*value))
+        };
         for row in 0..rows.rows() {
             if row % BLOCK_ROWS == 0 {
                 stop.check()?;
             }
-            let kept = rows
-                .pairs(row)
-                .filter(|(_, value)| *value > 0.0 && keep(*value));
-            postings.extend(kept.map(|(dim, value)| (dim, row as u32, value)));
+            for (dim, _) in kept(row) {
+                *places.entry(dim).or_default() += 1;
+            }
         }
-        postings.sort_unstable_by_key(|(dim, row, _)| (*dim, *row));
-        let (mut dims, mut offsets, mut maxima) = (Vec::new(), Vec::new(), Vec::new());
-        for list in postings.chunk_by(|a, b| a.0 == b.0) {
-            dims.push(list[0].0);
-            offsets.push(list.len() as u64);
-            let values = list.iter().map(|(_, _, value)| *value);
-            maxima.push(values.fold(0.0, f32::max));
-        }
-        if dims.is_empty() {
+        if places.is_empty() {
             return Ok(Self::default());
         }
+        let mut dims: Vec<u32> = places.keys().copied().collect();
+        dims.sort_unstable();
+        let mut offsets = Vec::with_capacity(dims.len() + 1);
         let mut end = 0;
-        for length in &mut offsets {
-            end += std::mem::replace(length, end);
+        for dim in &dims {
+            offsets.push(end);
+            let place = places.entry(*dim).or_default();
+            end += std::mem::replace(place, end);
         }
         offsets.push(end);
-        let rows: Vec<u32> = postings.iter().map(|(_, row, _)| *row).collect();
-        let values: Vec<f32> = postings.iter().map(|(_, _, value)| *value).collect();
+        let bytes = end as usize * size_of::<u32>();
+        let (mut list_rows, mut list_values) =
+            (AlignedBuffer::zeroed(bytes), AlignedBuffer::zeroed(bytes));
+        let (numbers, values) = (
+            list_rows.values_mut::<u32>(),
+            list_values.values_mut::<f32>(),
+        );
+        for row in 0..rows.rows() {
+            if row % BLOCK_ROWS == 0 {
+                stop.check()?;
+            }
+            for (dim, value) in kept(row) {
+                let place = places.entry(dim).or_default();
+                (numbers[*place as usize], values[*place as usize]) = (row as u32, value);
+                *place += 1;
+            }
+        }
+        let largest = |ends: &[u64]| {
+            let list = &values[ends[0] as usize..ends[1] as usize];
+            list.iter().copied().fold(0.0, f32::max)
+        };
+        let maxima: Vec<f32> = offsets.windows(2).map(largest).collect();
         Ok(Self {
             dims: aligned_copy(&dims),
             offsets: aligned_copy(&offsets),
-            rows: aligned_copy(&rows),
-            values: aligned_copy(&values),
             maxima: aligned_copy(&maxima),
+            rows: list_rows.into_bytes(),
+            values: list_values.into_bytes(),
         })
     }
 
@@ -153,13 +177,13 @@ impl Postings {
         parts.iter().map(|part| part.len()).sum()
     }
 
-    pub(super) fn sections(&self, level: usize) -> Vec<(Section, usize, &[u8])> {
+    pub(super) fn sections(&self, level: usize) -> Vec<(Section, usize, Bytes)> {
         vec![
-            (Section::SparseDims, level, &self.dims),
-            (Section::SparseOffsets, level, &self.offsets),
-            (Section::SparseRows, level, &self.rows),
-            (Section::SparseValues, level, &self.values),
-            (Section::SparseMaxima, level, &self.maxima),
+            (Section::SparseDims, level, self.dims.clone()),
+            (Section::SparseOffsets, level, self.offsets.clone()),
+            (Section::SparseRows, level, self.rows.clone()),
+            (Section::SparseValues, level, self.values.clone()),
+            (Section::SparseMaxima, level, self.maxima.clone()),
         ]
     }
 }
