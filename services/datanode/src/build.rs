@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use redkite_index::{BuildOptions, ColumnIndex, ColumnIndexParams, ColumnRows};
-use redkite_node::{DiskSpace, DiskUse, MemoryBudget, MemoryUse};
+use redkite_node::{DiskSpace, DiskUse, MemoryBudget};
 use redkite_proto::{
     convert::schema::field_from_proto,
     redkite::{
@@ -14,7 +14,7 @@ use redkite_proto::{
 };
 use redkite_runtime::{CpuPool, Priority};
 use redkite_segment::{FileEntry, FileKind, file::read_column, manifest};
-use redkite_storage::{ObjectStore, crc32c, layout};
+use redkite_storage::{ObjectStore, crc32c_append, layout};
 use redkite_types::{
     BuildId, CollectionId, ColumnData, DataType, Error, PartitionId, Result, SegmentId, StopFlag,
 };
@@ -23,12 +23,9 @@ use tracing::info;
 /// The only file of an index.
 const FILE: &str = "index.bin";
 
-/// How often the vectors' bytes are in memory at the most: as read, as codes or cells of the index,
-/// and as the file that is written.
-const COPIES: u64 = 3;
-
-/// Bytes of links that a graph keeps of a row, as it is and as it is written.
-const LINK_BYTES: u64 = 512;
+/// How often the vectors' bytes are in memory at the most: as they come from the store, and as a
+/// column. Building makes no copy of them, and the index is written from where it lies.
+const COPIES: u64 = 2;
 
 /// Builds indexes from an object store into the same one.
 #[derive(Clone, Debug)]
@@ -78,8 +75,7 @@ impl IndexBuilder {
         let job = Job::read(request)?;
         let segment = SegmentId(job.segment.id);
         let what = format!("index build {}", job.build.0);
-        self.memory
-            .claim(MemoryUse::Background, &what, job.memory_bytes())?;
+        let _room = self.memory.reserve(&what, job.memory_bytes())?;
         let column = read_column(self.store.as_ref(), segment, &job.data, &job.field)
             .await
             .map_err(|error| Error::from_coded(&error))?;
@@ -87,7 +83,7 @@ impl IndexBuilder {
         if column.data.data_type() != job.field.data_type || !job.field.data_type.is_vector() {
             return Err(no_vector(&job));
         }
-        let bytes = self.compute(&job, column.data).await?;
+        let built = self.compute(&job, column.data).await?;
         let (collection, partition) = (
             CollectionId(job.segment.collection_id),
             PartitionId(job.segment.partition_id),
@@ -95,12 +91,11 @@ impl IndexBuilder {
         let path = layout::segment_index(collection, partition, segment, job.build, FILE);
         let file = FileInfo {
             path: path.clone(),
-            size: bytes.len() as u64,
-            crc32c: crc32c(&bytes),
+            size: built.size,
+            crc32c: built.crc32c,
         };
         self.disk.claim(DiskUse::Background, file.size)?;
-        self.store
-            .put(&path, bytes)
+        self.put(&path, built.parts)
             .await
             .map_err(|error| Error::from_coded(&error))?;
         let elapsed = started.elapsed();
@@ -122,8 +117,17 @@ impl IndexBuilder {
         })
     }
 
-    /// Builds on the pool; the file's bytes.
-    async fn compute(&self, job: &Job, vectors: ColumnData) -> Result<Bytes> {
+    /// Writes a file piece by piece: as a whole it would be in memory beside the index.
+    async fn put(&self, path: &str, parts: Vec<Bytes>) -> redkite_storage::Result<()> {
+        let mut writer = self.store.writer(path).await?;
+        for part in parts {
+            writer.write(part).await?;
+        }
+        writer.finish().await
+    }
+
+    /// Builds on the pool; the file's pieces.
+    async fn compute(&self, job: &Job, vectors: ColumnData) -> Result<Built> {
         let params = job.params.clone();
         // With one thread the same seed makes the same graph.
         let seed = job.build.0.unsigned_abs();
@@ -142,11 +146,9 @@ impl IndexBuilder {
                 }
             };
             drop(vectors);
-            let mut bytes = Vec::with_capacity(index.memory_bytes());
-            index.write(&mut bytes)?;
-            Ok(Bytes::from(bytes))
+            Ok(Built::of(index.parts()))
         };
-        let built: redkite_index::Result<Bytes> = self
+        let built: redkite_index::Result<Built> = self
             .cpu
             .run_stoppable(Priority::Build, work)
             .await
@@ -155,18 +157,39 @@ impl IndexBuilder {
     }
 }
 
+/// A finished file.
+struct Built {
+    parts: Vec<Bytes>,
+    size: u64,
+    crc32c: u32,
+}
+
+impl Built {
+    fn of(parts: Vec<Bytes>) -> Self {
+        let size = parts.iter().map(|part| part.len() as u64).sum();
+        let crc32c = parts
+            .iter()
+            .fold(0, |crc32c, part| crc32c_append(crc32c, part));
+        Self {
+            parts,
+            size,
+            crc32c,
+        }
+    }
+}
+
 impl Job {
-    /// Bytes that the build may take at its peak; an estimate from above for the parameters that
-    /// are usual.
+    /// Bytes that the build may take at its peak; an estimate from above.
     fn memory_bytes(&self) -> u64 {
         let rows = self.segment.rows.unsigned_abs();
-        let vectors = match (self.field.data_type, self.field.dim) {
-            (_, 0) => self.data.size_bytes,
-            (DataType::BinaryVector, dim) => rows * dim as u64 / 8,
-            // Narrower values are widened.
-            (_, dim) => rows * dim as u64 * size_of::<f32>() as u64,
+        let vectors = match self.field.dim {
+            0 => self.data.size_bytes,
+            dim => rows.saturating_mul(self.field.data_type.vector_bytes(dim) as u64),
         };
-        vectors * COPIES + rows * LINK_BYTES
+        let build = self
+            .params
+            .build_bytes(rows, self.field.dim as u64, vectors);
+        vectors.saturating_mul(COPIES).saturating_add(build)
     }
 
     fn read(request: BuildIndexRequest) -> Result<Self> {

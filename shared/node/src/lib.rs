@@ -38,7 +38,7 @@ pub use context::NodeContext;
 pub use disk::{DiskSpace, DiskUse};
 pub use error::{Error, Result};
 pub use listen::Exposure;
-pub use memory::{MemoryBudget, MemoryUse};
+pub use memory::{MemoryBudget, MemoryReservation, MemoryUse};
 pub use office::admit_while;
 pub use options::{CommonOptions, NodeOptions, StorageOptions};
 pub use peers::Peers;

@@ -2,6 +2,7 @@
 //! kills the process.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use redkite_types::{Error, ErrorCode, Result};
@@ -30,6 +31,23 @@ pub enum MemoryUse {
 pub struct MemoryBudget {
     limit: u64,
     used: AtomicU64,
+    /// Of work that is running, allocated or not.
+    reserved: AtomicU64,
+}
+
+/// Room for a long piece of work, until it is dropped.
+#[derive(Debug)]
+pub struct MemoryReservation {
+    budget: Arc<MemoryBudget>,
+    bytes: u64,
+}
+
+impl Drop for MemoryReservation {
+    fn drop(&mut self) {
+        self.budget
+            .reserved
+            .fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl MemoryBudget {
@@ -43,6 +61,7 @@ impl MemoryBudget {
         let budget = Self {
             limit,
             used: AtomicU64::new(0),
+            reserved: AtomicU64::new(0),
         };
         budget.measure();
         budget
@@ -70,6 +89,21 @@ impl MemoryBudget {
         }
     }
 
+    /// Takes room for work that allocates while it runs. Other work that can wait is not given it, also
+    /// after the next measure, which knows nothing of what is still to come. What the work has
+    /// allocated by then counts twice: rather one build too few at a time than one too many.
+    ///
+    /// # Errors
+    /// As [`MemoryBudget::claim`].
+    pub fn reserve(self: &Arc<Self>, what: &str, bytes: u64) -> Result<MemoryReservation> {
+        self.claim(MemoryUse::Background, what, bytes)?;
+        self.reserved.fetch_add(bytes, Ordering::Relaxed);
+        Ok(MemoryReservation {
+            budget: self.clone(),
+            bytes,
+        })
+    }
+
     /// Takes room for bytes that are about to be allocated. They need not be given back: the next
     /// measure knows.
     ///
@@ -78,7 +112,10 @@ impl MemoryBudget {
     pub fn claim(&self, by: MemoryUse, what: &str, bytes: u64) -> Result<()> {
         let limit = match by {
             MemoryUse::User => self.limit,
-            MemoryUse::Background => self.limit / 100 * BACKGROUND_SHARE,
+            MemoryUse::Background => {
+                let share = self.limit / 100 * BACKGROUND_SHARE;
+                share.saturating_sub(self.reserved.load(Ordering::Relaxed))
+            }
         };
         let claim = |used: u64| used.checked_add(bytes).filter(|after| *after <= limit);
         match self
@@ -157,6 +194,7 @@ mod tests {
         let budget = MemoryBudget {
             limit: 100,
             used: AtomicU64::new(60),
+            reserved: AtomicU64::new(0),
         };
         budget.claim(MemoryUse::User, "a test", 40).unwrap();
         let refused = budget.claim(MemoryUse::User, "a test", 1).unwrap_err();
@@ -168,10 +206,33 @@ mod tests {
     }
 
     #[test]
+    fn what_runs_keeps_its_room_over_a_measure() {
+        let budget = Arc::new(MemoryBudget {
+            limit: 400,
+            used: AtomicU64::new(100),
+            reserved: AtomicU64::new(0),
+        });
+        let reservation = budget.reserve("a build", 150).unwrap();
+        // A measure that comes before anything was allocated.
+        budget.used.store(100, Ordering::Relaxed);
+        budget.reserve("a build", 51).unwrap_err();
+        budget
+            .claim(MemoryUse::Background, "a merge", 51)
+            .unwrap_err();
+        drop(budget.reserve("a build", 50).unwrap());
+        budget.used.store(100, Ordering::Relaxed);
+        budget.claim(MemoryUse::User, "a write", 300).unwrap();
+        budget.used.store(100, Ordering::Relaxed);
+        drop(reservation);
+        budget.reserve("a build", 200).unwrap();
+    }
+
+    #[test]
     fn work_that_can_wait_leaves_room_for_users() {
         let budget = MemoryBudget {
             limit: 400,
             used: AtomicU64::new(100),
+            reserved: AtomicU64::new(0),
         };
         budget
             .claim(MemoryUse::Background, "a merge", 201)
