@@ -59,7 +59,7 @@ pub(super) fn learn(
         progress: None,
         ..run
     };
-    kmeans::train(dim, nlist, sampled, &sample, seed, |centroids, nearest| {
+    kmeans::train(dim, nlist, sampled, sample, seed, |centroids, nearest| {
         assign(dim, centroids, &sample, nearest, quiet)
     })
 }
