@@ -18,6 +18,8 @@ const WHAT: &str = "cpu pool";
 pub enum Priority {
     /// Somebody waits for it: a search or a query.
     Search,
+    /// Somebody waits for it, and it takes a while: a segment that is flushed or loaded.
+    Segment,
     /// It may wait: building an index, compaction.
     Build,
 }
@@ -30,13 +32,15 @@ const BUILD_NICENESS: i32 = 5;
 /// A fixed number of threads with a bounded queue for each priority. Clones are the same pool; the
 /// threads end when the last clone is dropped and they have finished what they do.
 ///
-/// Builds have threads of their own, one fewer than searches (but one at least), so that a search
-/// never waits for the end of a build. The system prefers all other threads to them.
+/// Each priority has threads of its own, segments and builds one fewer than searches (but one at
+/// least), so that a search never waits for the end of a flush, and neither of them for the end of a
+/// build, which may take minutes. The system prefers all other threads to those of builds.
 #[derive(Clone)]
 pub struct CpuPool(Arc<Owner>);
 
 struct Owner {
     search: Lane,
+    segment: Lane,
     build: Lane,
     capacity: usize,
     threads: usize,
@@ -77,6 +81,7 @@ impl CpuPool {
         // Made first, so that the threads end if one of them cannot be started.
         let pool = Self(Arc::new(Owner {
             search: lane(),
+            segment: lane(),
             build: lane(),
             capacity,
             threads,
@@ -86,6 +91,8 @@ impl CpuPool {
             start(format!("redkite-cpu-{index}"), move || shared.work())?;
         }
         for index in 0..(threads - 1).max(1) {
+            let shared = Arc::clone(&pool.0.segment.shared);
+            start(format!("redkite-segment-{index}"), move || shared.work())?;
             let shared = Arc::clone(&pool.0.build.shared);
             start(format!("redkite-build-{index}"), move || {
                 give_way();
@@ -166,6 +173,7 @@ impl CpuPool {
     fn lane(&self, priority: Priority) -> &Lane {
         match priority {
             Priority::Search => &self.0.search,
+            Priority::Segment => &self.0.segment,
             Priority::Build => &self.0.build,
         }
     }
@@ -226,6 +234,7 @@ fn give_way() {
 impl Drop for Owner {
     fn drop(&mut self) {
         self.search.shared.close();
+        self.segment.shared.close();
         self.build.shared.close();
     }
 }

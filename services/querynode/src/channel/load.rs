@@ -329,7 +329,8 @@ impl Load {
             }
             Ok(Arc::new(segment))
         };
-        let built: redkite_segment::Result<_> = shared.deps.cpu.run(Priority::Build, build).await?;
+        let built: redkite_segment::Result<_> =
+            shared.deps.cpu.run(Priority::Segment, build).await?;
         built.map_err(|error| Error::from_coded(&error))
     }
 }

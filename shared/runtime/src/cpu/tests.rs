@@ -51,12 +51,15 @@ async fn work_is_skipped_when_its_caller_has_gone() {
 }
 
 #[tokio::test]
-async fn a_search_never_waits_for_a_build() {
+async fn a_search_never_waits_for_a_segment_and_neither_for_a_build() {
     let pool = CpuPool::new(1, 8).unwrap();
     let (release, _pool) = occupy(&pool, Priority::Build).await;
     let mut builds = Box::pin(pool.run(Priority::Build, || ()));
     assert!(futures::FutureExt::now_or_never(&mut builds).is_none());
+    assert_eq!(pool.run(Priority::Segment, || 1).await, Ok(1));
+    let (flushed, _pool) = occupy(&pool, Priority::Segment).await;
     assert_eq!(pool.run(Priority::Search, || 1).await, Ok(1));
+    flushed.send(()).unwrap();
     release.send(()).unwrap();
     builds.await.unwrap();
 }

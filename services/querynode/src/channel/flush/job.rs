@@ -109,7 +109,7 @@ impl Job {
             let rows = snapshot.clone();
             let encode = move || EncodedSegment::of_growing(&rows);
             async move {
-                let encoded = coded(cpu.run(Priority::Build, encode).await?)?;
+                let encoded = coded(cpu.run(Priority::Segment, encode).await?)?;
                 coded(encoded.store(&*shared.deps.store).await)
             }
             .boxed()
@@ -129,7 +129,7 @@ impl Job {
                 };
                 let chunk = retrying("read a segment back", open).await?;
                 let build = move || SealedSegment::from_file_of(&snapshot, chunk);
-                Some(Arc::new(coded(cpu.run(Priority::Build, build).await?)?))
+                Some(Arc::new(coded(cpu.run(Priority::Segment, build).await?)?))
             }
             false => None,
         };
