@@ -33,6 +33,7 @@ mod buffer;
 mod codes;
 mod column;
 mod diskann;
+mod effort;
 mod error;
 mod file;
 mod flat;

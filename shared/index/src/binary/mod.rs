@@ -17,6 +17,7 @@ use redkite_types::{BitSet, MetricType, StopFlag};
 use self::lists::Lists;
 use crate::{
     allowed::Allowed,
+    effort::Effort,
     error::{Error, Result},
     file::{Header, Stored},
     flat::allowed_rows,
@@ -219,17 +220,18 @@ impl BinaryIndex {
             Some(_) => (params.max_empty_buckets.unwrap_or(DEFAULT_EMPTY_BUCKETS), 0),
             None => (0, k.min(allowed.count)),
         };
-        let effort = (self.rows * nprobe / lists.len()).max(wanted);
-        let effort = effort.min(allowed.count);
+        let effort = Effort::new(nprobe, self.rows, lists.len(), allowed, wanted);
+        let mut visits = effort.begin(allowed, self.rows);
         let mut best = TopK::with_k(k);
-        let (mut seen, mut empty) = (0, 0);
+        let mut empty = 0;
         for (rank, list) in lists.order(self.metric, query).enumerate() {
-            if rank >= nprobe && seen >= effort && empty >= patience {
+            if rank >= nprobe && visits.are_enough() && empty >= patience {
                 break;
             }
             stop.check()?;
             empty += 1;
-            for row in lists.rows(list).iter().filter(|row| allowed.has(**row)) {
+            let (rows, mut seen) = (lists.rows(list), 0);
+            for row in rows.iter().filter(|row| allowed.has(**row)) {
                 seen += 1;
                 let score = distance(self.metric, query, raw.row(*row));
                 if in_range(range, self.metric, score) {
@@ -237,6 +239,7 @@ impl BinaryIndex {
                     best.push(score, *row);
                 }
             }
+            visits.add(rows.len(), seen);
         }
         best.drain_into(self.metric, out);
         Ok(())

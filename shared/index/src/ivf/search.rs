@@ -11,6 +11,7 @@ use super::{IvfIndex, Payload};
 use crate::allowed::Allowed;
 use crate::buffer::view;
 use crate::codes::{Codes, Prepared, normalised};
+use crate::effort::Effort;
 use crate::error::Result;
 use crate::flat::{allowed_rows, scan_exact};
 use crate::index::Hit;
@@ -25,6 +26,10 @@ const DEFAULT_NPROBE: usize = 8;
 
 /// Empty lists in a row that end a range search when nothing else is said.
 const DEFAULT_EMPTY_BUCKETS: usize = 2;
+
+/// How many times more rows are scored exactly under a filter that excludes what lies around the query:
+/// what it allows is about equally far, and codes of a few bits a dimension cannot tell it apart.
+const SKEWED_POOL: usize = 4;
 
 /// Rows whose codes are compared at once.
 const BLOCK: usize = 64;
@@ -71,29 +76,19 @@ pub(super) fn with_scratch<T>(search: impl FnOnce(&mut Scratch) -> T) -> T {
     })
 }
 
-/// When a search may stop to visit lists.
-struct Effort {
-    nprobe: usize,
-    /// Allowed rows to look at, at least. Under a filter it is what `nprobe` lists hold without one:
-    /// the rows that a filter hides around the query are made up for further out.
-    rows: usize,
-}
-
 impl IvfIndex {
     fn effort(&self, params: &SearchParams, allowed: Allowed<'_>, needed: usize) -> Effort {
         let nprobe = params.nprobe.unwrap_or(DEFAULT_NPROBE).min(self.nlist());
-        let usual = match allowed.set {
-            Some(_) => (nprobe * self.rows).div_ceil(self.nlist()),
-            None => 0,
-        };
-        Effort {
-            nprobe,
-            rows: usual.max(needed).min(allowed.count),
-        }
+        Effort::new(nprobe, self.rows, self.nlist(), allowed, needed)
     }
 
     fn norms(&self) -> &[f32] {
         view(&self.inverse_norms)
+    }
+
+    fn list_len(&self, list: u32) -> usize {
+        let offsets = self.offsets();
+        (offsets[list as usize + 1] - offsets[list as usize]) as usize
     }
 
     /// Rows to score exactly for `k` results.
@@ -142,15 +137,20 @@ impl IvfIndex {
             return Ok(());
         }
         self.begin(query, params, &effort, scratch);
-        scratch.best.reset(pool);
-        let (mut rank, mut seen) = (0, 0);
-        while rank < effort.nprobe || seen < effort.rows {
+        let wide_pool = match (&self.payload, allowed.set) {
+            (Payload::Pq { .. } | Payload::Rabitq { .. }, Some(_)) => pool * SKEWED_POOL,
+            _ => pool,
+        };
+        scratch.best.reset(wide_pool.min(allowed.count));
+        let mut visits = effort.begin(allowed, self.rows);
+        let mut rank = 0;
+        while rank < effort.nprobe || !visits.are_enough() {
             stop.check()?;
             let Some(list) = scratch.order.get(rank) else {
                 break;
             };
             rank += 1;
-            seen += match &self.payload {
+            let found = match &self.payload {
                 Payload::Pq { centroids, pq } if pq.layout == Layout::Blocks => {
                     let base = self.base_key(centroids, list, &scratch.query);
                     self.compare_blocks(list, pq, base, allowed, scratch)
@@ -161,6 +161,7 @@ impl IvfIndex {
                     scratch.rows.len()
                 }
             };
+            visits.add(self.list_len(list), found);
         }
         if let Payload::Flat = self.payload {
             scratch.best.drain_into(self.metric, out);
@@ -168,6 +169,9 @@ impl IvfIndex {
         }
         scratch.candidates.clear();
         scratch.best.drain_rows(&mut scratch.candidates);
+        if !visits.are_skewed() {
+            scratch.candidates.truncate(pool);
+        }
         let (candidates, topk) = (&scratch.candidates, &mut scratch.topk);
         rerank(
             &scorer,
@@ -349,15 +353,16 @@ impl IvfIndex {
         self.begin(query, params, &effort, scratch);
         let norms = self.norms();
         scratch.best.reset(limit.min(allowed.count));
-        let (mut rank, mut seen, mut empty) = (0, 0, 0);
-        while rank < effort.nprobe || seen < effort.rows || empty < patience {
+        let mut visits = effort.begin(allowed, self.rows);
+        let (mut rank, mut empty) = (0, 0);
+        while rank < effort.nprobe || !visits.are_enough() || empty < patience {
             stop.check()?;
             let Some(list) = scratch.order.get(rank) else {
                 break;
             };
             rank += 1;
             self.collect(list, allowed, scratch);
-            seen += scratch.rows.len();
+            visits.add(self.list_len(list), scratch.rows.len());
             empty += 1;
             for row in &scratch.rows {
                 let norm = norms.get(*row as usize).copied().unwrap_or(1.0);

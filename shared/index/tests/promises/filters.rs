@@ -140,11 +140,7 @@ fn a_filter_costs_neither_recall_nor_results() {
 /// The recall that there must be: 0.95, but for what is known to miss it (`docs/benchmarks.md`). There it is a
 /// floor below what was measured.
 fn least(name: &str, how: &str) -> f64 {
-    let is_list = name.contains("IVF") || name == "SCANN";
     match how {
-        // The lists nearest to the query hold nothing that is allowed, and those behind them are about
-        // equally far: as many rows as without a filter are too few.
-        "far" if is_list => 0.45,
         "random without the nearest" if ["HNSW_PQ", "SCANN", "IVF_RABITQ"].contains(&name) => 0.65,
         _ => 0.95,
     }
