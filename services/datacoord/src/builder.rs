@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use prost::Message;
-use redkite_catalog::{Catalog, CollectionEntry, keys};
+use redkite_catalog::{Catalog, CatalogView, CollectionEntry, keys};
 use redkite_metastore::{Compare, Op, SharedKv, Txn, TxnOutcome};
 use redkite_node::Peers;
 use redkite_proto::{
@@ -19,7 +19,10 @@ use redkite_runtime::{Backoff, OnFailure, TaskGroup};
 use redkite_types::{
     BuildId, CollectionId, Error, ErrorCode, IndexId, PartitionId, Result, Revision, SegmentId,
 };
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::Semaphore,
+    time::{MissedTickBehavior, interval},
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -32,7 +35,7 @@ const CONCURRENT_BUILDS: usize = 4;
 /// Pause after the first failure of a build; doubled after each further one.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-/// How often work is looked for when nothing changes.
+/// How often work is looked for everywhere, whether it has changed or not.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Has due index builds run.
@@ -122,19 +125,17 @@ impl Builder {
     pub async fn run(self: Arc<Self>) {
         let stop = self.tasks.token();
         let mut revisions = self.catalog.subscribe();
-        let mut seen: HashMap<CollectionId, Arc<CollectionEntry>> = HashMap::new();
+        let mut seen: Arc<CatalogView> = Arc::default();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             revisions.mark_unchanged();
             let view = self.catalog.view();
-            for entry in view.all_collections() {
-                let is_new = seen
-                    .get(&entry.id())
-                    .is_none_or(|before| !Arc::ptr_eq(before, entry));
-                if is_new && self.start_due(entry) {
-                    seen.insert(entry.id(), entry.clone());
-                }
+            let changed = view.changed_since(&seen);
+            for entry in changed.filter_map(|changed| changed.new) {
+                self.start_due(entry);
             }
-            seen.retain(|id, _| view.collection_by_id(*id).is_some());
+            seen = view;
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = revisions.changed() => {
@@ -142,13 +143,13 @@ impl Builder {
                         return;
                     }
                 }
-                () = tokio::time::sleep(TICK) => seen.clear(),
+                _ = tick.tick() => seen = Arc::default(),
             }
         }
     }
 
-    /// Starts a task for each thing that is due; true, so that a caller can chain.
-    fn start_due(self: &Arc<Self>, entry: &CollectionEntry) -> bool {
+    /// Starts a task for each thing that is due.
+    fn start_due(self: &Arc<Self>, entry: &CollectionEntry) {
         let found = {
             let running = self.running.lock();
             due(entry, |build| running.values().any(|known| *known == build))
@@ -182,7 +183,6 @@ impl Builder {
                     builder.running.lock().remove(&job.id());
                 });
         }
-        true
     }
 
     /// Records the build where it is new, runs it, and writes down how it ended.
