@@ -113,8 +113,8 @@ def test_every_snapshot_is_a_moment_while_all_goes_on(tmp_path, s3, store):
         def collect():
             try:
                 # No file is too young to be collected here: without pauses no flush would ever be committed on a
-                # busy machine.
-                while not stop.wait(pauses.uniform(0, 0.3)):
+                # busy machine, where one takes a second on S3.
+                while not stop.wait(pauses.uniform(0, 2)):
                     redkite.gc(server)
                     client.compact("films")
             except Exception as error:  # noqa: BLE001: shown below

@@ -6,6 +6,7 @@ whose maker is gone.
 """
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
@@ -118,9 +119,16 @@ def small_disk(size_bytes):
 
 
 def fill(place, leave=0):
-    """Fills the file system of a folder but for `leave` bytes; returns the file to delete."""
+    """Fills the file system of a folder but for `leave` bytes; returns the file to delete, which may be missing."""
     filler = place / "filler"
-    with open(filler, "ab") as file:
+    try:
+        file = open(filler, "ab")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        # Whoever writes there at the same time was faster.
+        return filler
+    with file:
         while True:
             stat = os.statvfs(place)
             left = stat.f_bavail * stat.f_frsize - leave
