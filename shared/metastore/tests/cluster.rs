@@ -10,12 +10,14 @@ use redkite_metastore::{
     Error, Leadership, MetaClient, MetaClientOptions, MetaKv as _, MetaNode, MetaNodeOptions,
     MetaService, Op, Txn, read_all, testing,
 };
+use redkite_proto::redkite::metastore::{RaftMessage, raft_client::RaftClient};
 use redkite_rpc::{ChannelPool, RpcOptions, ServerBuilder};
 use redkite_runtime::{Health, OnFailure, TaskGroup};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+const ELECTION_MIN: Duration = Duration::from_millis(600);
 
 struct Replica {
     node: MetaNode,
@@ -58,7 +60,7 @@ impl Cluster {
         options.snapshot_every = 50;
         options.keep_entries = 10;
         options.heartbeat = Duration::from_millis(100);
-        options.election_min = Duration::from_millis(600);
+        options.election_min = ELECTION_MIN;
         options.election_max = Duration::from_millis(1_200);
         options.request_timeout = Duration::from_secs(3);
         let tasks = TaskGroup::new(format!("replica {id}"));
@@ -200,6 +202,25 @@ async fn a_leader_without_a_quorum_answers_nothing() {
         matches!(error, Error::Unavailable { .. } | Error::NotLeader { .. }),
         "{error:?}"
     );
+}
+
+/// It has forgotten that it confirmed a leader, which relies on that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_was_restarted_gives_no_vote_while_what_it_confirmed_may_serve() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let other = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.stop(other).await;
+    let restarted = Instant::now();
+    cluster.restart(other).await;
+    // Of a term that is long over, so that it changes nothing.
+    let request = openraft::raft::VoteRequest::new(openraft::Vote::new(0, leader), None);
+    let payload = postcard::to_stdvec(&request).unwrap().into();
+    let address = format!("http://{}", cluster.addresses[&other]);
+    let channel = tonic::transport::Endpoint::from_shared(address).unwrap();
+    let mut client = RaftClient::new(channel.connect().await.unwrap());
+    client.vote(RaftMessage { payload }).await.unwrap();
+    assert!(restarted.elapsed() >= ELECTION_MIN / 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

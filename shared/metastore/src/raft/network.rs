@@ -22,6 +22,7 @@ use redkite_proto::redkite::metastore as pb;
 use redkite_rpc::ChannelPool;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -202,6 +203,9 @@ fn decode<T: DeserializeOwned>(message: &pb::RaftMessage) -> Result<T, Status> {
 #[derive(Clone)]
 pub(super) struct RaftService {
     pub(super) raft: Raft,
+    /// No other replica gets this one's vote before: what it has confirmed in an earlier life serves
+    /// until then, see `MetaNode::confirm_lead`.
+    pub(super) votes_from: Instant,
 }
 
 impl RaftService {
@@ -229,6 +233,7 @@ impl pb::raft_server::Raft for RaftService {
         request: Request<pb::RaftMessage>,
     ) -> Result<Response<pb::RaftMessage>, Status> {
         let request: VoteRequest<u64> = decode(request.get_ref())?;
+        tokio::time::sleep_until(self.votes_from).await;
         let response = self.raft.vote(request).await.map_err(refused)?;
         Ok(Response::new(encode(&response)?))
     }

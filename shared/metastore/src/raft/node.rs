@@ -51,6 +51,8 @@ pub(super) struct Inner {
     pub(super) confirmed_until: Mutex<Instant>,
     /// For so long a quorum's confirmation serves.
     pub(super) confirmed_for: Duration,
+    /// Other replicas get its vote from then on.
+    pub(super) votes_from: tokio::time::Instant,
 }
 
 impl MetaNode {
@@ -139,6 +141,7 @@ impl MetaNode {
         );
         let request_timeout = options.request_timeout;
         let node_id = options.node_id;
+        let confirmed_for = options.election_min / 2;
         let inner = Inner {
             node_id,
             raft,
@@ -150,7 +153,11 @@ impl MetaNode {
             tasks,
             request_timeout,
             confirmed_until: Mutex::new(Instant::now()),
-            confirmed_for: options.election_min / 2,
+            confirmed_for,
+            votes_from: match pristine {
+                true => tokio::time::Instant::now(),
+                false => tokio::time::Instant::now() + confirmed_for,
+            },
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -196,6 +203,7 @@ impl MetaNode {
     pub fn raft_service(&self) -> raft_server::RaftServer<impl raft_server::Raft + use<>> {
         RaftService {
             raft: self.inner.raft.clone(),
+            votes_from: self.inner.votes_from,
         }
         .into_server()
     }

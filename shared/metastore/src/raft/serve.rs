@@ -39,7 +39,8 @@ impl MetaNode {
     ///
     /// # Correctness
     /// A quorum that has confirmed a leader votes for no other within an election timeout, so one
-    /// round of messages serves for half of that. Instants go on while a process is stopped.
+    /// round of messages serves for half of that. One of it that was restarted has forgotten what it
+    /// confirmed, and votes for nobody for as long. Instants go on while a process is stopped.
     ///
     /// # Errors
     /// [`Error::NotLeader`]; [`Error::Unavailable`] without a quorum.
