@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 
 import pytest
@@ -236,16 +237,37 @@ def memory_group(limit_bytes):
         group.close()
 
 
+def _library(folder, name):
+    """A library made of `name`.c beside this file, to be loaded before others."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    source = pathlib.Path(__file__).with_name(f"{name}.c")
+    library = folder / f"{name}.so"
+    _try(compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl")
+    return library
+
+
+class MovedClock:
+    """A library that, loaded before others, moves the wall clock; at first by nothing."""
+
+    def __init__(self, folder):
+        library = _library(folder, "moved_clock")
+        self.seconds = folder / "seconds"
+        self.seconds.write_bytes(bytes(8))
+        self.env = {"LD_PRELOAD": str(library), "REDKITE_MOVED_CLOCK": str(self.seconds)}
+
+    def move(self, seconds):
+        """The clock shows so many seconds more than it should from now on."""
+        with open(self.seconds, "r+b") as file:
+            file.write(seconds.to_bytes(8, sys.byteorder, signed=True))
+
+
 class FailingSync:
     """A library that, loaded before others, makes syncs of some files fail with EIO."""
 
     def __init__(self, folder):
-        compiler = shutil.which("cc") or shutil.which("gcc")
-        if compiler is None:
-            pytest.skip("there is no C compiler")
-        source = pathlib.Path(__file__).with_name("failing_sync.c")
-        library = folder / "failing_sync.so"
-        _try(compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl")
+        library = _library(folder, "failing_sync")
         self.flag = folder / "failing"
         self.env = {"LD_PRELOAD": str(library), "REDKITE_FAILING_SYNC": str(self.flag)}
 
