@@ -69,6 +69,15 @@ impl Announce for PeerAnnounce {
         self.sync(revision, collection, within, true).await
     }
 
+    async fn data_coord(&self, revision: Revision) -> Result<()> {
+        let request = datacoord::SyncRequest {
+            revision: revision.0,
+        };
+        let answer = self.0.data_coord()?.sync(Request::new(request)).await;
+        answer.map_err(|status| from_status(&status).error)?;
+        Ok(())
+    }
+
     async fn drop_data(
         &self,
         collection: CollectionId,

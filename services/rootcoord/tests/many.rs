@@ -57,6 +57,10 @@ impl Announce for Alone {
         Ok(true)
     }
 
+    async fn data_coord(&self, _: Revision) -> Result<()> {
+        Ok(())
+    }
+
     async fn drop_data(&self, _: CollectionId, _: Option<PartitionId>) -> Result<()> {
         Ok(())
     }

@@ -37,6 +37,16 @@ pub struct StepInfo {
     pub(crate) timeout: Option<Duration>,
 }
 
+impl StepInfo {
+    /// Whether anybody could tell that it ran.
+    fn has_effect(&self) -> bool {
+        match self.kind {
+            StepKind::Allocate | StepKind::Wait => false,
+            StepKind::Call | StepKind::Meta => true,
+        }
+    }
+}
+
 /// The list of steps, and what follows from it for writes and unwinding.
 #[derive(Clone, Debug)]
 pub(crate) struct StepPlan {
@@ -72,6 +82,7 @@ impl StepPlan {
         for (index, info) in self.steps.iter().enumerate().skip(cursor) {
             match info.kind {
                 StepKind::Call => end = index + 1,
+                StepKind::Wait => {}
                 StepKind::Allocate | StepKind::Meta => return end,
             }
             if info.has_output || self.writes_at_end(index) {
@@ -98,11 +109,7 @@ impl StepPlan {
         if self.steps.iter().filter(|step| step.is_pivot).count() > 1 {
             return Some("more than one step is the pivot".to_owned());
         }
-        if !self
-            .steps
-            .iter()
-            .any(|step| step.kind != StepKind::Allocate)
-        {
+        if !self.steps.iter().any(|step| step.has_effect()) {
             return Some("no step has an effect".to_owned());
         }
         self.steps.iter().enumerate().find_map(|(index, step)| {
@@ -111,7 +118,7 @@ impl StepPlan {
                 Some(format!(
                     "step {name} lies behind the pivot and is never undone"
                 ))
-            } else if step.kind == StepKind::Allocate && (step.undo.is_some() || step.is_pivot) {
+            } else if !step.has_effect() && (step.undo.is_some() || step.is_pivot) {
                 Some(format!(
                     "step {name} has no effect, so neither undo nor pivot"
                 ))
@@ -327,6 +334,7 @@ impl fmt::Display for StepInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
             StepKind::Allocate => "allocate",
+            StepKind::Wait => "wait",
             StepKind::Call => "call",
             StepKind::Meta => "meta",
         };
@@ -382,6 +390,20 @@ mod tests {
     }
 
     #[test]
+    fn behind_a_wait_a_call_may_be_started_without_a_write() {
+        let plan = plan(vec![
+            step("a", StepKind::Wait),
+            step("b", StepKind::Call),
+            step("c", StepKind::Wait),
+            step("d", StepKind::Call),
+            step("e", StepKind::Wait),
+            step("f", StepKind::Meta),
+        ]);
+        let found: Vec<usize> = (0..6).map(|cursor| plan.maybe_started(cursor)).collect();
+        assert_eq!(found, [4, 4, 4, 4, 4, 5]);
+    }
+
+    #[test]
     fn a_call_that_is_the_pivot_is_written_before_the_next_call() {
         let mut pivot = step("a", StepKind::Call);
         pivot.is_pivot = true;
@@ -422,6 +444,7 @@ mod tests {
         let cases = [
             (vec![], "no step has an effect"),
             (vec![step("a", StepKind::Allocate)], "no step has an effect"),
+            (vec![step("a", StepKind::Wait)], "no step has an effect"),
             (vec![call(), call()], "step a is listed twice"),
             (
                 vec![pivot("a"), pivot("b")],
@@ -433,6 +456,10 @@ mod tests {
             ),
             (
                 vec![undo("b", StepKind::Allocate), call()],
+                "step b has no effect, so neither undo nor pivot",
+            ),
+            (
+                vec![undo("b", StepKind::Wait), call()],
                 "step b has no effect, so neither undo nor pivot",
             ),
         ];

@@ -2,8 +2,8 @@
 //!
 //! # Writes
 //! As few as safety allows, each one transaction:
-//! - nothing is written before the first step that is not an allocation; the record's creation is
-//!   one transaction with it if it is a metadata step;
+//! - nothing is written before the first step that has an effect (allocations and waits have none); the
+//!   record's creation is one transaction with it if it is a metadata step;
 //! - a metadata step's change, its own advance and all outputs since the last write are one;
 //! - a call is preceded by a write only if there is an output that is not recorded yet (a repetition
 //!   after a crash might bring another one) or no record yet; so calls without output follow each

@@ -268,6 +268,8 @@ impl Refusal {
 pub enum StepKind {
     /// Makes or looks up a value (an id, a timestamp) and has no other effect.
     Allocate,
+    /// Waits for others, who keep nothing of it.
+    Wait,
     /// Calls others; at least once.
     Call,
     /// Changes metadata; exactly once.
@@ -327,6 +329,26 @@ impl<P: Send + Sync + 'static> Step<P> {
                 .map(|made| {
                     let output = made.map_err(StepError::without_effect)?;
                     raw(Txn::new(), &output)
+                })
+                .boxed()
+        })
+    }
+
+    /// A step that waits until others are where the saga wants them, and leaves nothing behind.
+    ///
+    /// It needs no undo and no record: before the first write the saga can still vanish without a
+    /// trace. A retriable error is tried again within the budget, any other ends the saga.
+    pub fn wait<F, Fut>(key: StepKey<()>, run: F) -> Self
+    where
+        F: Fn(StepCx<P>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = redkite_types::Result<()>> + Send + 'static,
+    {
+        Self::new(key, StepKind::Wait, move |cx| {
+            run(cx)
+                .map(|waited| {
+                    waited
+                        .map(|()| RawEffect::default())
+                        .map_err(StepError::without_effect)
                 })
                 .boxed()
         })

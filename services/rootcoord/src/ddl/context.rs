@@ -46,6 +46,12 @@ pub trait Announce: Send + Sync + 'static {
         within: Duration,
     ) -> Result<bool>;
 
+    /// Waits until the data coordinator has acted on a revision.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or is not that far in time; retry.
+    async fn data_coord(&self, revision: Revision) -> Result<()>;
+
     /// Removes the data of a dropped collection or partition.
     ///
     /// # Errors

@@ -39,6 +39,7 @@ pub fn registry(context: &Arc<DdlContext>) -> redkite_saga::Result<Registry> {
     registry.register(alter_collection::RenameCollection(context.clone()))?;
     registry.register(alter_schema::AddField(context.clone()))?;
     registry.register(alter_schema::AlterField(context.clone()))?;
+    registry.register(partition::CreatePartitionV1(context.clone()))?;
     registry.register(partition::CreatePartition(context.clone()))?;
     registry.register(partition::DropPartition(context.clone()))?;
     registry.register(alias::PutAlias(context.clone()))?;

@@ -6,8 +6,8 @@ use prost::Message;
 use redkite_catalog::keys;
 use redkite_metastore::Op;
 use redkite_proto::redkite::meta::CollectionInfo;
-use redkite_saga::{LockKey, Step, StepError, StepKey};
-use redkite_types::{CollectionId, DatabaseId, Error, ErrorCode};
+use redkite_saga::{LockKey, Step, StepCx, StepError, StepKey};
+use redkite_types::{CollectionId, DatabaseId, Error, ErrorCode, Result, Revision};
 
 use super::context::DdlContext;
 
@@ -46,8 +46,16 @@ pub fn take_collection(collection: CollectionId) -> LockKey {
 
 /// Waits until every live proxy shows what the saga has written. Only after the pivot.
 pub fn expire_proxy_caches<P: Send + Sync + 'static>(context: &Arc<DdlContext>) -> Step<P> {
+    await_proxies(EXPIRE_PROXY_CACHES, context)
+}
+
+/// As [`expire_proxy_caches`], under another name.
+pub fn await_proxies<P: Send + Sync + 'static>(
+    key: StepKey<()>,
+    context: &Arc<DdlContext>,
+) -> Step<P> {
     let context = context.clone();
-    Step::call(EXPIRE_PROXY_CACHES, move |cx| {
+    Step::call(key, move |cx| {
         let context = context.clone();
         async move { Ok(context.announce.proxies(cx.revision).await?) }
     })
@@ -57,27 +65,52 @@ pub fn expire_proxy_caches<P: Send + Sync + 'static>(context: &Arc<DdlContext>) 
 pub fn sync_querycoord<P, F>(context: &Arc<DdlContext>, collection: F) -> Step<P>
 where
     P: Send + Sync + 'static,
-    F: Fn(&redkite_saga::StepCx<P>) -> redkite_types::Result<CollectionId> + Send + Sync + 'static,
+    F: Fn(&StepCx<P>) -> Result<CollectionId> + Send + Sync + 'static,
 {
     let context = context.clone();
     let collection = Arc::new(collection);
     Step::call(SYNC_QUERYCOORD, move |cx| {
         let (context, collection) = (context.clone(), collection.clone());
+        async move { acted_upon(&context, cx.revision, collection(&cx)?).await }
+    })
+}
+
+/// Waits until the query nodes have acted on what the saga has written, and the data coordinator knows
+/// of it.
+pub fn announce<P, F>(key: StepKey<()>, context: &Arc<DdlContext>, collection: F) -> Step<P>
+where
+    P: Send + Sync + 'static,
+    F: Fn(&StepCx<P>) -> Result<CollectionId> + Send + Sync + 'static,
+{
+    let context = context.clone();
+    let collection = Arc::new(collection);
+    Step::call(key, move |cx| {
+        let (context, collection) = (context.clone(), collection.clone());
         async move {
-            let id = collection(&cx)?;
-            let done = context
-                .announce
-                .query_nodes(cx.revision, id, QUERY_NODES_WITHIN)
-                .await?;
-            if done {
-                return Ok(());
-            }
-            Err(StepError::Unknown(Error::new(
-                ErrorCode::ServiceUnavailable,
-                format!("query nodes have not acted on collection {id} in time"),
-            )))
+            let query = acted_upon(&context, cx.revision, collection(&cx)?);
+            let data = context.announce.data_coord(cx.revision);
+            let (query, data) = futures::join!(query, data);
+            query.and(data.map_err(StepError::Unknown))
         }
     })
+}
+
+async fn acted_upon(
+    context: &DdlContext,
+    revision: Revision,
+    id: CollectionId,
+) -> std::result::Result<(), StepError> {
+    let done = context
+        .announce
+        .query_nodes(revision, id, QUERY_NODES_WITHIN)
+        .await?;
+    if done {
+        return Ok(());
+    }
+    Err(StepError::Unknown(Error::new(
+        ErrorCode::ServiceUnavailable,
+        format!("query nodes have not acted on collection {id} in time"),
+    )))
 }
 
 /// Tells the query nodes of what the saga has written and waits a little, but goes on without them:
@@ -111,7 +144,7 @@ pub fn await_query_nodes<P, F>(
 ) -> Step<P>
 where
     P: Send + Sync + 'static,
-    F: Fn(&redkite_saga::StepCx<P>) -> redkite_types::Result<CollectionId> + Send + Sync + 'static,
+    F: Fn(&StepCx<P>) -> Result<CollectionId> + Send + Sync + 'static,
 {
     let context = context.clone();
     let collection = Arc::new(collection);

@@ -38,6 +38,7 @@ use crate::{
 };
 
 mod access;
+mod documented;
 mod schema;
 mod truncate;
 mod weaknesses;
@@ -50,6 +51,8 @@ struct Obedient {
     asked: Mutex<Vec<CollectionId>>,
     /// What the query nodes answer.
     nodes_refuse: Mutex<Option<Error>>,
+    /// What the data coordinator answers to an announcement.
+    data_refuses: Mutex<Option<Error>>,
     /// What the proxies answer.
     proxies_refuse: Mutex<Option<Error>>,
     /// Whether the query nodes leave everybody waiting.
@@ -64,6 +67,10 @@ impl Announce for Obedient {
 
     async fn tell_query_nodes(&self, _: Revision, id: CollectionId, _: Duration) -> Result<bool> {
         self.act(id).await
+    }
+
+    async fn data_coord(&self, _: Revision) -> Result<()> {
+        self.data_refuses.lock().clone().map_or(Ok(()), Err)
     }
 
     async fn drop_data(&self, id: CollectionId, partition: Option<PartitionId>) -> Result<()> {
@@ -211,6 +218,7 @@ impl Deployment {
             kv: kv.clone(),
             asked: Mutex::default(),
             nodes_refuse: Mutex::default(),
+            data_refuses: Mutex::default(),
             proxies_refuse: Mutex::default(),
             silent: watch::Sender::new(false),
         });
@@ -547,21 +555,20 @@ async fn drop_collection_always_comes_to_its_end() {
     .await;
 }
 
+async fn partition_params(context: Arc<DdlContext>) -> partition::PartitionParams {
+    let Command::CreatePartition(request) = create_partition("p") else {
+        unreachable!()
+    };
+    partition::create_params(&context, "", request)
+        .await
+        .unwrap()
+}
+
 #[tokio::test]
 async fn create_partition_is_all_or_nothing() {
-    suites(
-        vec![create_index(), load_books()],
-        partition::CreatePartition,
-        |context| async move {
-            let Command::CreatePartition(request) = create_partition("p") else {
-                unreachable!()
-            };
-            partition::create_params(&context, "", request)
-                .await
-                .unwrap()
-        },
-    )
-    .await;
+    let setup = || vec![create_index(), load_books()];
+    suites(setup(), partition::CreatePartition, partition_params).await;
+    suites(setup(), partition::CreatePartitionV1, partition_params).await;
 }
 
 #[tokio::test]

@@ -295,6 +295,10 @@ impl Announce for Obedient {
         Ok(true)
     }
 
+    async fn data_coord(&self, _: Revision) -> Result<()> {
+        Ok(())
+    }
+
     async fn drop_data(&self, id: CollectionId, partition: Option<PartitionId>) -> Result<()> {
         let prefix = match partition {
             Some(partition) => keys::partition_segments(id, partition),

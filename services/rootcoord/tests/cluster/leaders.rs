@@ -15,6 +15,7 @@ use crate::{
 };
 
 const SYNC_QUERYCOORD: &str = "sync_querycoord";
+const ANNOUNCE: &str = "announce";
 
 fn create(name: &str) -> Command {
     let id = FieldSchema {
@@ -191,7 +192,7 @@ async fn a_partition_that_cannot_be_created_leaves_nothing_whoever_leads() {
     let case = Case {
         before: |name| vec![create(name)],
         command: create_partition,
-        rejected: Some(SYNC_QUERYCOORD),
+        rejected: Some(ANNOUNCE),
     };
     case.at_every_point().await;
 }

@@ -6,7 +6,7 @@ use redkite_metastore::{Op, SharedKv, Txn};
 use redkite_saga::Saga;
 use redkite_saga::testing::{World, assert_golden, dump, run_all};
 
-use crate::toy::{Alter, Calls, Create, Drop, Remote, kv, named, registry, thing};
+use crate::toy::{Alter, Calls, Create, Drop, Remote, Waits, kv, named, registry, thing};
 
 fn world<S: Saga<Params = crate::toy::Named>>(
     kv: SharedKv,
@@ -43,6 +43,18 @@ async fn a_change_that_ends_with_a_call_passes() {
         let remote = Remote::new();
         let context = remote.clone();
         world(kv(), remote, move || Alter {
+            remote: context.clone(),
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn waits_between_the_steps_pass() {
+    run_all(|| async {
+        let remote = Remote::new();
+        let context = remote.clone();
+        world(kv(), remote, move || Waits {
             remote: context.clone(),
         })
     })
@@ -111,6 +123,13 @@ drop/v2
   release: call
   forget: call
   remove: meta
+waits/v1
+  before: wait
+  first: call, undo call
+  between: wait
+  second: call, undo call
+  at_last: wait
+  commit: meta, pivot
 ";
 
 #[test]

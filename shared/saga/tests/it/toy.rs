@@ -260,6 +260,58 @@ impl Saga for Alter {
     }
 }
 
+/// Waits before it begins, between two calls and before its pivot.
+pub(crate) struct Waits {
+    pub(crate) remote: Arc<Remote>,
+}
+
+impl Saga for Waits {
+    const KIND: &'static str = "waits";
+    const VERSION: u32 = 1;
+    type Params = Named;
+    type Output = ();
+
+    fn locks(&self, params: &Named) -> Vec<LockKey> {
+        vec![LockKey::write(thing(&params.name))]
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let wait = |name: &'static str| {
+            let remote = self.remote.clone();
+            Step::wait(StepKey::new(name), move |_| {
+                let entered = remote.enter(name);
+                async move { entered.map_err(|error| error.error().clone()) }
+            })
+        };
+        let announce = |name: &'static str| {
+            let (remote, undone) = (self.remote.clone(), self.remote.clone());
+            Step::call(StepKey::new(name), move |cx| {
+                let remote = remote.clone();
+                async move { remote.announce(format!("{}-{name}", cx.params.name)).await }
+            })
+            .undo_call(move |cx| {
+                let released = undone.release("release", &format!("{}-{name}", cx.params.name));
+                async move { released }
+            })
+        };
+        vec![
+            wait("before"),
+            announce("first"),
+            wait("between"),
+            announce("second"),
+            wait("at_last"),
+            Step::meta(COMMIT, |cx| {
+                Ok(Txn::new().then(Op::put(thing(&cx.params.name), "created")))
+            })
+            .pivot(),
+        ]
+    }
+
+    fn output(&self, _params: &Named, _outputs: &Outputs) -> Result<()> {
+        Ok(())
+    }
+}
+
 const FIRST: StepKey<()> = StepKey::new("first");
 const SECOND: StepKey<String> = StepKey::new("second");
 const THIRD: StepKey<()> = StepKey::new("third");
@@ -337,6 +389,11 @@ pub(crate) fn registry(kv: &SharedKv, remote: &Arc<Remote>) -> Registry {
         .unwrap();
     registry
         .register(Alter {
+            remote: remote.clone(),
+        })
+        .unwrap();
+    registry
+        .register(Waits {
             remote: remote.clone(),
         })
         .unwrap();

@@ -64,6 +64,12 @@ async fn cut_off(
     found.into_iter().next().unwrap()
 }
 
+fn away() -> Error {
+    let mut away = Error::internal("the proxy is away");
+    away.retriable = true;
+    away
+}
+
 /// 1: the list of steps is lost with the process. 3: recovery takes a new timestamp.
 #[tokio::test]
 async fn what_a_crash_cuts_off_goes_on_where_it_was_with_its_ids_and_its_time() {
@@ -125,25 +131,70 @@ async fn the_step_that_fails_is_taken_back_too() {
 async fn a_step_that_never_succeeds_can_be_seen_with_its_reason_and_blocks_nobody_else() {
     let deployment = loaded().await;
     let gate = Arc::new(deployment.gate().await);
-    let mut away = Error::internal("the proxy is away");
-    away.retriable = true;
-    *deployment.others.proxies_refuse.lock() = Some(away);
     let submitting = gate.clone();
     let mut request = JoinSet::new();
+    deployment.others.silent.send_replace(true);
+    let asked = deployment.others.asked.lock().len();
     request.spawn(async move { submit(&submitting, create_partition("p")).await });
+    redkite_runtime::testing::eventually("it has come to the query nodes", PATIENCE, || async {
+        (deployment.others.asked.lock().len() > asked).then_some(())
+    })
+    .await;
+    *deployment.others.proxies_refuse.lock() = Some(away());
+    deployment.others.silent.send_replace(false);
     redkite_runtime::testing::eventually("it is tried again", PATIENCE, || async {
         let sagas = gate.executor().list();
         sagas.iter().any(|saga| saga.retries > 0).then_some(())
     })
     .await;
     let saga = gate.executor().list().remove(0);
-    assert_eq!(saga.step.as_deref(), Some("expire_proxy_caches"));
+    assert_eq!(saga.step.as_deref(), Some("publish"));
     let why = saga.last_error.unwrap();
     assert!(why.contains("the proxy is away"), "{why}");
     *deployment.others.proxies_refuse.lock() = None;
     request.join_all().await.remove(0).unwrap();
     gate.executor().idle().await;
     assert!(gate.executor().list().is_empty());
+}
+
+/// 3, before anything is written: who does not answer shows, and nothing is to be taken back.
+#[tokio::test]
+async fn a_proxy_that_does_not_answer_shows_before_anything_is_written() {
+    let deployment = loaded().await;
+    let before = dump(deployment.kv.as_ref()).await;
+    let asked = deployment.others.asked.lock().len();
+    let gate = deployment.gate().await;
+    *deployment.others.proxies_refuse.lock() = Some(away());
+    let error = submit(&gate, create_partition("p")).await.unwrap_err();
+    assert!(error.message.contains("the proxy is away"), "{error}");
+    assert_eq!(deployment.others.asked.lock().len(), asked);
+    assert!(gate.executor().list().is_empty());
+    let after = dump(deployment.kv.as_ref()).await;
+    // Ids and times come in windows, and taking one is not part of the definition.
+    let is_window = |line: &&str| line.contains(keys::TSO_WINDOW) || line.contains(keys::ID_WINDOW);
+    let written = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !is_window(line));
+        lines.map(str::to_owned).collect()
+    };
+    assert_eq!(written(&after), written(&before));
+    *deployment.others.proxies_refuse.lock() = None;
+    submit(&gate, create_partition("p")).await.unwrap();
+}
+
+/// 2 and the order of Milvus: the data coordinator is told as well, and what it cannot take is taken back.
+#[tokio::test]
+async fn what_the_data_coordinator_does_not_hear_of_is_taken_back() {
+    let deployment = loaded().await;
+    let gate = deployment.gate().await;
+    *deployment.others.data_refuses.lock() = Some(refusal());
+    let error = submit(&gate, create_partition("p")).await.unwrap_err();
+    assert!(error.message.contains(IN_DOUBT), "{error}");
+    let entry = books(&deployment).await;
+    assert!(records(&deployment, "p").await.is_empty());
+    assert_eq!(entry.loaded_partitions.len(), entry.partitions.len());
+    *deployment.others.data_refuses.lock() = None;
+    submit(&gate, create_partition("p")).await.unwrap();
+    assert_eq!(records(&deployment, "p").await.len(), 1);
 }
 
 /// 4: a request that comes while an earlier one of the same name is still being taken back makes a
