@@ -3,6 +3,20 @@
 use redkite_config::{ByteSize, Error, HumanDuration, Result, Validate};
 use serde::{Deserialize, Serialize};
 
+/// What is mapped where neither field, index nor collection say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mmap {
+    /// Nothing but indexes that are meant to stay on disk.
+    Off,
+    /// Vectors that searches only look up one by one, to score exactly what an index in memory has
+    /// found by its codes. Only where segments are local files.
+    #[default]
+    Vectors,
+    /// Vectors, columns and indexes.
+    All,
+}
+
 /// Section `querynode` of the configuration.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -25,9 +39,8 @@ pub struct QueryNodeOptions {
     pub flush_concurrency: usize,
     /// Segments that are loaded at the same time.
     pub load_concurrency: usize,
-    /// Whether vectors, columns and indexes of collections that do not say otherwise stay in files
-    /// and are mapped (`mmap.enabled`).
-    pub mmap: bool,
+    /// What stays in files and is mapped of collections that do not say (`mmap.enabled`).
+    pub mmap: Mmap,
     /// Decoded columns of such collections that are kept in memory for the next read.
     pub column_cache_size: ByteSize,
     /// Whether rows that are in no segment file get indexes in memory, so that a search need not
@@ -50,7 +63,7 @@ impl Default for QueryNodeOptions {
             write_queue_length: 1_024,
             flush_concurrency: 2,
             load_concurrency: 4,
-            mmap: false,
+            mmap: Mmap::Vectors,
             column_cache_size: ByteSize::mib(256),
             interim_index: true,
             load_wait: HumanDuration::millis(200),

@@ -1,6 +1,10 @@
 //! Segments and their indexes from files into memory, in tasks of their own.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::join_all;
 use redkite_index::ColumnIndex;
@@ -51,6 +55,8 @@ pub(super) struct LoadOutcome {
 
 struct LoadedSegment {
     segment: Arc<SealedSegment>,
+    /// The fields whose columns were left in the file; `None` when the rows were there already.
+    mapped: Option<BTreeSet<FieldId>>,
     opened: BTreeMap<FieldId, i64>,
     /// Why an index could not be opened; the rows are served without it.
     index_failure: Option<Error>,
@@ -117,12 +123,23 @@ impl Owner {
         let deletes_from = self.state.deletes.end();
         self.loads.running.insert(number, deletes_from);
         sealed.load = Some(number);
+        let rows = sealed.loaded.clone();
+        let moves = || {
+            let schema = &self.state.schema;
+            self.channel.shared.has_files && self.state.mapping.moves(schema, &sealed.mapped)
+        };
+        // With an index that goes by its codes the vectors need not be in memory any longer.
+        let rows = rows.filter(|_| !moves());
+        let builds = match rows {
+            Some(_) => sealed.missing_builds().cloned().collect(),
+            None => sealed.builds.values().cloned().collect(),
+        };
         let load = Load {
             info: sealed.info.clone(),
             schema: self.state.schema.clone(),
             mapping: self.state.mapping.clone(),
-            rows: sealed.loaded.clone(),
-            builds: sealed.missing_builds().cloned().collect(),
+            rows,
+            builds,
             deltas,
             recent: self.state.deletes.unflushed().cloned().collect(),
         };
@@ -165,6 +182,11 @@ impl Owner {
                     }
                     loaded.segment.adopt(&self.state.schema);
                     sealed.loaded = Some(loaded.segment);
+                    if let Some(mapped) = loaded.mapped {
+                        sealed.mapped = mapped;
+                        // Those that were opened beside the rows before are not with these.
+                        sealed.opened.clear();
+                    }
                     sealed.opened.extend(loaded.opened);
                     match loaded.index_failure {
                         Some(error) => sealed.failed(error),
@@ -273,8 +295,10 @@ impl Load {
                 }
             }
         }
+        let is_read = self.rows.is_none();
         Ok(LoadedSegment {
             segment,
+            mapped: is_read.then(|| self.mapping.columns.clone()),
             opened,
             index_failure,
         })

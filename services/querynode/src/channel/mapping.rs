@@ -6,6 +6,8 @@ use redkite_index::IndexType;
 use redkite_proto::redkite::meta::IndexInfo;
 use redkite_types::{CollectionSchema, FieldId};
 
+use crate::options::Mmap;
+
 /// Milvus's key among a collection's properties, a field's type parameters and an index's
 /// parameters.
 const KEY: &str = "mmap.enabled";
@@ -25,23 +27,30 @@ impl Mapping {
         schema: &CollectionSchema,
         properties: &[(String, String)],
         indexes: &HashMap<FieldId, IndexInfo>,
-        node: bool,
+        node: Mmap,
     ) -> Self {
         let collection = setting(pairs(properties));
-        let is_on_disk = |index: &IndexInfo| {
-            IndexType::parse(&index.index_type).is_ok_and(IndexType::is_on_disk)
+        let is_on_disk = |index: &IndexInfo| kind(index).is_some_and(IndexType::is_on_disk);
+        let by_default = |field: FieldId| {
+            let index = indexes.get(&field);
+            match node {
+                Mmap::Off => index.is_some_and(is_on_disk),
+                Mmap::Vectors => index.and_then(kind).is_some_and(IndexType::goes_by_codes),
+                Mmap::All => true,
+            }
         };
         let columns = schema.fields.iter();
         let columns = columns
             .filter(|field| {
                 let set = setting(pairs(&field.type_params)).or(collection);
-                set.unwrap_or(node || indexes.get(&field.id).is_some_and(is_on_disk))
+                set.unwrap_or_else(|| by_default(field.id))
             })
             .map(|field| field.id);
         let is_mapped = |index: &IndexInfo| {
             let params = index.params.iter();
             let params = params.map(|pair| (pair.key.as_str(), pair.value.as_str()));
-            is_on_disk(index) || setting(params).or(collection).unwrap_or(node)
+            let set = setting(params).or(collection);
+            is_on_disk(index) || set.unwrap_or(node == Mmap::All)
         };
         let indexes = indexes.iter().filter(|(_, index)| is_mapped(index));
         Self {
@@ -49,6 +58,21 @@ impl Mapping {
             indexes: indexes.map(|(field, _)| *field).collect(),
         }
     }
+}
+
+impl Mapping {
+    /// Whether vectors are to be mapped that are not among the columns which are.
+    pub(crate) fn moves(&self, schema: &CollectionSchema, mapped: &BTreeSet<FieldId>) -> bool {
+        let mut vectors = schema.fields.iter();
+        vectors.any(|field| {
+            let is_wanted = field.data_type.is_fixed_vector() && self.columns.contains(&field.id);
+            is_wanted && !mapped.contains(&field.id)
+        })
+    }
+}
+
+fn kind(index: &IndexInfo) -> Option<IndexType> {
+    IndexType::parse(&index.index_type).ok()
 }
 
 fn pairs(pairs: &[(String, String)]) -> impl Iterator<Item = (&str, &str)> {
@@ -113,11 +137,11 @@ mod tests {
                 .map(|field| field.0)
                 .collect::<Vec<_>>()
         };
-        assert_eq!(all(&[], false), [2]);
-        assert_eq!(all(&[], true), [1, 2]);
-        assert_eq!(all(&[(KEY, "true")], false), [1, 2]);
-        assert_eq!(all(&[(KEY, "false")], true), [2]);
-        assert_eq!(all(&[("other", "true")], false), [2]);
+        assert_eq!(all(&[], Mmap::Off), [2]);
+        assert_eq!(all(&[], Mmap::All), [1, 2]);
+        assert_eq!(all(&[(KEY, "true")], Mmap::Off), [1, 2]);
+        assert_eq!(all(&[(KEY, "false")], Mmap::All), [2]);
+        assert_eq!(all(&[("other", "true")], Mmap::Off), [2]);
     }
 
     #[test]
@@ -138,10 +162,38 @@ mod tests {
         ]);
         let off = [(KEY.to_owned(), "false".to_owned())];
         for (properties, columns) in [(&[][..], &[FieldId(1)][..]), (&off[..], &[][..])] {
-            let mapping = Mapping::new(&schema, properties, &indexes, false);
+            let mapping = Mapping::new(&schema, properties, &indexes, Mmap::Off);
             let columns: BTreeSet<FieldId> = columns.iter().copied().collect();
             assert_eq!(mapping.columns, columns);
             assert_eq!(mapping.indexes, BTreeSet::from([FieldId(1), FieldId(2)]));
         }
+    }
+
+    #[test]
+    fn vectors_that_are_only_looked_up_are_mapped_unless_they_are_not_to_be() {
+        let schema = CollectionSchema {
+            fields: vec![
+                field(1, None),
+                field(2, None),
+                field(3, Some("false")),
+                field(4, None),
+            ],
+            ..CollectionSchema::default()
+        };
+        let index = |index_type: &str| IndexInfo {
+            index_type: index_type.to_owned(),
+            ..IndexInfo::default()
+        };
+        let indexes = HashMap::from([
+            (FieldId(1), index("HNSW")),
+            (FieldId(2), index("FLAT")),
+            (FieldId(3), index("HNSW")),
+        ]);
+        let mapping = Mapping::new(&schema, &[], &indexes, Mmap::Vectors);
+        assert_eq!(mapping.columns, BTreeSet::from([FieldId(1)]));
+        assert_eq!(mapping.indexes, BTreeSet::new());
+        let off = [(KEY.to_owned(), "false".to_owned())];
+        let mapping = Mapping::new(&schema, &off, &indexes, Mmap::Vectors);
+        assert_eq!(mapping, Mapping::default());
     }
 }

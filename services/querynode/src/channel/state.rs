@@ -39,6 +39,8 @@ pub(crate) struct Sealed {
     /// The index files that there are, by field.
     pub(crate) builds: BTreeMap<FieldId, SegmentIndexInfo>,
     pub(crate) loaded: Option<Arc<SealedSegment>>,
+    /// The fields whose columns `loaded` has left in the file.
+    pub(crate) mapped: BTreeSet<FieldId>,
     /// The builds that `loaded` has.
     pub(crate) opened: BTreeMap<FieldId, i64>,
     /// The load that runs.
@@ -64,6 +66,7 @@ impl Sealed {
             info,
             builds: BTreeMap::new(),
             loaded: None,
+            mapped: BTreeSet::new(),
             opened: BTreeMap::new(),
             load: None,
             failure: None,
@@ -79,6 +82,7 @@ impl Sealed {
     /// Lets go of the rows; a load that runs comes to nothing.
     pub(crate) fn unload(&mut self) {
         self.loaded = None;
+        self.mapped.clear();
         self.opened.clear();
         self.load = None;
         self.failure = None;

@@ -236,14 +236,8 @@ async fn damage_to_one_segment_leaves_the_others_served() {
     }
 }
 
-async fn swap_index(world: World) {
-    world.played.change(|meta| meta.index_type = Some("HNSW"));
-    let node = world.node().await;
-    let rows: Vec<(i64, i64)> = (0..500).map(|key| (key, key * 3 % 7)).collect();
-    node.insert(P1, &rows).await;
-    let segment = node.flush().await.segment_ids[0];
-    let exact = node.nearest([250.0, 3.0], 5).await;
-
+/// Builds the graph of a segment, as a data node would, and puts its file into the store.
+async fn build_graph(world: &World, segment: i64, rows: &[(i64, i64)]) -> SegmentIndexInfo {
     let vectors: Vec<f32> = rows
         .iter()
         .flat_map(|(key, number)| [*key as f32, *number as f32])
@@ -266,16 +260,74 @@ async fn swap_index(world: World) {
         crc32c: checksum::crc32c(&bytes),
     };
     world.store.put(&path, bytes.into()).await.unwrap();
-    let build = SegmentIndexInfo {
+    SegmentIndexInfo {
         build_id: 77,
         index_id: 1,
         segment_id: segment,
         field_id: VECTOR,
         state: IndexState::Finished.into(),
-        rows: 500,
+        rows: rows.len() as i64,
         files: vec![file],
         ..SegmentIndexInfo::default()
+    }
+}
+
+/// Rows that were just flushed are in memory; once a graph on codes finds them, their vectors are looked
+/// up in the file, unless that is not wanted or there is no file.
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_leave_memory_when_an_index_goes_by_its_codes() {
+    let rows: Vec<(i64, i64)> = (0..5_000).map(|key| (key, key * 3 % 7)).collect();
+    let vectors = 5_000 * 2 * 4;
+    let on_disk = || {
+        let world = World::on_disk();
+        world.set_mmap("false");
+        world
     };
+    for (world, leaves) in [
+        (World::on_disk(), true),
+        (on_disk(), false),
+        (World::new(), false),
+    ] {
+        world.played.change(|meta| meta.index_type = Some("HNSW"));
+        let node = world.node().await;
+        node.insert(P1, &rows).await;
+        let segment = node.flush().await.segment_ids[0];
+        node.delete(&[2_500]).await;
+        let exact = node.nearest([2_500.0, 3.0], 5).await;
+        let rows_in_memory = async || node.stats().await.segments[0].memory_bytes;
+        let before = rows_in_memory().await;
+        let graph = build_graph(&world, segment, &rows).await;
+        let graph_bytes = graph.files[0].size as i64;
+        world.played.change(|meta| {
+            meta.indexes.insert(segment, vec![graph]);
+        });
+        eventually("the index is used", PATIENCE, || async {
+            node.sync().await.unwrap();
+            (node.stats().await.segments[0].indexed_fields == [VECTOR]).then_some(())
+        })
+        .await;
+        let after = rows_in_memory().await;
+        assert_eq!(
+            after < before + graph_bytes - vectors,
+            leaves,
+            "{before} bytes, then {after} with a graph of {graph_bytes}"
+        );
+        assert_eq!(node.nearest([2_500.0, 3.0], 5).await, exact);
+        let left: Vec<(i64, i64)> = rows.iter().filter(|row| row.0 != 2_500).copied().collect();
+        assert_eq!(node.rows().await, left);
+    }
+}
+
+async fn swap_index(world: World) {
+    world.played.change(|meta| meta.index_type = Some("HNSW"));
+    let node = world.node().await;
+    let rows: Vec<(i64, i64)> = (0..500).map(|key| (key, key * 3 % 7)).collect();
+    node.insert(P1, &rows).await;
+    let segment = node.flush().await.segment_ids[0];
+    let exact = node.nearest([250.0, 3.0], 5).await;
+
+    let build = build_graph(&world, segment, &rows).await;
+    let path = build.files[0].path.clone();
     world.played.change(|meta| {
         meta.indexes.insert(segment, vec![build]);
     });

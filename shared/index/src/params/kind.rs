@@ -108,6 +108,27 @@ impl IndexType {
         matches!(self, Self::DiskAnn)
     }
 
+    /// Whether a search goes by codes and looks at single vectors only, to score what it found exactly.
+    pub const fn goes_by_codes(self) -> bool {
+        match self {
+            Self::Hnsw
+            | Self::AutoIndex
+            | Self::HnswSq
+            | Self::HnswPq
+            | Self::IvfSq8
+            | Self::IvfPq
+            | Self::Scann
+            | Self::IvfRabitq
+            | Self::DiskAnn => true,
+            Self::Flat
+            | Self::IvfFlat
+            | Self::BinFlat
+            | Self::BinIvfFlat
+            | Self::SparseInverted
+            | Self::SparseWand => false,
+        }
+    }
+
     /// Whether it is for binary vectors.
     pub const fn is_binary(self) -> bool {
         matches!(self, Self::BinFlat | Self::BinIvfFlat)
