@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use redkite_catalog::keys;
+use redkite_catalog::{CatalogView, keys};
 use redkite_metastore::{Op, Txn};
-use redkite_proto::{milvus::milvus::DropCollectionRequest, redkite::meta::ObjectState};
+use redkite_proto::{
+    milvus::milvus::DropCollectionRequest,
+    redkite::meta::{ObjectState, restore_job_info},
+};
 use redkite_saga::{Check, LockKey, Outputs, Saga, Step, StepCx, StepKey};
 use redkite_types::{CollectionId, DatabaseId, Error, ErrorCode, Result};
 use serde::{Deserialize, Serialize};
@@ -41,13 +44,24 @@ pub async fn params(
             format!("cannot drop the collection via alias = {name}"),
         ));
     }
-    Ok(view
-        .collection_by_name(id, &name)
-        .map(|entry| DropCollectionParams {
-            database: id,
-            collection: entry.id(),
-            name,
-        }))
+    let visible = view.collection_by_name(id, &name).map(|entry| entry.id());
+    let found = visible.or_else(|| being_restored(&view, database, &name));
+    Ok(found.map(|collection| DropCollectionParams {
+        database: id,
+        collection,
+        name,
+    }))
+}
+
+/// What nobody sees yet, but those who restore it know of: without it a drop that was answered would
+/// be undone by the end of the restore. The restore has the name's lock, so the drop waits for its end.
+fn being_restored(view: &CatalogView, database: &str, name: &str) -> Option<CollectionId> {
+    let executing = restore_job_info::State::Executing;
+    let mut jobs = view.restore_jobs();
+    let job = jobs.find(|job| {
+        job.state() == executing && job.database == database && job.collection == name
+    })?;
+    Some(CollectionId(job.collection_id))
 }
 
 /// **mark_dropping** (nobody sees it any more) → expire_proxy_caches → sync_querycoord (channels are
