@@ -1,7 +1,9 @@
 """Snapshots: taken without moving data, kept, pinned, restored as they were."""
 
+import time
+
 import pytest
-from harness.data import all_rows, create_simple, simple_rows
+from harness.data import create_simple, simple_rows
 from pymilvus import MilvusException
 
 
@@ -20,12 +22,15 @@ def fill(client, name, rows=200):
 def test_a_snapshot_is_listed_described_and_dropped(client, name):
     fill(client, name)
     client.create_partition(name, "p1")
+    began = time.time()
     client.create_snapshot("s1", name, description="the first")
     assert client.list_snapshots(name) == ["s1"]
     info = client.describe_snapshot("s1", name)
     assert (info.name, info.description, info.collection_name) == ("s1", "the first", name)
     assert sorted(info.partition_names) == ["_default", "p1"]
-    assert info.create_ts > 0
+    # A hybrid timestamp, not milliseconds: those are above its 18 bits of a counter.
+    taken_at = (info.create_ts >> 18) / 1000
+    assert began - 1 <= taken_at <= time.time() + 1
     assert info.s3_location.startswith("snapshots/")
     # What becomes of the parts later does not change it.
     client.release_collection(name)
@@ -36,6 +41,7 @@ def test_a_snapshot_is_listed_described_and_dropped(client, name):
     assert client.list_snapshots(name) == []
     code, text = code_of(client.describe_snapshot, "s1", name)
     assert code == 2600 and "snapshot not found[snapshot=s1]" in text
+    assert f"collection {client.describe_collection(name)['collection_id']}" in text
 
 
 def test_names_are_checked_and_belong_to_a_collection(client, name, other_name):

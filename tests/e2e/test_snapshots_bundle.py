@@ -6,11 +6,17 @@ import pytest
 from harness import redkite
 from harness.bundles import Bundles, path, spec
 from harness.data import DIM, all_rows, count, create_simple, index_params, make_vectors, simple_rows
+from harness.metrics import counter
 from harness.process import Server
 from harness.waiting import eventually
 from pymilvus import DataType, MilvusClient
 from test_snapshots import fill
 from test_snapshots_restore import ON_DEMAND, finished
+from test_vector_types import wait_indexed
+
+# So many that a segment of each of two shards gets index files, and some more.
+LARGE, ROWS = 2800, 3000
+BUILT = "redkite_datanode_build_seconds_count"
 
 
 @pytest.fixture
@@ -47,7 +53,7 @@ def rich(client, name):
         consistency_level="Strong",
     )
     client.create_partition(name, "p1")
-    vectors = make_vectors(1200)
+    vectors = make_vectors(ROWS)
 
     def row(i, **more):
         return {
@@ -59,12 +65,13 @@ def rich(client, name):
             **more,
         }
 
-    client.insert(name, [row(i) for i in range(800)])
-    client.insert(name, [row(i) for i in range(800, 1200)], partition_name="p1")
+    client.insert(name, [row(i) for i in range(LARGE)])
+    client.insert(name, [row(i) for i in range(LARGE, ROWS)], partition_name="p1")
     client.flush(name)
     client.delete(name, ids=[f"key {i}" for i in range(50)])
     client.upsert(name, [row(100, extra="new")])
     client.flush(name)
+    wait_indexed(client, name, "vector")
     return all_rows(client, name)
 
 
@@ -86,7 +93,9 @@ def test_a_bundle_is_restored_by_another_server(start, tmp_path, weed, s3, where
     source = start("source")
     client, bundles = source.client(), Bundles(source)
     before = rich(client, "films")
-    query = make_vectors(1200)[700].tolist()
+    # There are index files to be carried.
+    assert counter(source, BUILT) >= 2
+    query = make_vectors(ROWS)[700].tolist()
     search = {"limit": 10, "search_params": {"params": {"ef": 200}}}
     found = client.search("films", [query], **search)
     client.create_snapshot("s1", "films", description="nightly")
@@ -108,6 +117,7 @@ def test_a_bundle_is_restored_by_another_server(start, tmp_path, weed, s3, where
     client.load_collection("copy")
     assert all_rows(client, "copy") == before
     assert client.search("copy", [query], **search) == found
+    assert counter(target, BUILT) == 0
     client.delete("copy", ids=["key 700"])
     client.insert("copy", [{**before[0], "id": "new"}])
     assert count(client, "copy") == len(before)

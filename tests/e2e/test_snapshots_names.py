@@ -107,6 +107,7 @@ def test_each_call_takes_an_alias_for_its_collection(client, name, other_name, t
         client.unpin_snapshot_data(client.pin_snapshot_data("s1", alias))
         copy = targets()
         restore(client, "s1", alias, copy)
+        assert client.list_aliases(copy)["aliases"] == []
         client.load_collection(copy)
         assert all_rows(client, copy) == all_rows(client, name)
         # The snapshot stays with the collection when the alias goes to another.

@@ -9,6 +9,7 @@ from harness.data import DIM, all_rows, count, create_simple, index_params, make
 from harness.waiting import eventually
 from pymilvus import DataType, MilvusClient, MilvusException
 from test_snapshots import code_of, fill
+from test_vector_types import wait_indexed
 
 
 def finished(client, job):
@@ -58,7 +59,8 @@ def test_what_comes_back_is_what_was_flushed(client, name, targets):
         name, schema=schema, index_params=indexes, num_shards=2, consistency_level="Strong"
     )
     client.create_partition(name, "p1")
-    vectors = make_vectors(1500)
+    # A segment of each shard is large enough to get index files.
+    vectors = make_vectors(3500)
 
     def row(i):
         return {
@@ -69,11 +71,12 @@ def test_what_comes_back_is_what_was_flushed(client, name, targets):
             "extra": i * 1.5,
         }
 
-    client.insert(name, [row(i) for i in range(1000)])
-    client.insert(name, [row(i) for i in range(1000, 1500)], partition_name="p1")
+    client.insert(name, [row(i) for i in range(3000)])
+    client.insert(name, [row(i) for i in range(3000, 3500)], partition_name="p1")
     client.flush(name)
     client.delete(name, ids=list(range(0, 100)))
     client.flush(name)
+    wait_indexed(client, name, "vector")
     before = all_rows(client, name)
     query = vectors[700].tolist()
     params = {"limit": 10, "output_fields": ["label"], "search_params": {"params": {"ef": 200}}}
@@ -97,7 +100,7 @@ def test_what_comes_back_is_what_was_flushed(client, name, targets):
     assert (described["index_type"], described["metric_type"]) == ("HNSW", "COSINE")
     assert (described["M"], described["efConstruction"]) == ("8", "64")
     # It is not loaded, and needs no new index.
-    assert described["indexed_rows"] == described["total_rows"] == 1500
+    assert described["indexed_rows"] == described["total_rows"] == 3500
     assert code_of(client.query, target, filter="id > 0")[0] == 101
     client.load_collection(target)
     assert all_rows(client, target) == before

@@ -117,6 +117,11 @@ def full_rows(n):
 
 def test_every_value_of_every_type_is_as_it_was(server, client, name, targets):  # noqa: F811
     create_full(client, name)
+    client.release_collection(name)
+    client.alter_collection_field(name, "varchar", {"max_length": 500})
+    client.alter_collection_field(name, "vector", {"mmap.enabled": "true"})
+    client.alter_index_properties(name, "vector_of_mine", {"mmap.enabled": "true"})
+    client.load_collection(name)
     client.create_partition(name, "p1")
     rows = full_rows(LARGE + 240)
     built = counter(server, BUILT)
