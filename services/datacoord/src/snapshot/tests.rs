@@ -21,6 +21,9 @@ use redkite_types::{
     CollectionId, DatabaseId, ErrorCode, PartitionId, Result, Revision, SegmentId, Timestamp,
 };
 
+mod jobs;
+mod pins;
+
 use super::*;
 use crate::{
     drop::drop_data,
@@ -340,52 +343,6 @@ async fn a_name_is_taken_once_and_of_many_at_a_time_one_wins() {
     world.collect().await;
     let left = world.store.list(layout::SNAPSHOTS).await.unwrap();
     assert_eq!(left.len(), 1);
-    world.end();
-}
-
-#[tokio::test]
-async fn a_pinned_snapshot_is_not_dropped_until_the_pin_is_gone_or_over() {
-    let world = World::new().await;
-    world.create("s1").await.unwrap();
-    let snapshots = &world.snapshots;
-    let absent = snapshots.pin(C, "s2", 0, 0).await.unwrap_err();
-    assert_eq!(absent.code, ErrorCode::SnapshotNotFound);
-    let (first, _) = snapshots.pin(C, "s1", 0, 0).await.unwrap();
-    let (second, pinned) = snapshots.pin(C, "s1", 60, 0).await.unwrap();
-    assert_eq!(pinned.pins.len(), 2);
-    // The same id again is the same pin.
-    let (_, pinned) = snapshots.pin(C, "s1", 60, second).await.unwrap();
-    assert_eq!(pinned.pins.len(), 2);
-    let error = snapshots.drop_snapshot(C, "s1").await.unwrap_err();
-    assert_eq!(error.code, ErrorCode::SnapshotPinned);
-    snapshots.unpin(first).await.unwrap();
-    snapshots.unpin(first).await.unwrap();
-    assert!(
-        snapshots.drop_snapshot(C, "s1").await.is_err(),
-        "the other one holds"
-    );
-    world.clock.advance(Duration::from_secs(61));
-    snapshots.drop_snapshot(C, "s1").await.unwrap();
-    assert!(world.record("s1").await.is_none());
-    world.end();
-}
-
-#[tokio::test]
-async fn a_pin_outlives_the_collection_and_the_rest_does_not() {
-    let world = World::new().await;
-    world.create("kept").await.unwrap();
-    world.create("gone").await.unwrap();
-    let (pin, _) = world.snapshots.pin(C, "kept", 0, 0).await.unwrap();
-    world.drop_collection().await;
-    assert!(world.record("gone").await.is_none());
-    world.snapshots.tidy().await.unwrap();
-    world.collect().await;
-    assert!(world.record("kept").await.is_some());
-    assert!(world.is_there(&data(20)).await);
-    world.snapshots.unpin(pin).await.unwrap();
-    assert!(world.record("kept").await.is_none());
-    world.collect().await;
-    assert_eq!(world.store.list("").await.unwrap(), []);
     world.end();
 }
 
