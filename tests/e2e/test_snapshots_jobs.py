@@ -6,6 +6,7 @@ import time
 
 import pytest
 from harness import redkite
+from harness.bundles import Bundles
 from harness.data import all_rows, count, create_simple, simple_rows
 from harness.errors import fails
 from harness.holding import Holding
@@ -13,6 +14,7 @@ from harness.metrics import counter
 from harness.process import Server
 from harness.waiting import eventually
 from pymilvus import MilvusException
+from pymilvus.grpc_gen import milvus_pb2
 from test_snapshots import fill
 from test_snapshots_restore import ON_DEMAND, finished, restore, targets  # noqa: F401: a fixture
 
@@ -188,6 +190,34 @@ def test_a_source_that_is_dropped_in_mid_restore_is_still_restored(held):
         return all(one["name"] != "last" for one in json.loads(body)["snapshots"])
 
     eventually(is_let_go, "the snapshot goes when the job does not hold it any more", 60)
+
+
+def test_an_export_holds_its_snapshot_and_nobody_lets_go_of_it(held):
+    server, holding, client = held
+    bundles = Bundles(server)
+    client.create_snapshot("exported", "source")
+    holding.arm("export_snapshot.begun")
+    try:
+        job, code, text = bundles.export("exported", "source", "backups/held")
+        assert code == 0, text
+        holding.await_held("export_snapshot.begun")
+        info = bundles.export_state(job).info
+        assert (info.snapshot_name, info.db_name, info.collection_name) == (
+            "exported",
+            "default",
+            "source",
+        )
+        assert info.state == milvus_pb2.ExportSnapshotExecuting, info
+        assert info.start_time > 0 and info.time_cost == 0 and info.progress < 100, info
+        client.unpin_snapshot_data(job)
+        with fails(2601, "snapshot is pinned[snapshot=exported]"):
+            client.drop_snapshot("exported", "source")
+    finally:
+        holding.release("export_snapshot.begun")
+    info = bundles.exported(job)
+    assert info.state == milvus_pb2.ExportSnapshotCompleted, info
+    client.drop_snapshot("exported", "source")
+    bundles.close()
 
 
 def test_jobs_are_known_after_a_restart(tmp_path):

@@ -189,7 +189,10 @@ pub(crate) async fn unpin_snapshot_data(
             message.pin_id
         )));
     }
-    if context.view().restore_job(message.pin_id).is_some() {
+    let view = context.view();
+    let is_job = view.restore_job(message.pin_id).is_some()
+        || view.snapshot_export(message.pin_id).is_some();
+    if is_job {
         // A job's own pin ends with the job; to users it is none of theirs.
         return Ok(status::success());
     }
