@@ -1,4 +1,4 @@
-//! Who holds a snapshot, and for how long.
+//! Who holds a snapshot or its files, and for how long.
 
 use super::*;
 
@@ -45,5 +45,35 @@ async fn a_pin_outlives_the_collection_and_the_rest_does_not() {
     assert!(world.record("kept").await.is_none());
     world.collect().await;
     assert_eq!(world.store.list("").await.unwrap(), []);
+    world.end();
+}
+
+#[tokio::test]
+async fn files_that_another_collection_borrows_are_kept() {
+    let world = World::new().await;
+    let borrower = CollectionInfo {
+        id: 50,
+        database_id: 1,
+        borrows_from: vec![C.0],
+        ..CollectionInfo::default()
+    };
+    let key = keys::collection(DatabaseId(1), CollectionId(50));
+    world.put(key.clone(), borrower).await;
+    let segment = SegmentInfo {
+        id: 60,
+        collection_id: 50,
+        partition_id: 51,
+        files: vec![world.file(&data(20)).await],
+        ..SegmentInfo::default()
+    };
+    let place = keys::segment(CollectionId(50), PartitionId(51), SegmentId(60));
+    world.put(place.clone(), segment).await;
+    world.drop_collection().await;
+    world.collect().await;
+    assert!(world.is_there(&data(20)).await);
+    assert!(!world.is_there(&data(21)).await);
+    world.delete(place).await;
+    world.collect().await;
+    assert!(!world.is_there(&data(20)).await);
     world.end();
 }
