@@ -22,14 +22,17 @@ mod place;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use prost::Message as _;
 use redkite_node::DiskSpace;
 use redkite_proto::redkite::{
     datanode::{
-        CopyFilesRequest, CopyFilesResponse, FinishBundleRequest, FinishBundleResponse,
+        CopyFilesRequest, CopyFilesResponse, FileCopy, FinishBundleRequest, FinishBundleResponse,
         OpenBundleRequest, OpenBundleResponse, ReadBundleRequest, ReadBundleResponse,
         RemoveBundleRequest, RemoveBundleResponse,
     },
@@ -104,7 +107,8 @@ impl Bundler {
         Ok(OpenBundleResponse {})
     }
 
-    /// Copies files, each as a whole, or only compares their checksums.
+    /// Copies files, each as a whole, or only compares their checksums. When it returns, nothing is
+    /// being written any more.
     ///
     /// # Errors
     /// Code 1000 when a source is missing and 1009 when it is not what it should be, with its name;
@@ -122,22 +126,25 @@ impl Bundler {
             }
         }
         let only_check = request.only_check;
+        let broken = AtomicBool::new(false);
         let copies = request.files.iter().map(|one| {
-            let (from, to) = (&from, &to);
+            let (from, to, broken) = (&from, &to, &broken);
             async move {
-                let file = one.file.as_ref();
-                let file = file.ok_or_else(|| Error::internal("a copy of no file"))?;
-                match only_check {
-                    true => copy::check(from, file).await?,
-                    false => copy::copy(from, to, file, &one.to).await?,
+                if broken.load(Ordering::Relaxed) {
+                    return Ok(0);
                 }
-                Ok::<u64, Error>(file.size)
+                let copied = copy_one(from, to, one, only_check).await;
+                if copied.is_err() {
+                    broken.store(true, Ordering::Relaxed);
+                }
+                copied
             }
         });
         let copied = stream::iter(copies.collect::<Vec<_>>()).buffer_unordered(COPIES);
-        let bytes = copied
-            .try_fold(0, |sum, size| async move { Ok(sum + size) })
-            .await?;
+        // Also those that are under way when one fails come to their end: a write that nobody waits for
+        // would bring its file after everything was removed.
+        let outcomes: Vec<Result<u64>> = copied.collect().await;
+        let bytes = outcomes.into_iter().sum::<Result<u64>>()?;
         let what = if only_check { "checked" } else { "copied" };
         metrics::counter!("redkite_datanode_bundle_files_total", "what" => what)
             .increment(request.files.len() as u64);
@@ -248,6 +255,17 @@ impl Bundler {
             None => Ok(self.places.own()),
         }
     }
+}
+
+/// Copies or compares one file; its bytes.
+async fn copy_one(from: &Place, to: &Place, one: &FileCopy, only_check: bool) -> Result<u64> {
+    let file = one.file.as_ref();
+    let file = file.ok_or_else(|| Error::internal("a copy of no file"))?;
+    match only_check {
+        true => copy::check(from, file).await?,
+        false => copy::copy(from, to, file, &one.to).await?,
+    }
+    Ok(file.size)
 }
 
 async fn place_owner(place: &Place) -> Result<Option<bytes::Bytes>> {

@@ -1,7 +1,7 @@
 //! Bundles in local directories.
 
 use bytes::Bytes;
-use redkite_proto::redkite::{datanode::FileCopy, meta::FileInfo};
+use redkite_proto::redkite::meta::FileInfo;
 use redkite_storage::PART_BYTES;
 use tempfile::TempDir;
 
@@ -248,4 +248,25 @@ async fn only_places_that_are_meant_for_bundles_are_used() {
     };
     world.bundler.open(request).await.unwrap();
     assert!(world.store.get("backups/one/_BUNDLE").await.is_ok());
+}
+
+#[tokio::test]
+async fn when_a_copy_fails_nothing_is_being_written_any_more() {
+    let world = World::new();
+    let mut files = Vec::new();
+    for name in ["a", "b", "c"] {
+        files.push(world.put(name, vec![7; PART_BYTES]).await);
+    }
+    files.push(FileInfo {
+        path: "absent".to_owned(),
+        size: 1,
+        crc32c: 0,
+    });
+    world.open("one", TOKEN).await.unwrap();
+    let error = world.copy_out("one", TOKEN, &files).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::IoKeyNotFound, "{error}");
+    // Those that were under way have come to their end: whoever removes them now removes them for good.
+    for name in ["a", "b", "c"] {
+        assert!(world.dir.path().join("one").join(name).exists(), "{name}");
+    }
 }
