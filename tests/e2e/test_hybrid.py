@@ -244,6 +244,17 @@ def grouped(hits, value_of, limit, size, offset=0):
     return [hit for group in list(groups.values())[offset : offset + limit] for hit in group[:size]]
 
 
+def grouped_as_found(hits, value_of, limit, size, offset=0):
+    """The same, up to the hit that begins the last group."""
+    seen = set()
+    for end, (key, _) in enumerate(hits):
+        seen.add(value_of[key])
+        if len(seen) == offset + limit:
+            hits = hits[: end + 1]
+            break
+    return grouped(hits, value_of, limit, size, offset)
+
+
 @pytest.mark.parametrize("field", ["shelf", "color"])
 def test_grouping(client, filled, field):
     name, rows = filled
@@ -252,8 +263,11 @@ def test_grouping(client, filled, field):
         (3, 0, 1, False),
         (4, 2, 3, True),
         (10, 0, 2, False),
+        (3, 1, 10, False),
         (100, 1, 4, True),
+        (100, 1, 4, False),
     ]:
+        expect = grouped if strict else grouped_as_found
         found = client.search(
             name,
             rows.queries[0].tolist(),
@@ -267,7 +281,7 @@ def test_grouping(client, filled, field):
         )
         for query, result in enumerate(found):
             everything = rows.nearest(0, rows.queries[0][query], N)
-            expected = grouped(everything, values, limit, size, offset)
+            expected = expect(everything, values, limit, size, offset)
             assert_hits(hits_of(result), expected)
             assert [hit["entity"][field] for hit in result] == [values[i] for i, _ in expected]
 
@@ -290,6 +304,28 @@ def test_grouping_goes_on_until_there_are_enough_groups(client, name):
     everything = rows.nearest(0, np.zeros(DIM), N, list(range(235)))
     assert_hits(hits_of(found), grouped(everything, rows.shelf, 30, 1))
     assert len(found) == 30
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_only_strict_groups_go_on_until_they_are_full(client, name, strict):
+    """Each group has one near row, and the others are farther than every near one."""
+    rows = Rows(("L2", "L2"))
+    rows.shelf = [i % 20 for i in rows.ids]
+    rows.vectors[0][20:] += 100.0
+    fill(client, name, rows)
+    found = client.search(
+        name,
+        [[0.0] * DIM],
+        anns_field="a",
+        limit=20,
+        group_by_field="shelf",
+        group_size=5,
+        strict_group_size=strict,
+        output_fields=["shelf"],
+    )[0]
+    everything = rows.nearest(0, np.zeros(DIM), N)
+    assert_hits(hits_of(found), grouped(everything, rows.shelf, 20, 5 if strict else 1))
+    assert len(found) == (100 if strict else 20)
 
 
 def test_grouping_refusals(client, filled):

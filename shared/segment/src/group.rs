@@ -3,8 +3,10 @@
 //! Rows with one value of a field are a group, and a group is as near as its nearest row. A segment
 //! finds its own nearest groups; which groups are the nearest of a whole collection is only known
 //! once all answers are merged, and a row of one of them may lie in a segment where the group is
-//! far. So groups of several rows take two searches: the first finds which groups, one row each,
-//! and the second, with [`GroupBy::within`], their rows.
+//! far. So full groups of several rows take two searches: the first finds which groups, one row each,
+//! and the second, with [`GroupBy::within`], their rows. A search that does not fill its groups ends
+//! where the last of them begins: it brings back all rows as near as that, and so the same rows
+//! however they are spread over segments.
 
 use std::{
     cell::OnceCell,
@@ -32,6 +34,9 @@ pub struct GroupBy {
     pub field: FieldId,
     /// Hits in a group at most, at least one.
     pub size: usize,
+    /// Whether the search goes on until the groups have `size` rows, as long as there are rows. If
+    /// not, it ends with the row that begins the last group.
+    pub fill: bool,
     /// Only these groups, for each query; `None` looks for the nearest groups.
     pub within: Option<Vec<HashSet<GroupKey>>>,
 }
@@ -47,9 +52,9 @@ pub struct InGroup {
 
 impl SegmentSearcher {
     /// Finds the `k` nearest groups of a segment for each query, with the `size` nearest rows of
-    /// each.
+    /// each, or fewer when the groups are not to be filled.
     ///
-    /// As long as groups are missing, the search goes on among the rows that may still count, so
+    /// As long as groups are missing, or rows of groups that are to be filled, the search goes on among the rows that may still count, so
     /// that near groups with many rows do not push others out.
     ///
     /// # Errors
@@ -84,7 +89,7 @@ impl SegmentSearcher {
             };
             for (query, list) in found.lists.iter_mut().enumerate() {
                 let within = by.within.as_ref().and_then(|within| within.get(query));
-                let hits = search.nearest(self.for_query(query), by.size, &allowed, within)?;
+                let hits = search.nearest(self.for_query(query), by, &allowed, within)?;
                 list.extend(hits.into_iter().map(|(hit, group)| {
                     let row = hit.row as usize;
                     let at = RowAt {
@@ -102,11 +107,7 @@ impl SegmentSearcher {
         }
         for list in &mut found.lists {
             let hits = std::mem::take(list);
-            *list = nearest_groups(
-                merge_hits(self.metric, vec![hits], usize::MAX),
-                self.k,
-                by.size,
-            );
+            *list = nearest_groups(merge_hits(self.metric, vec![hits], usize::MAX), self.k, by);
         }
         Ok(found)
     }
@@ -120,42 +121,51 @@ impl SegmentSearcher {
     }
 }
 
-/// Merges the answers to the same queries into the `groups` nearest groups of each, with at most
-/// `size` rows a group. The hits stand best first, whatever their group.
+/// Merges the answers to the same queries into the `groups` nearest groups of each, with the rows
+/// that [`GroupBy`] wants of them. The hits stand best first, whatever their group.
 pub fn merge_groups(
     parts: Vec<TopK<InGroup>>,
     groups: usize,
-    size: usize,
+    by: &GroupBy,
 ) -> Option<TopK<InGroup>> {
     let metric = parts.first()?.metric;
     let mut merged = crate::reduce::merge_topk(metric, parts, usize::MAX);
     for list in &mut merged.lists {
-        *list = nearest_groups(std::mem::take(list), groups, size);
+        *list = nearest_groups(std::mem::take(list), groups, by);
     }
     Some(merged)
 }
 
-/// Of hits that stand best first, those of the first `groups` groups, at most `size` of each.
-fn nearest_groups(hits: Vec<Hit<InGroup>>, groups: usize, size: usize) -> Vec<Hit<InGroup>> {
-    let mut quota = Quota::new(groups, size);
-    hits.into_iter()
-        .filter(|hit| quota.admit(&hit.at.group))
-        .collect()
+/// Of hits that stand best first, those that count.
+fn nearest_groups(hits: Vec<Hit<InGroup>>, groups: usize, by: &GroupBy) -> Vec<Hit<InGroup>> {
+    let mut quota = Quota::new(groups, by);
+    let mut kept = Vec::new();
+    for hit in hits {
+        if quota.is_met() {
+            break;
+        }
+        if quota.admit(&hit.at.group) {
+            kept.push(hit);
+        }
+    }
+    kept
 }
 
 /// Which groups have been found, and how many rows each has got.
 struct Quota {
     groups: usize,
     size: usize,
+    fill: bool,
     counts: HashMap<GroupKey, usize>,
     full: usize,
 }
 
 impl Quota {
-    fn new(groups: usize, size: usize) -> Self {
+    fn new(groups: usize, by: &GroupBy) -> Self {
         Self {
             groups,
-            size: size.max(1),
+            size: by.size.max(1),
+            fill: by.fill,
             counts: HashMap::new(),
             full: 0,
         }
@@ -180,8 +190,13 @@ impl Quota {
         }
     }
 
-    fn is_full(&self) -> bool {
-        self.full >= self.groups
+    /// Whether no more rows are needed, if they came best first.
+    fn is_met(&self) -> bool {
+        if self.fill {
+            self.full >= self.groups
+        } else {
+            self.counts.len() >= self.groups
+        }
     }
 }
 
@@ -199,11 +214,11 @@ impl ChunkSearch<'_> {
     fn nearest(
         &self,
         mut query: SegmentSearcher,
-        size: usize,
+        by: &GroupBy,
         allowed: &Allowed,
         within: Option<&HashSet<GroupKey>>,
     ) -> Result<Vec<(redkite_index::Hit, GroupKey)>> {
-        let mut quota = Quota::new(query.k, size);
+        let mut quota = Quota::new(query.k, by);
         let mut left = match allowed.bits() {
             Some(bits) => bits.clone(),
             None => BitSet::full(self.chunk.len()),
@@ -213,9 +228,10 @@ impl ChunkSearch<'_> {
                 .retain(&mut left, |group| within.contains(group))?;
         }
         let mut taken = Vec::new();
+        let rows = if by.fill { by.size } else { 1 };
         query.k = query
             .k
-            .saturating_mul(size)
+            .saturating_mul(rows)
             .saturating_mul(2)
             .max(LEAST_STEP);
         while left.any() {
@@ -241,7 +257,7 @@ impl ChunkSearch<'_> {
                     .zip(groups)
                     .filter(|(_, group)| quota.admit(group)),
             );
-            if exhausted || quota.is_full() {
+            if exhausted || quota.is_met() {
                 break;
             }
             left = match allowed {

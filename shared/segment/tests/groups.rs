@@ -5,6 +5,7 @@
 mod common;
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, HashSet},
     sync::Arc,
 };
@@ -19,7 +20,7 @@ use redkite_segment::{
 };
 use redkite_types::{
     CollectionSchema, ColumnData, DataType, FieldId, GroupKey, MetricType, PrimaryKeys, RowId,
-    Timestamp,
+    Timestamp, Value,
 };
 
 const SEGMENTS: i64 = 3;
@@ -71,6 +72,13 @@ fn indexed(schema: &CollectionSchema, sealed: &SealedSegment) -> Arc<SealedSegme
     sealed.with_index(vector, Arc::new(index.into())).unwrap()
 }
 
+/// A row's distance and primary key.
+type Placed = (f32, i64);
+
+fn order(a: &Placed, b: &Placed) -> Ordering {
+    a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
+}
+
 /// All matching rows' groups and distances to a query, by looking at every row.
 fn everything(
     segments: &[Segment],
@@ -78,18 +86,18 @@ fn everything(
     plan: &Plan,
     by: FieldId,
     query: &[f32],
-) -> BTreeMap<GroupKey, Vec<f32>> {
+) -> BTreeMap<GroupKey, Vec<Placed>> {
     let retriever = SegmentRetriever {
         filter: Arc::new(plan.clone()),
         view: ReadView::latest(),
         limit: None,
     };
     let stop = StopFlag::new();
-    let mut groups: BTreeMap<GroupKey, Vec<f32>> = BTreeMap::new();
+    let mut groups: BTreeMap<GroupKey, Vec<Placed>> = BTreeMap::new();
     for segment in segments {
         let rows = retriever.retrieve(segment, &stop).unwrap();
         let at: Vec<_> = rows.iter().map(|row| row.at).collect();
-        let fields = [field(schema, "vector"), by];
+        let fields = [field(schema, "vector"), by, field(schema, "pk")];
         let batch = fetch(std::slice::from_ref(segment), &at, &fields).unwrap();
         let ColumnData::FloatVector { values, .. } = &batch.columns()[0].data else {
             panic!("a vector column");
@@ -101,11 +109,14 @@ fn everything(
                 .map(|(a, b)| (a - b) * (a - b))
                 .sum();
             let group = GroupKey::from_value(batch.columns()[1].value(row)).unwrap();
-            groups.entry(group).or_default().push(distance);
+            let Value::Int(key) = batch.columns()[2].value(row) else {
+                panic!("a key");
+            };
+            groups.entry(group).or_default().push((distance, key));
         }
     }
     for distances in groups.values_mut() {
-        distances.sort_by(f32::total_cmp);
+        distances.sort_by(order);
     }
     groups
 }
@@ -115,7 +126,33 @@ fn search(segments: &[Segment], searcher: &SegmentSearcher, by: &GroupBy) -> Top
     let parts = segments
         .iter()
         .map(|segment| searcher.search_groups(segment, by, &stop).unwrap());
-    merge_groups(parts.collect(), searcher.k, by.size).unwrap()
+    merge_groups(parts.collect(), searcher.k, by).unwrap()
+}
+
+/// The nearest rows up to the one that begins the last group, at most `size` of each group.
+fn until_found(
+    all: &BTreeMap<GroupKey, Vec<Placed>>,
+    k: usize,
+    size: usize,
+) -> Vec<(f32, GroupKey)> {
+    let rows = all.iter();
+    let mut rows: Vec<(Placed, &GroupKey)> = rows
+        .flat_map(|(group, rows)| rows.iter().map(move |row| (*row, group)))
+        .collect();
+    rows.sort_by(|a, b| order(&a.0, &b.0));
+    let mut counts: BTreeMap<&GroupKey, usize> = BTreeMap::new();
+    let mut kept = Vec::new();
+    for ((distance, _), group) in rows {
+        if counts.len() == k {
+            break;
+        }
+        let count = counts.entry(group).or_default();
+        *count += 1;
+        if *count <= size {
+            kept.push((distance, group.clone()));
+        }
+    }
+    kept
 }
 
 #[test]
@@ -148,6 +185,7 @@ fn the_nearest_groups_are_found_and_filled() {
         let first = GroupBy {
             field: by,
             size: 1,
+            fill: true,
             within: None,
         };
         let nearest = search(&segments, &searcher, &first);
@@ -159,16 +197,28 @@ fn the_nearest_groups_are_found_and_filled() {
         let fill = GroupBy {
             field: by,
             size,
+            fill: true,
             within: Some(chosen.clone()),
         };
         let filled = search(&segments, &searcher, &fill);
+        let short = GroupBy {
+            fill: false,
+            within: None,
+            ..fill
+        };
+        let short = search(&segments, &searcher, &short);
         for (query, vector) in queries.chunks(DIM).enumerate() {
             let all = everything(&segments, &schema, &plan, by, vector);
-            let mut best: Vec<f32> = all.values().map(|distances| distances[0]).collect();
+            let mut best: Vec<f32> = all.values().map(|distances| distances[0].0).collect();
             best.sort_by(f32::total_cmp);
             best.truncate(k);
             let found: Vec<f32> = nearest.lists[query].iter().map(|hit| hit.score).collect();
             assert_eq!(found, best, "{name} {text:?}");
+            let rows = short.lists[query]
+                .iter()
+                .map(|hit| (hit.score, hit.at.group.clone()));
+            let rows: Vec<_> = rows.collect();
+            assert_eq!(rows, until_found(&all, k, size), "{name} {text:?}");
             let mut rows: BTreeMap<GroupKey, Vec<f32>> = BTreeMap::new();
             for hit in &filled.lists[query] {
                 rows.entry(hit.at.group.clone())
@@ -177,7 +227,7 @@ fn the_nearest_groups_are_found_and_filled() {
             }
             assert_eq!(rows.len(), chosen[query].len(), "{name} {text:?}");
             for (group, scores) in rows {
-                let want: Vec<f32> = all[&group].iter().copied().take(size).collect();
+                let want: Vec<f32> = all[&group].iter().map(|row| row.0).take(size).collect();
                 assert_eq!(scores, want, "{name} {text:?} {group:?}");
             }
         }

@@ -184,6 +184,7 @@ async fn growing_rows_files_and_indexes_find_the_same() {
         let by = GroupBy {
             field: field(&schema, "flag"),
             size: 2,
+            fill: true,
             within: None,
         };
         let searcher = SegmentSearcher {

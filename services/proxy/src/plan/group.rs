@@ -14,11 +14,12 @@ pub struct GroupPlan {
     pub field: FieldId,
     /// Hits in a group at most.
     pub size: usize,
+    /// Whether the search goes on until the groups have `size` hits, as long as there are rows.
+    pub strict: bool,
 }
 
 impl GroupPlan {
-    /// Reads the keys of grouping. Groups are filled as far as there are rows, with and without
-    /// `strict_group_size`.
+    /// Reads the keys of grouping.
     ///
     /// # Errors
     /// Code 1700 for a field that is not there; 1100 for one whose type makes no groups, and for a
@@ -27,7 +28,7 @@ impl GroupPlan {
         let one = params.take("group_by_field");
         let several = params.take("group_by_fields");
         let size = params.take_number::<i64>("group_size")?.unwrap_or(1);
-        params.take_flag("strict_group_size")?;
+        let strict = params.take_flag("strict_group_size")?;
         if size <= 0 {
             return Err(Error::invalid_parameter(format!(
                 "input group size:{size} is negative, failed to do search_groupby"
@@ -68,6 +69,7 @@ impl GroupPlan {
             | DataType::VarChar => Ok(Some(Self {
                 field: field.id,
                 size: size.unsigned_abs() as usize,
+                strict,
             })),
             other => Err(Error::invalid_parameter(format!(
                 "unsupported data type {other} for group by operator: field {name}"
@@ -121,7 +123,9 @@ mod tests {
     fn what_makes_no_groups_is_refused() {
         assert_eq!(take(&[]).unwrap(), None);
         let plan = take(&[("group_by_field", "id"), ("group_size", "3")]).unwrap();
-        assert_eq!(plan.map(|plan| plan.size), Some(3));
+        assert_eq!(plan.map(|plan| (plan.size, plan.strict)), Some((3, false)));
+        let plan = take(&[("group_by_field", "id"), ("strict_group_size", "True")]).unwrap();
+        assert_eq!(plan.map(|plan| (plan.size, plan.strict)), Some((1, true)));
         for (pairs, want) in [
             (
                 [("group_by_field", "none"), ("group_size", "1")],

@@ -28,6 +28,8 @@ struct Ask {
 struct AskGroups {
     field: FieldId,
     size: usize,
+    /// Whether the search goes on until the groups are full.
+    fill: bool,
     /// Numbers of values of each query, and the values.
     within: Option<(Vec<u32>, FieldData)>,
 }
@@ -63,22 +65,30 @@ fn plain(plan: &SearchPlan, k: usize) -> Ask {
     }
 }
 
-/// First which groups are the nearest, then their rows: a row of a near group may lie in a channel
-/// or a segment that has nearer groups of its own.
+/// The nearest groups, with the rows that are found until there are enough groups; or, if groups are
+/// to be full, first which groups are the nearest and then their rows: a row of a near group may lie
+/// in a channel or a segment that has nearer groups of its own.
 async fn groups(reading: &Reading<'_>, plan: &SearchPlan, group: GroupPlan) -> Result<Found> {
+    let fill = group.strict && group.size > 1;
     let groups = |k, size, within| Ask {
         group: Some(AskGroups {
             field: group.field,
             size,
+            fill,
             within,
         }),
         ..plain(plan, k)
     };
+    if !fill {
+        let mut found = ask(reading, plan, &groups(plan.topk(), group.size, None)).await?;
+        found.keep_groups_as_found(group.field, plan.offset, plan.limit, group.size);
+        return Ok(found);
+    }
     let mut first = ask(reading, plan, &groups(plan.topk(), 1, None)).await?;
     first.keep_groups(group.field, plan.offset, plan.limit);
     let most = first.lists.iter().map(Vec::len).max().unwrap_or(0);
     let field = reading.entry.schema().field_by_id(group.field);
-    let Some(field) = field.filter(|_| group.size > 1 && most > 0) else {
+    let Some(field) = field.filter(|_| most > 0) else {
         return Ok(first);
     };
     let counts = first.lists.iter().map(|list| list.len() as u32).collect();
@@ -205,6 +215,7 @@ fn message(reading: &Reading<'_>, plan: &SearchPlan, ask: &Ask, channel: String)
         group_size: group.map_or(0, |group| group.size as u32),
         group_counts: group_counts.unwrap_or_default(),
         group_values,
+        groups_as_found: group.is_some_and(|group| !group.fill),
         schema_version: reading.entry.schema().version,
     }
 }

@@ -116,6 +116,35 @@ impl Found {
         }
     }
 
+    /// Keeps the groups `offset..offset + limit` with at most `size` hits each, up to the hit that
+    /// begins the last of them, and puts the hits of each group together, the nearest group first.
+    pub fn keep_groups_as_found(
+        &mut self,
+        field: FieldId,
+        offset: usize,
+        limit: usize,
+        size: usize,
+    ) {
+        for list in std::mem::take(&mut self.lists) {
+            let mut groups: Vec<Vec<Pick>> = Vec::new();
+            let mut places: HashMap<GroupKey, usize> = HashMap::new();
+            for pick in list {
+                if groups.len() >= offset + limit {
+                    break;
+                }
+                let place = *places.entry(self.group(pick, field)).or_insert_with(|| {
+                    groups.push(Vec::new());
+                    groups.len() - 1
+                });
+                if groups[place].len() < size {
+                    groups[place].push(pick);
+                }
+            }
+            self.lists
+                .push(groups.into_iter().skip(offset).flatten().collect());
+        }
+    }
+
     /// Keeps the first `size` hits of each group.
     pub fn keep_in_groups(&mut self, field: FieldId, size: usize) {
         for mut list in std::mem::take(&mut self.lists) {
@@ -312,6 +341,46 @@ fn round(score: f32, decimals: Option<u32>) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One channel with hits of one query in groups, the nearest first.
+    fn hits(groups: &[i64]) -> Found {
+        let scores: Vec<f32> = (0..groups.len()).map(|at| at as f32).collect();
+        let picks = scores.iter().enumerate().map(|(row, score)| Pick {
+            shard: 0,
+            row,
+            score: *score,
+        });
+        Found {
+            lists: vec![picks.collect()],
+            shards: vec![Shard {
+                starts: vec![0, groups.len()],
+                ids: PrimaryKeys::Int((0..).take(groups.len()).collect()),
+                scores,
+                columns: vec![Column::new(
+                    FieldId(101),
+                    ColumnData::Int64(groups.to_vec()),
+                )],
+            }],
+        }
+    }
+
+    #[test]
+    fn groups_that_need_not_be_full_end_where_the_last_begins() {
+        for (offset, limit, size, want) in [
+            (0, 2, 3, vec![0, 1, 2]),
+            (0, 3, 2, vec![0, 1, 2, 3]),
+            (0, 3, 9, vec![0, 1, 2, 3]),
+            (0, 4, 2, vec![0, 1, 2, 5, 3, 7]),
+            (1, 2, 9, vec![2, 3]),
+            (0, 4, 9, vec![0, 1, 4, 6, 2, 5, 3, 7]),
+            (3, 5, 9, vec![7]),
+        ] {
+            let mut found = hits(&[7, 7, 8, 9, 7, 8, 7, 6]);
+            found.keep_groups_as_found(FieldId(101), offset, limit, size);
+            let rows: Vec<usize> = found.lists[0].iter().map(|pick| pick.row).collect();
+            assert_eq!(rows, want, "{offset} {limit} {size}");
+        }
+    }
 
     #[test]
     fn scores_are_rounded_half_away_from_zero() {

@@ -56,6 +56,7 @@ pub(super) fn by(request: &SearchRequest, schema: &CollectionSchema) -> Result<O
     Ok(Some(GroupBy {
         field: field.id,
         size: request.group_size.max(1) as usize,
+        fill: !request.groups_as_found,
         within,
     }))
 }
@@ -82,7 +83,7 @@ pub(super) async fn run(
     });
     let parts: Vec<_> = try_join_all(parts).await?.into_iter().flatten().collect();
     let work = move || {
-        let merged = merge_groups(parts, searcher.k, by.size);
+        let merged = merge_groups(parts, searcher.k, &by);
         finish.answer(match merged {
             Some(merged) => without_groups(merged),
             None => TopK::empty(searcher.metric, 0),
