@@ -38,7 +38,7 @@ def prepared(tmp_path_factory):
     client.delete("first", ids=[60, 61])
     client.create_partition("first", MARKER)
     root = server.data_dir / "objects"
-    eventually(lambda: any(root.rglob("index.bin")), "the index is written")
+    eventually(lambda: any(root.rglob("index.*.bin")), "the index is written")
     eventually(
         lambda: client.describe_index("first", "vector")["state"] == "Finished", "it is on record"
     )
@@ -112,7 +112,7 @@ def flips(data_dir, rng):
     kinds = {
         "data": [path for path in objects if path.name.endswith(".parquet")],
         "stats": [path for path in objects if path.name.startswith("stats.")],
-        "index": [path for path in objects if path.name == "index.bin"],
+        "index": [path for path in objects if path.match("index.*.bin")],
         "log": sorted((data_dir / "wal").rglob("*.log")),
         "owner": sorted((data_dir / "wal").rglob("owner")),
         "meta": [data_dir / "meta" / "log" / "db"],
@@ -175,7 +175,7 @@ def test_what_is_missing_is_reported(copy, kind):
     target = {
         "data": lambda: next(root.rglob("data.*")),
         "delta": lambda: next((root / "deltas").rglob("*.parquet")),
-        "index": lambda: next(root.rglob("index.bin")),
+        "index": lambda: next(root.rglob("index.*.bin")),
         "log": lambda: next(path for path in (copy / "wal").iterdir()),
     }[kind]()
     if target.is_dir():

@@ -1,6 +1,12 @@
 //! Builds one index over one segment.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
 
 use bytes::Bytes;
 use redkite_index::{BuildOptions, ColumnIndex, ColumnIndexParams, ColumnRows};
@@ -13,18 +19,16 @@ use redkite_proto::{
     },
 };
 use redkite_runtime::{CpuPool, Priority};
-use redkite_segment::{FileEntry, FileKind, file::read_column, manifest};
+use redkite_segment::{FileEntry, FileKind, file::find_column, manifest};
 use redkite_storage::{ObjectStore, crc32c_append, layout};
 use redkite_types::{
     BuildId, CollectionId, ColumnData, DataType, Error, PartitionId, Result, SegmentId, StopFlag,
 };
 use tracing::info;
 
-/// The only file of an index.
-const FILE: &str = "index.bin";
-
-/// How often the vectors' bytes are in memory at the most: as they come from the store, and as a
-/// column. Building makes no copy of them, and the index is written from where it lies.
+/// How often the vectors' bytes are in memory at the most, unless they are mapped: as they come from
+/// the store, and as a column. Building makes no copy of them, and the index is written from where it
+/// lies.
 const COPIES: u64 = 2;
 
 /// Builds indexes from an object store into the same one.
@@ -34,6 +38,20 @@ pub struct IndexBuilder {
     cpu: CpuPool,
     disk: Arc<DiskSpace>,
     memory: Arc<MemoryBudget>,
+    threads: BuildThreads,
+}
+
+/// The threads that all builds of a node use together.
+#[derive(Clone, Debug)]
+struct BuildThreads {
+    limit: usize,
+    free: Arc<AtomicUsize>,
+}
+
+/// Threads of one build, given back when it ends.
+struct TakenThreads {
+    count: usize,
+    free: Arc<AtomicUsize>,
 }
 
 /// What a request asks for, checked.
@@ -46,23 +64,31 @@ struct Job {
 }
 
 impl IndexBuilder {
-    /// Builds on these threads and within this memory; `disk` is the store's, where it is a local one.
+    /// Builds on this pool and within this memory; `disk` is the store's, where it is a local one. The
+    /// builds that run at one time use `threads` threads together, at least one each; 0 stands for as
+    /// many as the machine has processors.
     pub fn new(
         store: Arc<dyn ObjectStore>,
         cpu: CpuPool,
         disk: Arc<DiskSpace>,
         memory: Arc<MemoryBudget>,
+        threads: usize,
     ) -> Self {
+        let threads = BuildThreads::new(match threads {
+            0 => cpu.threads(),
+            threads => threads,
+        });
         Self {
             store,
             cpu,
             disk,
             memory,
+            threads,
         }
     }
 
-    /// Builds one index and writes its file. The same build id writes the same bytes to the same
-    /// key, so doing it twice is doing it once.
+    /// Builds one index and writes its file. A build that is done twice may give two graphs, if several
+    /// threads made them: the file's name says which one it is, so neither overwrites the other.
     ///
     /// # Errors
     /// Codes 1100 and 1700 when the index cannot be built with such parameters: never retry. Code 3
@@ -75,10 +101,15 @@ impl IndexBuilder {
         let job = Job::read(request)?;
         let segment = SegmentId(job.segment.id);
         let what = format!("index build {}", job.build.0);
-        let _room = self.memory.reserve(&what, job.memory_bytes())?;
-        let column = read_column(self.store.as_ref(), segment, &job.data, &job.field)
+        let store = self.store.as_ref();
+        let found = find_column(store, segment, &job.data, &job.field)
             .await
             .map_err(|error| Error::from_coded(&error))?;
+        let copies = if found.is_mapped() { 0 } else { COPIES };
+        let bytes = job.memory_bytes(copies, self.threads.limit);
+        let _room = self.memory.reserve(&what, bytes)?;
+        let column = found.read(store).await;
+        let column = column.map_err(|error| Error::from_coded(&error))?;
         let rows = column.len();
         if column.data.data_type() != job.field.data_type || !job.field.data_type.is_vector() {
             return Err(no_vector(&job));
@@ -88,7 +119,7 @@ impl IndexBuilder {
             CollectionId(job.segment.collection_id),
             PartitionId(job.segment.partition_id),
         );
-        let path = layout::segment_index(collection, partition, segment, job.build, FILE);
+        let path = layout::segment_index(collection, partition, segment, job.build, &built.name());
         let file = FileInfo {
             path: path.clone(),
             size: built.size,
@@ -131,9 +162,12 @@ impl IndexBuilder {
         let params = job.params.clone();
         // With one thread the same seed makes the same graph.
         let seed = job.build.0.unsigned_abs();
+        let threads = self.threads.clone();
         let work = move |stop: &StopFlag| {
+            // Not before its turn: a build that waits keeps no threads from others.
+            let taken = threads.take();
             let options = BuildOptions {
-                threads: 1,
+                threads: taken.count,
                 seed,
                 progress: None,
                 stop,
@@ -145,7 +179,7 @@ impl IndexBuilder {
                     return Err(redkite_index::Error::InvalidParameter { message });
                 }
             };
-            drop(vectors);
+            drop((vectors, taken));
             Ok(Built::of(index.parts()))
         };
         let built: redkite_index::Result<Built> = self
@@ -154,6 +188,31 @@ impl IndexBuilder {
             .await
             .map_err(|error| Error::from_coded(&error))?;
         built.map_err(|error| user_error(&error))
+    }
+}
+
+impl BuildThreads {
+    fn new(limit: usize) -> Self {
+        let limit = limit.max(1);
+        Self {
+            limit,
+            free: Arc::new(AtomicUsize::new(limit)),
+        }
+    }
+
+    /// Takes all threads that are free; the one that asks is a build's own even if none is.
+    fn take(&self) -> TakenThreads {
+        let taken = self.free.swap(0, Ordering::Relaxed);
+        TakenThreads {
+            count: taken,
+            free: self.free.clone(),
+        }
+    }
+}
+
+impl Drop for TakenThreads {
+    fn drop(&mut self) {
+        self.free.fetch_add(self.count, Ordering::Relaxed);
     }
 }
 
@@ -176,11 +235,17 @@ impl Built {
             crc32c,
         }
     }
+
+    /// The file's name, which other bytes do not have.
+    fn name(&self) -> String {
+        format!("index.{:08x}.bin", self.crc32c)
+    }
 }
 
 impl Job {
-    /// Bytes that the build may take at its peak; an estimate from above.
-    fn memory_bytes(&self) -> u64 {
+    /// Bytes that the build may take at its peak with so many copies of the vectors and so many threads;
+    /// an estimate from above.
+    fn memory_bytes(&self, copies: u64, threads: usize) -> u64 {
         let rows = self.segment.rows.unsigned_abs();
         let vectors = match self.field.dim {
             0 => self.data.size_bytes,
@@ -188,8 +253,8 @@ impl Job {
         };
         let build = self
             .params
-            .build_bytes(rows, self.field.dim as u64, vectors);
-        vectors.saturating_mul(COPIES).saturating_add(build)
+            .build_bytes(rows, self.field.dim as u64, vectors, threads);
+        vectors.saturating_mul(copies).saturating_add(build)
     }
 
     fn read(request: BuildIndexRequest) -> Result<Self> {
@@ -253,5 +318,21 @@ fn user_error(error: &redkite_index::Error) -> Error {
         | Index::InvalidIndexType { .. }
         | Index::TooManyRows { .. } => Error::input(user.code, user.message),
         _ => user,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn builds_at_one_time_share_the_threads() {
+        let threads = BuildThreads::new(4);
+        let first = threads.take();
+        // It has the thread that it runs on.
+        assert_eq!((first.count, threads.take().count), (4, 0));
+        drop(first);
+        assert_eq!(threads.take().count, 4);
+        assert_eq!(BuildThreads::new(0).take().count, 1);
     }
 }

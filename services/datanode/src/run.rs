@@ -14,10 +14,16 @@ use crate::{
     BundleOptions, Bundler, Compactor, DataNodeService, ExportOptions, Exporter, IndexBuilder,
 };
 
+/// More threads than any machine has use for.
+const MAX_BUILD_THREADS: usize = 1_024;
+
 /// Section `datanode` of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DataNodeOptions {
+    /// Threads that the index builds of this node use together, at least one each; 0 stands for as many
+    /// as the machine has processors. They give way to searches. With 1 a build is repeatable.
+    pub build_threads: usize,
     /// Exports.
     pub export: ExportOptions,
     /// Bundles of snapshots.
@@ -26,6 +32,13 @@ pub struct DataNodeOptions {
 
 impl Validate for DataNodeOptions {
     fn validate(&self) -> redkite_config::Result<()> {
+        if self.build_threads > MAX_BUILD_THREADS {
+            let reason = format!("must be at most {MAX_BUILD_THREADS}");
+            return Err(redkite_config::Error::value(
+                "datanode.build_threads",
+                reason,
+            ));
+        }
         self.export.validate()?;
         self.bundle.validate()
     }
@@ -59,6 +72,7 @@ pub async fn start(
         context.cpu()?,
         context.disk.clone(),
         context.memory.clone(),
+        options.build_threads,
     );
     let compactor = Compactor::new(
         context.store().await?,

@@ -79,10 +79,10 @@ impl Fixture {
     }
 
     async fn new() -> Self {
-        Self::with_memory(MemoryBudget::unlimited()).await
+        Self::with(MemoryBudget::unlimited(), 1, ROWS).await
     }
 
-    async fn with_memory(memory: MemoryBudget) -> Self {
+    async fn with(memory: MemoryBudget, threads: usize, count: usize) -> Self {
         let memory = Arc::new(memory);
         let store = redkite_storage::open("memory://").unwrap();
         let fields = vec![
@@ -106,13 +106,13 @@ impl Fixture {
             segment: SegmentId(3),
             schema: schema.clone(),
         };
-        let vectors: Vec<f32> = (0..ROWS * DIM)
+        let vectors: Vec<f32> = (0..count * DIM)
             .map(|at| ((at * 7919) % 1_009) as f32 / 1_009.0)
             .collect();
         let columns = vec![
             Column::new(
                 schema.fields[0].id,
-                ColumnData::Int64((0..ROWS as i64).collect()),
+                ColumnData::Int64((0..count as i64).collect()),
             ),
             Column::new(
                 schema.fields[1].id,
@@ -122,9 +122,9 @@ impl Fixture {
                 },
             ),
         ];
-        let batch = RowBatch::new(ROWS, columns).unwrap();
-        let ids = (0..ROWS as i64).map(RowId).collect();
-        let times = vec![Timestamp(5); ROWS];
+        let batch = RowBatch::new(count, columns).unwrap();
+        let ids = (0..count as i64).map(RowId).collect();
+        let times = vec![Timestamp(5); count];
         let chunk = Chunk::new(schema.fields[0].id, batch, ids, times).unwrap();
         let manifest = write_segment(store.as_ref(), meta, vec![Arc::new(chunk)])
             .await
@@ -138,14 +138,20 @@ impl Fixture {
             id: 3,
             collection_id: 1,
             partition_id: 2,
-            rows: ROWS as i64,
+            rows: count as i64,
             files: files.collect(),
             ..SegmentInfo::default()
         };
         let cpu = CpuPool::new(2, 8).unwrap();
         let disk = Arc::new(DiskSpace::unlimited());
         let service = DataNodeService::new(
-            IndexBuilder::new(store.clone(), cpu.clone(), disk.clone(), memory.clone()),
+            IndexBuilder::new(
+                store.clone(),
+                cpu.clone(),
+                disk.clone(),
+                memory.clone(),
+                threads,
+            ),
             Compactor::new(store.clone(), cpu.clone(), disk.clone(), memory.clone()),
             Exporter::new(
                 store.clone(),
@@ -219,7 +225,8 @@ async fn an_index_finds_the_rows_it_was_built_over() {
         let [file] = &built.files[..] else {
             panic!("one file, not {:?}", built.files)
         };
-        assert_eq!(file.path, format!("segments/1/2/3/index/{build}/index.bin"));
+        let name = format!("index.{:08x}.bin", file.crc32c);
+        assert_eq!(file.path, format!("segments/1/2/3/index/{build}/{name}"));
         let bytes = fixture.store.get(&file.path).await.unwrap();
         redkite_storage::verify(&file.path, &bytes, file.size, file.crc32c).unwrap();
         let index = redkite_index::open(bytes).unwrap();
@@ -237,7 +244,26 @@ async fn an_index_finds_the_rows_it_was_built_over() {
 }
 
 #[tokio::test]
-async fn the_same_build_id_writes_the_same_bytes_again() {
+async fn builds_of_several_threads_do_not_overwrite_each_other() {
+    // More rows than are inserted before the threads begin.
+    let rows = 3_000;
+    let fixture = Fixture::with(MemoryBudget::unlimited(), 3, rows).await;
+    let build = || {
+        let request = Request::new(fixture.request(10, "HNSW"));
+        fixture.service.build_index(request)
+    };
+    let (one, other) = tokio::join!(build(), build());
+    for built in [one, other] {
+        let built = built.unwrap().into_inner();
+        let file = &built.files[0];
+        let bytes = fixture.store.get(&file.path).await.unwrap();
+        redkite_storage::verify(&file.path, &bytes, file.size, file.crc32c).unwrap();
+        assert_eq!(redkite_index::open(bytes).unwrap().len(), rows);
+    }
+}
+
+#[tokio::test]
+async fn with_one_thread_the_same_build_id_writes_the_same_file_again() {
     let fixture = Fixture::new().await;
     let mut files = Vec::new();
     for _ in 0..2 {
@@ -258,7 +284,7 @@ async fn the_same_build_id_writes_the_same_bytes_again() {
 #[tokio::test]
 async fn a_build_without_memory_for_it_is_refused_and_may_be_tried_again() {
     // Less than the process itself takes.
-    let fixture = Fixture::with_memory(MemoryBudget::new(1)).await;
+    let fixture = Fixture::with(MemoryBudget::new(1), 1, ROWS).await;
     let refused = fixture.fails(fixture.request(1, "HNSW")).await;
     assert_eq!(refused.code, ErrorCode::MemoryLimitExceeded);
     assert!(refused.message.contains("index build 1"), "{refused:?}");

@@ -243,7 +243,7 @@ fn a_build_takes_little_more_than_what_it_makes() {
         let (index, _, peak) = measured(work);
         let file: usize = index.parts().iter().map(|part| part.len()).sum();
         let bound = file * 13 / 10 + ROWS * slack.row + slack.fixed;
-        let estimate = params.build_bytes(ROWS as u64, DIM as u64, column.memory_bytes() as u64);
+        let estimate = params.build_bytes(ROWS as u64, DIM as u64, column.memory_bytes() as u64, 1);
         let what = format!(
             "{kind} {index_type} {metric}: peak {peak}, file {file}, ratio {:.2}, bound {bound}, \
              estimate {estimate}",
@@ -252,6 +252,17 @@ fn a_build_takes_little_more_than_what_it_makes() {
         println!("{what}");
         if peak > bound || peak as u64 > estimate {
             wrong.push(what);
+        }
+        let threads = 4;
+        let options = BuildOptions { threads, ..options };
+        let work = || ColumnIndex::build(&params, &rows, &options).unwrap();
+        let (_, _, peak) = measured(work);
+        let bytes = column.memory_bytes() as u64;
+        let estimate = params.build_bytes(ROWS as u64, DIM as u64, bytes, threads);
+        if peak as u64 > estimate {
+            wrong.push(format!(
+                "{kind} {index_type} with {threads} threads: peak {peak}, estimate {estimate}"
+            ));
         }
         // To write the file, next to nothing more.
         let (parts, held, _) = measured(|| index.parts());

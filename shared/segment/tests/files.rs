@@ -162,9 +162,8 @@ async fn read_somehow(
         _ => {
             let field = &schema.fields[round % schema.fields.len()];
             let entry = &manifest.files[0];
-            return file::read_column(store, manifest.segment, entry, field)
-                .await
-                .map(drop);
+            let found = file::find_column(store, manifest.segment, entry, field).await?;
+            return found.read(store).await.map(drop);
         }
     };
     let placement = placement(schema, mapped, 0);
@@ -307,7 +306,8 @@ async fn files_of_version_1_are_still_read() {
         }
     }
     for field in &schema.fields {
-        let column = file::read_column(&*store, SegmentId(7), &entry, field).await;
+        let found = file::find_column(&*store, SegmentId(7), &entry, field).await;
+        let column = found.unwrap().read(&*store).await;
         assert_eq!(column.unwrap().len(), 50);
     }
 }
@@ -342,11 +342,24 @@ async fn vectors_lie_in_the_file_as_they_do_in_memory() {
     assert_eq!(mapped, values);
     assert!(mapped.is_shared());
     assert_eq!(mapped.as_ptr().addr() % 64, 0);
-    // Unlinking the file leaves the mapping whole.
+    let found = file::find_column(&*store, manifest.segment, &manifest.files[0], vector);
+    let found = found.await.unwrap();
+    assert!(found.is_mapped());
+    let column = found.read(&*store).await.unwrap();
+    let ColumnData::FloatVector { values: alone, .. } = &column.data else {
+        panic!("a vector column");
+    };
+    assert!(alone.is_shared());
+    let key = schema.field("pk").unwrap();
+    let other = file::find_column(&*store, manifest.segment, &manifest.files[0], key).await;
+    assert!(!other.unwrap().is_mapped(), "it is decoded");
+    // Unlinking the file leaves the mappings whole.
     store.delete(&manifest.files[0].path).await.unwrap();
     assert_eq!(mapped, values);
-    let read = file::read_column(&*store, manifest.segment, &manifest.files[0], vector).await;
-    assert_eq!(read.unwrap_err().code(), ErrorCode::IoKeyNotFound);
+    assert_eq!(alone, values);
+    let found = file::find_column(&*store, manifest.segment, &manifest.files[0], vector);
+    let error = found.await.err().unwrap();
+    assert_eq!(error.code(), ErrorCode::IoKeyNotFound);
 }
 
 #[tokio::test]

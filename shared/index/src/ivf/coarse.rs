@@ -39,6 +39,40 @@ pub(crate) struct Run<'a> {
     pub(crate) progress: Option<&'a AtomicUsize>,
 }
 
+impl Run<'_> {
+    /// Of so many pieces of work of one size, those of one thread.
+    pub(crate) fn part(self, pieces: usize) -> usize {
+        pieces.div_ceil(self.threads.max(1)).max(1)
+    }
+
+    /// Works on parts, one for each thread. What it does must not depend on where parts begin: the
+    /// result is then the same with any number of threads.
+    ///
+    /// # Errors
+    /// That of the first part that fails.
+    pub(crate) fn each<T: Send>(
+        self,
+        mut parts: impl Iterator<Item = T>,
+        work: impl Fn(T) -> Result<()> + Sync,
+    ) -> Result<()> {
+        if self.threads <= 1 {
+            return parts.try_for_each(work);
+        }
+        let work = &work;
+        std::thread::scope(|scope| {
+            let mine = parts.next();
+            let others: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
+            let mine = mine.map_or(Ok(()), work);
+            others.into_iter().fold(mine, |done, other| {
+                let theirs = other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                done.and(theirs)
+            })
+        })
+    }
+}
+
 /// Learns the centroids of vectors, `[nlist, dim]`, from an even sample.
 pub(super) fn learn(
     metric: MetricType,
@@ -74,26 +108,10 @@ pub(super) fn assign(
     run: Run<'_>,
 ) -> Result<()> {
     let codes = Codes::encode(MetricType::L2, dim, centroids);
-    let part = nearest.len().div_ceil(run.threads.max(1)).max(1);
+    let part = run.part(nearest.len());
     let parts = (0..).step_by(part).zip(nearest.chunks_mut(part));
-    if run.threads <= 1 {
-        return parts
-            .into_iter()
-            .try_for_each(|(first, nearest)| assign_part(&codes, row, first, nearest, run));
-    }
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = parts
-            .map(|(first, nearest)| {
-                let codes = &codes;
-                scope.spawn(move || assign_part(codes, row, first, nearest, run))
-            })
-            .collect();
-        workers
-            .into_iter()
-            .try_for_each(|worker| match worker.join() {
-                Ok(done) => done,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
+    run.each(parts, |(first, nearest)| {
+        assign_part(&codes, row, first, nearest, run)
     })
 }
 

@@ -173,33 +173,43 @@ impl Pq {
             _ => count,
         };
         let mut add = AlignedBuffer::zeroed(adds * size_of::<f32>());
-        let (mut values, mut decoded) = (vec![0f32; dim], vec![0f32; dim]);
-        let mut words = vec![0u32; shape.m];
-        let mut keys = vec![0f32; shape.places()];
-        for (at, row) in lists.rows.iter().enumerate() {
-            if at % 256 == 0 {
-                run.stop.check()?;
-            }
-            residual(*row, &mut values);
-            for (part, word) in words.iter_mut().enumerate() {
-                *word = nearest_word(shape, &books, part, &values, &mut keys);
-            }
-            match layout {
-                Layout::Rows => {
-                    let width = shape.row_bytes();
-                    pack(shape, &words, &mut codes.as_mut()[at * width..][..width]);
+        // Whole blocks, which are written by one thread each.
+        let part = run.part(count).next_multiple_of(BLOCK_ROWS);
+        let part_bytes = shape.codes_len(layout, part);
+        let mut adds = add.values_mut::<f32>().chunks_mut(part);
+        let rows = lists.rows.chunks(part);
+        let parts = rows.zip(codes.as_mut().chunks_mut(part_bytes));
+        let parts = parts.map(|(rows, codes)| (rows, codes, adds.next().unwrap_or_default()));
+        run.each(parts, |(rows, codes, add)| {
+            let (mut values, mut decoded) = (vec![0f32; dim], vec![0f32; dim]);
+            let mut words = vec![0u32; shape.m];
+            let mut keys = vec![0f32; shape.places()];
+            for (at, row) in rows.iter().enumerate() {
+                if at % 256 == 0 {
+                    run.stop.check()?;
                 }
-                Layout::Blocks => pack_block(shape, &words, codes.as_mut(), at),
+                residual(*row, &mut values);
+                for (part, word) in words.iter_mut().enumerate() {
+                    *word = nearest_word(shape, &books, part, &values, &mut keys);
+                }
+                match layout {
+                    Layout::Rows => {
+                        let width = shape.row_bytes();
+                        pack(shape, &words, &mut codes[at * width..][..width]);
+                    }
+                    Layout::Blocks => pack_block(shape, &words, codes, at),
+                }
+                // IP has nothing to add.
+                if let Some(add) = add.get_mut(at) {
+                    decode(shape, &books, &words, &mut decoded);
+                    let list = lists.list_of[*row as usize] as usize;
+                    let centroid = &lists.centroids[list * dim..][..dim];
+                    let terms = decoded.iter().zip(centroid);
+                    *add = terms.map(|(p, c)| p * (p + 2.0 * c)).sum::<f32>();
+                }
             }
-            if metric != MetricType::Ip {
-                decode(shape, &books, &words, &mut decoded);
-                let list = lists.list_of[*row as usize] as usize;
-                let centroid = &lists.centroids[list * dim..][..dim];
-                let terms = decoded.iter().zip(centroid);
-                let sum = terms.map(|(p, c)| p * (p + 2.0 * c)).sum::<f32>();
-                add.values_mut::<f32>()[at] = sum;
-            }
-        }
+            Ok(())
+        })?;
         Ok(Self {
             shape,
             layout,
@@ -388,7 +398,6 @@ fn learn_books(
         cut.clear();
         sample(number, &mut cut);
         let book = &mut books[number * part * places..][..part * places];
-        let mut keys = vec![0f32; places];
         let words = kmeans::train(
             part,
             places,
@@ -398,10 +407,16 @@ fn learn_books(
             |words, nearest| {
                 run.stop.check()?;
                 columns(part, words, book);
-                for (row, nearest) in cut.chunks_exact(part).zip(nearest) {
-                    *nearest = nearest_in(book, row, &mut keys);
-                }
-                Ok(())
+                let book = &*book;
+                let rows = run.part(nearest.len());
+                let parts = cut.chunks(rows * part).zip(nearest.chunks_mut(rows));
+                run.each(parts, |(rows, nearest)| {
+                    let mut keys = vec![0f32; places];
+                    for (row, nearest) in rows.chunks_exact(part).zip(nearest) {
+                        *nearest = nearest_in(book, row, &mut keys);
+                    }
+                    Ok(())
+                })
             },
         )?;
         columns(part, &words, book);

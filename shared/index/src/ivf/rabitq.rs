@@ -118,18 +118,25 @@ impl Rabitq {
         let width = row_bytes(dim);
         let mut codes = AlignedBuffer::zeroed(lists.rows.len() * width);
         let mut factors = AlignedBuffer::zeroed(lists.rows.len() * 2 * size_of::<f32>());
-        let mut values = vec![0f32; dim];
-        let slots = codes.as_mut().chunks_exact_mut(width);
-        for (at, (row, slot)) in lists.rows.iter().zip(slots).enumerate() {
-            if at % 256 == 0 {
-                run.stop.check()?;
+        let part = run.part(lists.rows.len());
+        let slots = codes.as_mut().chunks_mut(part * width);
+        let factors_of = factors.values_mut::<[f32; 2]>().chunks_mut(part);
+        let parts = lists.rows.chunks(part).zip(slots).zip(factors_of);
+        run.each(parts, |((rows, slots), factors)| {
+            let mut values = vec![0f32; dim];
+            let slots = slots.chunks_exact_mut(width).zip(factors);
+            for (at, (row, (slot, factors))) in rows.iter().zip(slots).enumerate() {
+                if at % 256 == 0 {
+                    run.stop.check()?;
+                }
+                raw.row(*row).normalised(metric, &mut values);
+                rotation.apply(&mut values);
+                let list = lists.list_of[*row as usize] as usize;
+                let centroid = &centroids[list * dim..][..dim];
+                *factors = encode(metric, &values, centroid, slot);
             }
-            raw.row(*row).normalised(metric, &mut values);
-            rotation.apply(&mut values);
-            let list = lists.list_of[*row as usize] as usize;
-            let centroid = &centroids[list * dim..][..dim];
-            factors.values_mut::<[f32; 2]>()[at] = encode(metric, &values, centroid, slot);
-        }
+            Ok(())
+        })?;
         Ok(Self {
             rotation,
             codes: codes.into_bytes(),

@@ -319,3 +319,22 @@ fn few_rows_large_k_and_a_raised_flag() {
     );
     assert!(matches!(searched, Err(Error::Cancelled)));
 }
+
+#[test]
+fn any_number_of_threads_builds_the_same_lists() {
+    let case = Case::new(2_357, 16);
+    for index_type in TYPES {
+        for metric in [MetricType::L2, MetricType::Ip, MetricType::Cosine] {
+            let params = case.params(index_type, metric, 20);
+            let alone = bytes_of(&case.build(&params, 1));
+            for threads in [2, 7] {
+                let together = bytes_of(&case.build(&params, threads));
+                assert!(
+                    together == alone,
+                    "{} {metric} {threads}",
+                    index_type.name()
+                );
+            }
+        }
+    }
+}

@@ -20,9 +20,10 @@ const ROWS_PER_LIST: u64 = 39;
 const ROWS_PER_WORD: u64 = 64;
 
 impl ColumnIndexParams {
-    /// Bytes that a build over so many rows takes at its peak, the index among them and the vectors
-    /// not; from above. `vector_bytes` is what the rows take up; of sparse ones it is all that is known.
-    pub fn build_bytes(&self, rows: u64, dim: u64, vector_bytes: u64) -> u64 {
+    /// Bytes that a build over so many rows takes at its peak with so many threads, the index among
+    /// them and the vectors not; from above. `vector_bytes` is what the rows take up; of sparse ones it
+    /// is all that is known.
+    pub fn build_bytes(&self, rows: u64, dim: u64, vector_bytes: u64, threads: usize) -> u64 {
         let bytes = match self {
             Self::Dense(params) => params.build_bytes(rows, dim),
             Self::Binary(params) => match params.index_type {
@@ -36,7 +37,10 @@ impl ColumnIndexParams {
             // Pairs as they are, and by dimension; those that are left out by a ratio are among them.
             Self::Sparse(_) => vector_bytes.saturating_mul(3),
         };
-        bytes.saturating_add(FIXED)
+        // Each thread has its own marks of visited rows.
+        let others = (threads as u64).saturating_sub(1);
+        let of_others = (rows + FIXED).saturating_mul(others);
+        bytes.saturating_add(FIXED).saturating_add(of_others)
     }
 }
 

@@ -52,7 +52,7 @@ use crate::{
 };
 pub use cache::ColumnCache;
 pub use checked::{CheckedBytes, read_checked};
-pub use column::read_column;
+pub use column::{ColumnSource, find_column};
 pub use open::{Placement, open_segment};
 pub use streamed::{RemoteVectors, Streamed, open_streamed};
 
