@@ -112,10 +112,33 @@ pub fn scan_raw_topk(
     stop: &StopFlag,
     out: &mut Vec<Vec<Hit>>,
 ) -> Result<()> {
-    let mut best = collectors(queries.len() / raw.dim().max(1), k);
-    scan(raw, metric, queries, allow, stop, &mut |query, row, key| {
-        best[query].push(key, row);
-    })?;
+    scan_together((raw, raw.rows(), &[]), metric, queries, allow, k, stop, out)
+}
+
+/// Rows, how many of them count, and their inverse norms where they are known already.
+pub(crate) type NormedRows<'a> = (&'a dyn RawVectors, usize, &'a [f32]);
+
+/// As [`scan_raw_topk`], without computing norms that are known.
+pub(crate) fn scan_together(
+    rows: NormedRows<'_>,
+    metric: MetricType,
+    queries: &[f32],
+    allow: Option<&BitSet>,
+    k: usize,
+    stop: &StopFlag,
+    out: &mut Vec<Vec<Hit>>,
+) -> Result<()> {
+    let mut best = collectors(queries.len() / rows.0.dim().max(1), k);
+    scan(
+        rows,
+        metric,
+        queries,
+        allow,
+        stop,
+        &mut |query, row, key| {
+            best[query].push(key, row);
+        },
+    )?;
     drain(best, metric, out);
     Ok(())
 }
@@ -178,18 +201,26 @@ pub fn scan_raw_range(
 ) -> Result<()> {
     range.validate(metric)?;
     let mut best = collectors(queries.len() / raw.dim().max(1), limit);
-    scan(raw, metric, queries, allow, stop, &mut |query, row, key| {
-        if range.contains(metric, flip(metric, key)) {
-            best[query].push(key, row);
-        }
-    })?;
+    let rows = (raw, raw.rows(), &[][..]);
+    scan(
+        rows,
+        metric,
+        queries,
+        allow,
+        stop,
+        &mut |query, row, key| {
+            if range.contains(metric, flip(metric, key)) {
+                best[query].push(key, row);
+            }
+        },
+    )?;
     drain(best, metric, out);
     Ok(())
 }
 
 /// Calls `visit(query, row, key)` for every query and allowed row; queries in order for each row.
 fn scan(
-    raw: &dyn RawVectors,
+    (raw, count, norms): NormedRows<'_>,
     metric: MetricType,
     queries: &[f32],
     allow: Option<&BitSet>,
@@ -209,13 +240,16 @@ fn scan(
         scorers.push(ExactScorer::new(metric, query, raw.element()));
     }
     let mut block = Vec::with_capacity(BLOCK_ROWS);
-    let mut pending = allowed_rows(allow, raw.rows());
+    let mut pending = allowed_rows(allow, count);
     loop {
         stop.check()?;
         block.clear();
         block.extend(pending.by_ref().take(BLOCK_ROWS).map(|row| {
             let norm = match metric {
-                MetricType::Cosine => raw.row(row).inverse_norm(),
+                MetricType::Cosine => match norms.get(row as usize) {
+                    Some(norm) => *norm,
+                    None => raw.row(row).inverse_norm(),
+                },
                 MetricType::L2 | MetricType::Ip | MetricType::Hamming | MetricType::Jaccard => 1.0,
             };
             (row, norm)
@@ -336,6 +370,21 @@ impl VectorIndex for FlatIndex {
         self.scan(query, raw, allow, stop, |row, key| topk.push(key, row))?;
         topk.drain_into(self.metric, out);
         Ok(())
+    }
+
+    fn search_many(
+        &self,
+        queries: &[f32],
+        raw: &dyn RawVectors,
+        _params: &SearchParams,
+        allow: Option<&BitSet>,
+        k: usize,
+        stop: &StopFlag,
+        out: &mut Vec<Vec<Hit>>,
+    ) -> Result<()> {
+        check_raw(raw, self.rows, self.dim)?;
+        let rows = (raw, self.rows, view(&self.inverse_norms));
+        scan_together(rows, self.metric, queries, allow, k, stop, out)
     }
 
     fn range_search(

@@ -57,6 +57,32 @@ pub trait VectorIndex: Send + Sync {
         out: &mut Vec<Hit>,
     ) -> Result<()>;
 
+    /// Appends what [`VectorIndex::search`] finds for each of the queries, `[nq, dim]`, one list each.
+    ///
+    /// # Correctness
+    /// The answers are the same as one by one; what several queries look at may be read once for all.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is borrowed from a different owner on the hot path"
+    )]
+    fn search_many(
+        &self,
+        queries: &[f32],
+        raw: &dyn RawVectors,
+        params: &SearchParams,
+        allow: Option<&BitSet>,
+        k: usize,
+        stop: &StopFlag,
+        out: &mut Vec<Vec<Hit>>,
+    ) -> Result<()> {
+        for query in queries.chunks(self.dim()) {
+            let mut hits = Vec::new();
+            self.search(query, raw, params, allow, k, stop, &mut hits)?;
+            out.push(hits);
+        }
+        Ok(())
+    }
+
     /// Appends the best `limit` allowed rows whose score lies in `params.range` to `out`.
     ///
     /// # Errors

@@ -17,6 +17,7 @@
 //! | `product` | product-quantised codes of single rows, for a walk |
 //! | `ivf` | inverted lists: IVF_FLAT, IVF_SQ8, IVF_PQ, SCANN, IVF_RABITQ |
 //! | `allowed`, `rerank` | what a filter leaves; exact scores of candidates |
+//! | `effort`, `together` | how many lists a search visits; queries that visit the same ones |
 //! | `binary`, `sparse` | indexes of binary and of sparse vectors |
 //! | `rows`, `column` | columns, queries and indexes of vectors of any type |
 //! | `params` | Milvus's names, ranges and error texts of index and search parameters |
@@ -51,6 +52,7 @@ mod sparse;
 mod sq8;
 #[cfg(test)]
 mod testing;
+mod together;
 mod topk;
 
 pub use binary::{BinaryIndex, BinaryParams, BinaryRows};

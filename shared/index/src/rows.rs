@@ -96,6 +96,9 @@ impl<'a> ColumnRows<'a> {
             }
             (Self::Binary(rows), Queries::Binary { bytes, dim }) => {
                 check_dim(rows.dim(), *dim)?;
+                if range.is_none() {
+                    return binary::scan_together(rows, metric, bytes, allow, k, stop, out);
+                }
                 for query in bytes.chunks_exact(dim / 8) {
                     out.push(binary::scan(rows, metric, query, range, allow, k, stop)?);
                 }

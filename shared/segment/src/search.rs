@@ -170,21 +170,16 @@ impl SegmentSearcher {
             Some(column) => Some(self.rows(segment, column)?),
             None => None,
         };
-        for query in 0..self.queries.len() {
-            let mut hits = Vec::new();
-            let searched = index.search(
-                self.queries.get(query),
-                rows.as_ref(),
-                params,
-                allowed.bits(),
-                self.k,
-                stop,
-                &mut hits,
-            );
-            searched.map_err(|source| Error::search(segment, source))?;
-            lists.push(hits);
-        }
-        Ok(())
+        let searched = index.search_many(
+            &self.queries,
+            rows.as_ref(),
+            params,
+            allowed.bits(),
+            self.k,
+            stop,
+            lists,
+        );
+        searched.map_err(|source| Error::search(segment, source))
     }
 
     fn by_scan(

@@ -103,9 +103,18 @@ impl Lists {
         self.centroids.len() / self.width
     }
 
+    /// Where the rows of each list begin, and where the last end.
+    pub(super) fn offsets(&self) -> &[u32] {
+        view(&self.offsets)
+    }
+
+    /// The rows of all lists.
+    pub(super) fn all_rows(&self) -> &[u32] {
+        view(&self.rows)
+    }
+
     pub(super) fn rows(&self, list: u32) -> &[u32] {
-        let offsets: &[u32] = view(&self.offsets);
-        let rows: &[u32] = view(&self.rows);
+        let (offsets, rows) = (self.offsets(), self.all_rows());
         &rows[offsets[list as usize] as usize..offsets[list as usize + 1] as usize]
     }
 

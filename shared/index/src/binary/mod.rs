@@ -25,6 +25,7 @@ use crate::{
     kernel::kernels,
     params::{IndexType, RangeBounds, SearchParams},
     rows::in_range,
+    together::{AllowedOfLists, BATCH_BYTES, ListVisits, parts},
     topk::TopK,
 };
 
@@ -114,6 +115,44 @@ pub(crate) fn scan(
     let mut hits = Vec::new();
     best.drain_into(metric, &mut hits);
     Ok(hits)
+}
+
+/// As [`scan`] without a range for each of the queries, row-major; the rows are read once for all.
+///
+/// # Errors
+/// `Cancelled`.
+pub(crate) fn scan_together(
+    rows: &BinaryRows<'_>,
+    metric: MetricType,
+    queries: &[u8],
+    allow: Option<&BitSet>,
+    k: usize,
+    stop: &StopFlag,
+    out: &mut Vec<Vec<Hit>>,
+) -> Result<()> {
+    let queries = queries.chunks_exact(rows.width);
+    let mut best: Vec<_> = queries.map(|query| (query, TopK::with_k(k))).collect();
+    let mut pending = allowed_rows(allow, rows.rows());
+    let mut block = Vec::with_capacity(BLOCK_ROWS);
+    loop {
+        stop.check()?;
+        block.clear();
+        block.extend(pending.by_ref().take(BLOCK_ROWS));
+        if block.is_empty() {
+            break;
+        }
+        for (query, best) in &mut best {
+            for row in &block {
+                best.push(distance(metric, query, rows.row(*row)), *row);
+            }
+        }
+    }
+    for (_, mut best) in best {
+        let mut hits = Vec::new();
+        best.drain_into(metric, &mut hits);
+        out.push(hits);
+    }
+    Ok(())
 }
 
 /// What to build.
@@ -242,6 +281,76 @@ impl BinaryIndex {
             visits.add(rows.len(), seen);
         }
         best.drain_into(self.metric, out);
+        Ok(())
+    }
+
+    /// As [`BinaryIndex::search`] for each of the queries, `[nq, dim / 8]`, without a range; appends one list
+    /// a query, the same as one by one.
+    ///
+    /// # Errors
+    /// As [`BinaryIndex::search`].
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is borrowed from a different owner on the hot path"
+    )]
+    pub fn search_many(
+        &self,
+        queries: &[u8],
+        raw: &BinaryRows<'_>,
+        params: &SearchParams,
+        allow: Option<&BitSet>,
+        k: usize,
+        stop: &StopFlag,
+        out: &mut Vec<Vec<Hit>>,
+    ) -> Result<()> {
+        let width = self.dim / 8;
+        for query in queries.chunks(width) {
+            self.check(query, raw)?;
+        }
+        let allowed = Allowed::of(allow, self.rows);
+        let Some(lists) = &self.lists else {
+            return scan_together(raw, self.metric, queries, allow, k, stop, out);
+        };
+        let nprobe = params.nprobe.unwrap_or(DEFAULT_NPROBE).min(lists.len());
+        let effort = Effort::new(
+            nprobe,
+            self.rows,
+            lists.len(),
+            allowed,
+            k.min(allowed.count),
+        );
+        let mut counted = AllowedOfLists::new(allowed, lists.offsets(), lists.all_rows());
+        let mut left = queries.chunks_exact(width);
+        while left.len() > 0 {
+            let (mut visits, mut batch) = (ListVisits::default(), Vec::new());
+            let each = k.min(allowed.count) * size_of::<u64>() + size_of::<TopK>();
+            while batch.is_empty() || batch.len() * each + visits.bytes() < BATCH_BYTES {
+                let Some(query) = left.next() else {
+                    break;
+                };
+                stop.check()?;
+                let mut order = lists.order(self.metric, query);
+                visits.add(batch.len(), effort, &mut counted, |_| order.next());
+                batch.push((query, TopK::with_k(k)));
+            }
+            for (list, visitors) in visits.by_list() {
+                stop.check()?;
+                for part in parts(counted.places(list)) {
+                    let rows = &lists.all_rows()[part];
+                    for at in visitors.clone() {
+                        let (query, best) = &mut batch[at];
+                        for row in rows.iter().filter(|row| allowed.has(**row)) {
+                            best.push(distance(self.metric, query, raw.row(*row)), *row);
+                        }
+                    }
+                }
+            }
+            for (_, mut best) in batch {
+                let mut hits = Vec::new();
+                best.drain_into(self.metric, &mut hits);
+                out.push(hits);
+            }
+        }
         Ok(())
     }
 

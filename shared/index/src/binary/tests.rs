@@ -199,3 +199,36 @@ fn damage_is_found() {
         assert!(opened.is_err(), "byte {at}");
     }
 }
+
+#[test]
+fn many_queries_together_find_what_each_finds_alone() {
+    let mut rng = Rng::from_env();
+    let rows = rows(&mut rng, 2_000);
+    // Some are far from all rows, as a row with its bits turned is.
+    let turned: Vec<u8> = rows[..60 * DIM / 8].iter().map(|byte| !byte).collect();
+    let queries = [&rows[..60 * DIM / 8], &turned].concat();
+    let sets = [
+        BitSet::full(2_000),
+        BitSet::from_fn(2_000, |_| rng.below(30) == 0),
+    ];
+    let (raw, stop) = (BinaryRows::new(&rows, DIM), StopFlag::new());
+    for metric in METRICS {
+        for index_type in [IndexType::BinFlat, IndexType::BinIvfFlat] {
+            let index = build(index_type, metric, &rows, 32);
+            for (allow, nprobe, k) in [(0, 1, 5), (0, 7, 300), (1, 2, 10), (1, 32, 100)] {
+                let (allow, mut together) = (&sets[allow], Vec::new());
+                let params = SearchParams {
+                    nprobe: Some(nprobe),
+                    ..SearchParams::default()
+                };
+                let set = Some(allow);
+                index
+                    .search_many(&queries, &raw, &params, set, k, &stop, &mut together)
+                    .unwrap();
+                let alone = queries.chunks(DIM / 8);
+                let alone = alone.map(|query| search(&index, &rows, query, &params, allow, k));
+                assert_eq!(together, alone.collect::<Vec<_>>(), "{metric} {nprobe} {k}");
+            }
+        }
+    }
+}

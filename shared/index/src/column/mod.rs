@@ -15,7 +15,7 @@ use crate::{
         DEFAULT_NLIST, IndexParams, IndexType, MMAP_KEY, SearchParams, boolean, build_integer,
         merged, unknown,
     },
-    rows::{ColumnRows, Query, other_kind},
+    rows::{ColumnRows, Queries, Query, other_kind},
     sparse::{SparseIndex, SparseParams},
 };
 
@@ -308,6 +308,54 @@ impl ColumnIndex {
             }
             (Self::Dense(_) | Self::Binary(_) | Self::Sparse(_), _, _) => Err(other_kind()),
         }
+    }
+
+    /// As [`ColumnIndex::search`] for each of the queries; appends one list a query. Queries that look at
+    /// the same rows look at them together, with the answers that each would get alone.
+    ///
+    /// # Errors
+    /// As [`ColumnIndex::search`].
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is borrowed from a different owner on the hot path"
+    )]
+    pub fn search_many(
+        &self,
+        queries: &Queries,
+        rows: Option<&ColumnRows<'_>>,
+        params: &SearchParams,
+        allow: Option<&BitSet>,
+        k: usize,
+        stop: &StopFlag,
+        out: &mut Vec<Vec<Hit>>,
+    ) -> Result<()> {
+        // Whether a range search goes on depends on what each query has found.
+        if params.range.is_none() {
+            match (self, queries, rows) {
+                (
+                    Self::Dense(index),
+                    Queries::Dense { values, dim },
+                    Some(ColumnRows::Dense(rows)),
+                ) if *dim == index.dim() => {
+                    return index.search_many(values, rows, params, allow, k, stop, out);
+                }
+                (
+                    Self::Binary(index),
+                    Queries::Binary { bytes, dim },
+                    Some(ColumnRows::Binary(rows)),
+                ) if *dim == index.dim() => {
+                    return index.search_many(bytes, rows, params, allow, k, stop, out);
+                }
+                _ => {}
+            }
+        }
+        for query in 0..queries.len() {
+            let mut hits = Vec::new();
+            let query = queries.get(query);
+            self.search(query, rows, params, allow, k, stop, &mut hits)?;
+            out.push(hits);
+        }
+        Ok(())
     }
 
     /// As [`VectorIndex::pinned_bytes`].

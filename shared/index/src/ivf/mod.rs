@@ -10,7 +10,9 @@
 //! # Source
 //! Jégou, Douze, Schmid 2011, §IV, for the lists.
 
+mod batch;
 mod coarse;
+mod compare;
 mod fast;
 mod kmeans;
 mod pq;
@@ -346,6 +348,35 @@ impl VectorIndex for IvfIndex {
             return Ok(());
         }
         with_scratch(|scratch| self.nearest(query, raw, params, allowed, k, stop, scratch, out))
+    }
+
+    fn search_many(
+        &self,
+        queries: &[f32],
+        raw: &dyn RawVectors,
+        params: &SearchParams,
+        allow: Option<&BitSet>,
+        k: usize,
+        stop: &StopFlag,
+        out: &mut Vec<Vec<Hit>>,
+    ) -> Result<()> {
+        for query in queries.chunks(self.dim) {
+            self.check(query, raw, stop)?;
+        }
+        params.check_reorder(k)?;
+        let allowed = Allowed::of(allow, self.rows);
+        let count = queries.len() / self.dim;
+        if k == 0 || allowed.count == 0 {
+            out.extend(std::iter::repeat_n(Vec::new(), count));
+            return Ok(());
+        }
+        if count == 1 {
+            let mut hits = Vec::new();
+            self.search(queries, raw, params, allow, k, stop, &mut hits)?;
+            out.push(hits);
+            return Ok(());
+        }
+        self.nearest_of_many(queries, raw, params, allowed, k, stop, out)
     }
 
     fn range_search(

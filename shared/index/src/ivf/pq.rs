@@ -305,6 +305,14 @@ impl Pq {
         (kernels().score_block)(codes, &query, add, keys)
     }
 
+    /// Entries of the table of a query, for codes row by row.
+    pub(super) fn table_len(&self) -> usize {
+        match self.shape.nbits {
+            9.. => self.shape.m * self.shape.places(),
+            _ => self.shape.row_bytes() * 256,
+        }
+    }
+
     /// Fills `table` with what each code byte adds to the inner product with the query: `[bytes of a
     /// row, 256]`, or `[m, 2^nbits]` where a code is wider than a byte. For codes row by row.
     pub(crate) fn table(&self, query: &[f32], parts: &mut Vec<f32>, table: &mut Vec<f32>) {

@@ -338,3 +338,48 @@ fn any_number_of_threads_builds_the_same_lists() {
         }
     }
 }
+
+#[test]
+fn many_queries_together_find_what_each_finds_alone() {
+    let mut rng = Rng::from_env();
+    for dim in [16, 40] {
+        let rows = 3_000;
+        let case = Case::new(rows, dim);
+        // More than fit a batch where a query takes much memory, and some twice.
+        let mut queries: Vec<f32> = (0..20).flat_map(|_| case.queries.clone()).collect();
+        let length = queries.len();
+        queries[length / 2..].iter_mut().for_each(|x| *x *= 1.5);
+        let few = BitSet::from_fn(rows, |_| rng.below(50) == 0);
+        let some = BitSet::from_fn(rows, |_| rng.below(4) == 0);
+        // What lies in the first cluster's half is excluded: the pool grows and lists are further out.
+        let exact = case.exact(MetricType::L2, None, rows / 2);
+        let mut far = BitSet::full(rows);
+        exact[0].iter().for_each(|hit| far.clear(hit.row as usize));
+        let raw = RawSlice::new(&case.rows, dim).unwrap();
+        let stop = StopFlag::new();
+        for metric in [MetricType::L2, MetricType::Ip, MetricType::Cosine] {
+            for index_type in TYPES {
+                let index = case.build(&case.params(index_type, metric, 40), 1);
+                for allow in [None, Some(&few), Some(&some), Some(&far)] {
+                    for (nprobe, k) in [(1, 1), (5, 10), (40, 3), (3, 400)] {
+                        let (params, mut together) = (probes(nprobe), Vec::new());
+                        index
+                            .search_many(&queries, &raw, &params, allow, k, &stop, &mut together)
+                            .unwrap();
+                        assert_eq!(together.len(), queries.len() / dim);
+                        for (query, found) in queries.chunks(dim).zip(&together).step_by(7) {
+                            let alone = case.search(&index, query, &params, allow, k);
+                            let what = (index_type.name(), metric, nprobe, k);
+                            assert_eq!(*found, alone, "{what:?} {:?}", allow.is_some());
+                        }
+                    }
+                }
+            }
+        }
+        stop.stop();
+        let index = case.build(&case.params(IndexType::IvfSq8, MetricType::L2, 40), 1);
+        let mut none = Vec::new();
+        let stopped = index.search_many(&queries, &raw, &probes(2), None, 5, &stop, &mut none);
+        assert!(matches!(stopped, Err(Error::Cancelled)));
+    }
+}
