@@ -1,6 +1,6 @@
 //! Columns of vectors as indexes and scans see them, and queries in the same types.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
 use bytemuck::Pod;
 use bytes::Bytes;
@@ -155,6 +155,24 @@ fn typed<T: Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
 }
 
 impl DenseRows<'_> {
+    /// Some of the rows, one after the other, lent.
+    ///
+    /// # Panics
+    /// When they are past the end.
+    pub fn part(&self, rows: Range<usize>) -> DenseRows<'_> {
+        let place = rows.start * self.dim..rows.end * self.dim;
+        let values = match &self.values {
+            Elements::F32(values) => Elements::F32(&values[place]),
+            Elements::F16(values) => Elements::F16(Cow::Borrowed(&values[place])),
+            Elements::Bf16(values) => Elements::Bf16(Cow::Borrowed(&values[place])),
+            Elements::I8(values) => Elements::I8(&values[place]),
+        };
+        DenseRows {
+            values,
+            dim: self.dim,
+        }
+    }
+
     /// The values as f32, copied unless they are.
     pub fn widened(&self) -> Cow<'_, [f32]> {
         match &self.values {

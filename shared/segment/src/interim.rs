@@ -1,19 +1,23 @@
 //! Indexes over rows that still grow, so that a search need not compare with every one of them.
 //!
 //! A chunk of a growing segment that is large enough to be worth it gets a small graph of its own, in
-//! memory only. It goes with the chunk: when a flush has written the rows, an index file takes over.
+//! memory only. When a flush has written the rows, the sealed segment takes the graphs of its chunks over,
+//! each for the rows that it is of, until an index over all of them is there.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use parking_lot::RwLock;
 use redkite_index::{
-    BuildOptions, ColumnIndex, ColumnIndexParams, ColumnRows, IndexParams, SearchParams,
+    BuildOptions, ColumnIndex, ColumnIndexParams, ColumnRows, DenseRows, Hit, IndexParams,
+    SearchParams,
 };
-use redkite_types::{ColumnData, FieldId, MetricType, SegmentId, StopFlag};
+use redkite_types::{BitSet, ColumnData, FieldId, MetricType, SegmentId, StopFlag};
 
 use crate::{
     chunk::Chunk,
     error::{Error, Result},
+    search::SegmentSearcher,
+    segment::Allowed,
 };
 
 /// Chunks with fewer rows are faster compared than walked.
@@ -29,26 +33,55 @@ const MIN_ROWS_PER_HIT: usize = 16;
 /// What a row takes up beside its codes of one byte a dimension.
 const ROW_BYTES: usize = 2 * LINKS * size_of::<u32>() + 16;
 
-/// The indexes of one chunk, by vector field.
+/// The indexes of one chunk.
 #[derive(Default)]
-pub(crate) struct InterimIndexes(RwLock<Vec<(FieldId, Arc<ColumnIndex>)>>);
+pub(crate) struct InterimIndexes(RwLock<Vec<Interim>>);
+
+/// An index over a vector field of some rows of a chunk, one after the other.
+#[derive(Clone)]
+pub(crate) struct Interim {
+    field: FieldId,
+    /// The first of the rows.
+    start: usize,
+    index: Arc<ColumnIndex>,
+}
+
+impl Interim {
+    fn rows(&self) -> Range<usize> {
+        self.start..self.start + self.index.len()
+    }
+}
 
 impl InterimIndexes {
-    fn get(&self, field: FieldId) -> Option<Arc<ColumnIndex>> {
-        let indexes = self.0.read();
-        let found = indexes.iter().find(|(id, _)| *id == field);
-        found.map(|(_, index)| index.clone())
-    }
-
     fn put(&self, field: FieldId, index: Arc<ColumnIndex>) {
         let mut indexes = self.0.write();
-        indexes.retain(|(id, _)| *id != field);
-        indexes.push((field, index));
+        indexes.retain(|interim| interim.field != field);
+        indexes.push(Interim {
+            field,
+            start: 0,
+            index,
+        });
+    }
+
+    /// Takes over those of a chunk whose rows are here from row `start` on.
+    pub(crate) fn take_over(&self, other: &Self, start: usize) {
+        let others = other.0.read();
+        let moved = others.iter().map(|interim| Interim {
+            start: start + interim.start,
+            ..interim.clone()
+        });
+        self.0.write().extend(moved);
+    }
+
+    /// Lets go of those of a field; searches that use one keep it until they end.
+    pub(crate) fn remove(&self, field: FieldId) {
+        self.0.write().retain(|interim| interim.field != field);
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
         let indexes = self.0.read();
-        indexes.iter().map(|(_, index)| index.memory_bytes()).sum()
+        let bytes = indexes.iter().map(|interim| interim.index.memory_bytes());
+        bytes.sum()
     }
 }
 
@@ -56,7 +89,11 @@ impl fmt::Debug for InterimIndexes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let indexes = self.0.read();
         f.debug_list()
-            .entries(indexes.iter().map(|(field, _)| field))
+            .entries(
+                indexes
+                    .iter()
+                    .map(|interim| (interim.field, interim.rows())),
+            )
             .finish()
     }
 }
@@ -65,9 +102,13 @@ impl Chunk {
     /// Whether it is large enough for an interim index of a field of dense vectors and has none that
     /// measures distance like this.
     pub fn lacks_interim(&self, field: FieldId, metric: MetricType) -> bool {
-        self.len() >= MIN_ROWS
-            && self.dense(field).is_some()
-            && (self.interim().get(field)).is_none_or(|index| index.metric() != metric)
+        self.len() >= MIN_ROWS && self.dense(field).is_some() && !self.has_interim(field, metric)
+    }
+
+    fn has_interim(&self, field: FieldId, metric: MetricType) -> bool {
+        let indexes = self.interim().0.read();
+        let fits = |one: &Interim| one.field == field && one.index.metric() == metric;
+        indexes.iter().any(fits)
     }
 
     /// About how many bytes an interim index of the field will take up.
@@ -103,17 +144,24 @@ impl Chunk {
         Ok(())
     }
 
-    /// The interim index for a search of `k` rows. A range search gets none: it is to find everything.
+    /// The interim indexes for a search of `k` rows, by their rows. A range search gets none: it is to
+    /// find everything.
     pub(crate) fn interim_for(
         &self,
         field: FieldId,
         metric: MetricType,
         params: &SearchParams,
         k: usize,
-    ) -> Option<Arc<ColumnIndex>> {
-        let pays = params.range.is_none() && k.saturating_mul(MIN_ROWS_PER_HIT) <= self.len();
-        let index = pays.then(|| self.interim().get(field)).flatten()?;
-        (index.metric() == metric).then_some(index)
+    ) -> Vec<Interim> {
+        if params.range.is_some() {
+            return Vec::new();
+        }
+        let serves = |one: &&Interim| {
+            let pays = k.saturating_mul(MIN_ROWS_PER_HIT) <= one.index.len();
+            pays && one.field == field && one.index.metric() == metric
+        };
+        let indexes = self.interim().0.read();
+        indexes.iter().filter(serves).cloned().collect()
     }
 
     /// The column of a field of dense vectors.
@@ -121,6 +169,105 @@ impl Chunk {
         let data = &self.batch().column(field)?.data;
         matches!(ColumnRows::of(data), Some(ColumnRows::Dense(_))).then_some(data)
     }
+}
+
+impl SegmentSearcher {
+    /// About how many rows a search by interim indexes compares.
+    pub(crate) fn compared_by_interim(&self, parts: &[Interim], rows: usize) -> usize {
+        let params = search_params(&self.params, self.k);
+        let covered: usize = parts.iter().map(|part| part.index.len()).sum();
+        let compared = parts
+            .iter()
+            .map(|part| part.index.compared(&params, self.k));
+        rows - covered.min(rows) + compared.sum::<usize>()
+    }
+
+    /// Appends one list a query: the `k` nearest allowed rows of a chunk, by the indexes over parts of it
+    /// and by comparing all other rows.
+    pub(crate) fn by_interim(
+        &self,
+        parts: &[Interim],
+        segment: SegmentId,
+        chunk: &Chunk,
+        allowed: &Allowed,
+        stop: &StopFlag,
+        lists: &mut Vec<Vec<Hit>>,
+    ) -> Result<()> {
+        let failed = |source| Error::search(segment, source);
+        let column = chunk.column(segment, self.field)?;
+        let rows = self.rows(segment, &column)?;
+        let mut found: Vec<Vec<Hit>> = vec![Vec::new(); self.queries.len()];
+        let mut add = |hits: Vec<Vec<Hit>>, start: usize| {
+            for (list, hits) in found.iter_mut().zip(hits) {
+                list.extend(hits.into_iter().map(|hit| Hit {
+                    // A chunk has no more rows than a u32 counts.
+                    row: hit.row + start as u32,
+                    ..hit
+                }));
+            }
+        };
+        if let ColumnRows::Dense(dense) = &rows {
+            let params = search_params(&self.params, self.k);
+            for part in parts {
+                let (within, mut hits) = (part.rows(), Vec::new());
+                let inside = allowed
+                    .bits()
+                    .map(|bits| BitSet::from_fn(within.len(), |row| bits.get(within.start + row)));
+                let rows = ColumnRows::Dense(DenseRows::part(dense, within));
+                let searched = part.index.search_many(
+                    &self.queries,
+                    Some(&rows),
+                    &params,
+                    inside.as_ref(),
+                    self.k,
+                    stop,
+                    &mut hits,
+                );
+                searched.map_err(failed)?;
+                add(hits, part.start);
+            }
+        }
+        let rest = uncovered(parts, chunk.len(), allowed);
+        if rest.any() {
+            let mut hits = Vec::new();
+            let scanned = rows.scan(
+                &self.queries,
+                self.metric,
+                &self.params,
+                Some(&rest),
+                self.k,
+                stop,
+                &mut hits,
+            );
+            scanned.map_err(failed)?;
+            add(hits, 0);
+        }
+        for list in &mut found {
+            let order = |a: &Hit, b: &Hit| self.metric.compare(a.score, b.score);
+            list.sort_unstable_by(|a, b| order(a, b).then(a.row.cmp(&b.row)));
+            list.truncate(self.k);
+        }
+        lists.append(&mut found);
+        Ok(())
+    }
+}
+
+/// The allowed rows that no index is over.
+fn uncovered(parts: &[Interim], rows: usize, allowed: &Allowed) -> BitSet {
+    let mut covered: Vec<Range<usize>> = parts.iter().map(Interim::rows).collect();
+    covered.push(rows..rows);
+    covered.sort_unstable_by_key(|range| range.start);
+    let mut rest = BitSet::new(rows);
+    let mut next = 0;
+    for range in covered {
+        for row in next..range.start {
+            if allowed.bits().is_none_or(|bits| bits.get(row)) {
+                rest.set(row);
+            }
+        }
+        next = next.max(range.end);
+    }
+    rest
 }
 
 /// The parameters with which an interim index is searched.
@@ -148,7 +295,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        DeleteBatch, GrowingSegment, ReadView, Segment, SegmentMeta, SegmentSearcher, TopK,
+        DeleteBatch, GrowingSegment, ReadView, SealedSegment, Segment, SegmentMeta,
+        SegmentSearcher, TopK,
         testing::{KEY, VECTOR, meta},
     };
 
@@ -309,8 +457,8 @@ mod tests {
         let chunk = segment.snapshot().chunks()[0].clone();
         let asks = |params: &SearchParams, k| chunk.interim_for(VECTOR, MetricType::L2, params, k);
         let plain = SearchParams::default();
-        assert!(asks(&plain, 512).is_some());
-        assert!(asks(&plain, 513).is_none());
+        assert!(!asks(&plain, 512).is_empty());
+        assert!(asks(&plain, 513).is_empty());
         let range = SearchParams {
             range: Some(RangeBounds {
                 radius: 1.0,
@@ -318,12 +466,93 @@ mod tests {
             }),
             ..SearchParams::default()
         };
-        assert!(asks(&range, 10).is_none());
+        assert!(asks(&range, 10).is_empty());
         assert!(
             chunk
                 .interim_for(VECTOR, MetricType::Ip, &plain, 10)
-                .is_none()
+                .is_empty()
         );
+    }
+
+    #[test]
+    fn a_flushed_segment_keeps_the_indexes_until_it_has_one_over_all_rows() {
+        let seed = rand::random();
+        println!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        let metric = MetricType::L2;
+        let meta = SegmentMeta {
+            schema: Arc::new(schema()),
+            ..meta()
+        };
+        let growing = GrowingSegment::new(meta);
+        let values = random(&mut rng, ROWS);
+        let mut first = 0;
+        while first < ROWS {
+            let rows = rng.random_range(1..1_500).min(ROWS - first);
+            append(&growing, first, &values[first * DIM..(first + rows) * DIM]);
+            first += rows;
+        }
+        // One in the middle has none yet, nor have the last rows.
+        let snapshot = growing.snapshot();
+        let chunks = snapshot.chunks_without_interim(VECTOR, metric).enumerate();
+        let chunks: Vec<_> = chunks.filter(|(at, _)| *at != 1).collect();
+        assert!(chunks.len() >= 2, "{} chunks", chunks.len());
+        for (_, chunk) in &chunks {
+            let id = snapshot.meta().segment;
+            chunk
+                .build_interim(id, VECTOR, metric, &StopFlag::new())
+                .unwrap();
+        }
+        let file = || Chunk::concat(snapshot.chunks().iter().map(Arc::as_ref)).unwrap();
+        let sealed = Arc::new(SealedSegment::from_file_of(&snapshot, file()).unwrap());
+        let plain = SealedSegment::from_growing(&snapshot).unwrap();
+        assert!(plain.memory_bytes() < sealed.memory_bytes());
+        let plain = Segment::Sealed(Arc::new(plain));
+        let gone: Vec<i64> = (0..ROWS as i64).filter(|key| key % 3 == 0).collect();
+        let since = Timestamp(ROWS as u64 + 1);
+        // Both share the deletes of the rows that they come from.
+        sealed.delete(&DeleteBatch::at(
+            PrimaryKeys::Int(gone),
+            since,
+            crate::ALL_PARTITIONS,
+        ));
+        let queries = random(&mut rng, 20);
+        for at in [ROWS as u64 / 2, ROWS as u64, ROWS as u64 + 1] {
+            let searcher = searcher(metric, &queries, at);
+            let stop = StopFlag::new();
+            let found = searcher
+                .search(&Segment::Sealed(sealed.clone()), &stop)
+                .unwrap();
+            let exact = searcher.search(&plain, &stop).unwrap();
+            assert!(found.lists.iter().all(|list| list.len() == K));
+            let share = recall(&found, &exact);
+            assert!(share >= 0.95, "at {at}: recall {share}");
+            // What was found has the same place and score as by comparing all.
+            for (list, all) in found.lists.iter().zip(&exact.lists) {
+                for hit in list {
+                    let same = all.iter().find(|other| other.key == hit.key);
+                    assert!(same.is_none_or(|same| same == hit));
+                }
+            }
+        }
+        let searcher = searcher(metric, &queries[..DIM], ROWS as u64);
+        let work = searcher.work(&Segment::Sealed(sealed.clone())).unwrap();
+        assert!(work < searcher.work(&plain).unwrap());
+
+        let (stop, rows) = (
+            StopFlag::new(),
+            ColumnRows::of(sealed.chunks()[0].dense(VECTOR).unwrap()).unwrap(),
+        );
+        let options = BuildOptions {
+            threads: 1,
+            seed: 1,
+            progress: None,
+            stop: &stop,
+        };
+        let params = ColumnIndexParams::Dense(IndexParams::hnsw(metric, 8, 32));
+        let index = ColumnIndex::build(&params, &rows, &options).unwrap();
+        let with = sealed.with_index(VECTOR, Arc::new(index)).unwrap();
+        assert_eq!(with.chunks()[0].interim().memory_bytes(), 0);
     }
 
     #[test]

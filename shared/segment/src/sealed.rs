@@ -64,7 +64,8 @@ impl SealedSegment {
     }
 
     /// The rows of a growing segment as they were written to a file: its row numbers and its
-    /// deletes go on, as in [`SealedSegment::from_growing`], and no row is copied.
+    /// deletes go on, as in [`SealedSegment::from_growing`], and no row is copied. The interim indexes over
+    /// parts of them serve searches until there is an index.
     ///
     /// # Errors
     /// `BadRows` when the file does not have the segment's rows: a bug.
@@ -77,6 +78,11 @@ impl SealedSegment {
                 chunk.len(),
                 snapshot.rows()
             )));
+        }
+        let mut start = 0;
+        for grown in snapshot.chunks() {
+            chunk.interim().take_over(grown.interim(), start);
+            start += grown.len();
         }
         Ok(Self::with_parts(meta, chunk, snapshot.deletes().clone()))
     }
@@ -93,7 +99,8 @@ impl SealedSegment {
         }
     }
 
-    /// The same segment with an index over a field, sharing everything else.
+    /// The same segment with an index over a field, sharing everything else. Interim indexes of the
+    /// field are let go, which the segment without the index feels too.
     ///
     /// # Errors
     /// `BadRows` when the index does not have the rows or the dimension of the column.
@@ -115,6 +122,7 @@ impl SealedSegment {
         let mut with = self.clone();
         with.indexes.insert(field, index);
         with.mapped.remove(&field);
+        self.chunk[0].interim().remove(field);
         Ok(Arc::new(with))
     }
 

@@ -10,7 +10,6 @@ use redkite_types::{Column, FieldId, MetricType, SegmentId};
 use crate::{
     chunk::Chunk,
     error::{Error, Result},
-    interim,
     reduce::{Hit, RowAt, TopK, compare_hits},
     segment::{Allowed, ReadView, Reader, Segment},
 };
@@ -99,12 +98,8 @@ impl SegmentSearcher {
             if let Some(index) = index {
                 return index.compared(&self.params, self.k);
             }
-            match chunk.interim_for(self.field, self.metric, &self.params, self.k) {
-                Some(index) => {
-                    index.compared(&interim::search_params(&self.params, self.k), self.k)
-                }
-                None => chunk.len(),
-            }
+            let parts = chunk.interim_for(self.field, self.metric, &self.params, self.k);
+            self.compared_by_interim(&parts, chunk.len())
         };
         let compared: usize = segment.chunks().iter().map(|chunk| compared(chunk)).sum();
         // A range search, or one for few rows of many, may look at all rows.
@@ -132,14 +127,12 @@ impl SegmentSearcher {
         lists: &mut Vec<Vec<redkite_index::Hit>>,
     ) -> Result<()> {
         if let Some(index) = index {
-            return self.by_index(index, &self.params, segment, chunk, allowed, stop, lists);
+            return self.by_index(index, segment, chunk, allowed, stop, lists);
         }
-        match chunk.interim_for(self.field, self.metric, &self.params, self.k) {
-            Some(index) => {
-                let params = interim::search_params(&self.params, self.k);
-                self.by_index(&index, &params, segment, chunk, allowed, stop, lists)
-            }
-            None => self.by_scan(segment, chunk, allowed, stop, lists),
+        let parts = chunk.interim_for(self.field, self.metric, &self.params, self.k);
+        match parts.is_empty() {
+            true => self.by_scan(segment, chunk, allowed, stop, lists),
+            false => self.by_interim(&parts, segment, chunk, allowed, stop, lists),
         }
     }
 
@@ -148,14 +141,9 @@ impl SegmentSearcher {
         checked.map_err(|source| Error::search(segment, source))
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "each is borrowed from a different owner on the hot path"
-    )]
     fn by_index(
         &self,
         index: &ColumnIndex,
-        params: &SearchParams,
         segment: SegmentId,
         chunk: &Chunk,
         allowed: &Allowed,
@@ -173,7 +161,7 @@ impl SegmentSearcher {
         let searched = index.search_many(
             &self.queries,
             rows.as_ref(),
-            params,
+            &self.params,
             allowed.bits(),
             self.k,
             stop,
@@ -204,7 +192,11 @@ impl SegmentSearcher {
         scanned.map_err(|source| Error::search(segment, source))
     }
 
-    fn rows<'a>(&self, segment: SegmentId, column: &'a Column) -> Result<ColumnRows<'a>> {
+    pub(crate) fn rows<'a>(
+        &self,
+        segment: SegmentId,
+        column: &'a Column,
+    ) -> Result<ColumnRows<'a>> {
         let field = self.field;
         ColumnRows::of(&column.data).ok_or(Error::NoField { segment, field })
     }
