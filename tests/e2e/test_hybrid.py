@@ -451,6 +451,26 @@ def test_a_page_ends_where_a_score_ends(client, name):
     assert sorted(key for page in pages for key in page) == rows.ids
 
 
+def test_more_rows_of_one_score_than_a_search_may_ask_for_stand_on_one_page(client, name):
+    rows, near = 20_000, 5
+    schema = MilvusClient.create_schema()
+    schema.add_field("id", DataType.INT64, is_primary=True)
+    schema.add_field("a", DataType.FLOAT_VECTOR, dim=2)
+    params = index_params("FLAT", "L2", "a")
+    client.create_collection(
+        name, schema=schema, index_params=params, num_shards=2, consistency_level="Strong"
+    )
+    for start in range(0, rows, 5_000):
+        ids = range(start, start + 5_000)
+        client.insert(name, [{"id": i, "a": [float(i >= near), 0.0]} for i in ids])
+    iterator = client.search_iterator(name, [[0.0, 0.0]], anns_field="a", batch_size=10)
+    pages = []
+    while page := iterator.next():
+        pages.append([hit["id"] for hit in page])
+    assert sorted(key for page in pages for key in page) == list(range(rows))
+    assert set(pages[0][:near]) == set(range(near))
+
+
 def test_an_iterator_within_a_range_and_a_filter(client, filled):
     name, rows = filled
     query = rows.queries[1][0]

@@ -16,6 +16,11 @@ use crate::{
     reduce::search::Found,
 };
 
+/// Rows of one score that an iterator's page asks for; with more it asks again.
+const USUAL_TIES: usize = limits::MAX_RESULT_WINDOW as usize;
+/// Rows of one score that stand on one page, at the most.
+const MOST_TIES: usize = 1_000_000;
+
 /// What the owners are asked for.
 struct Ask {
     /// Hits of each query, or groups.
@@ -146,24 +151,41 @@ async fn page(reading: &Reading<'_>, plan: &SearchPlan, page: &PagePlan) -> Resu
     }
     // All hits of the last score, and before them those that are nearer.
     let score = last.score;
-    let ties = Ask {
-        k: limits::MAX_RESULT_WINDOW as usize,
+    let ties = |k| Ask {
+        k,
         radius: Some(f64::from(behind(score))),
         range_filter: Some(f64::from(score)),
         group: None,
     };
-    let ties = ask(reading, plan, &ties).await?;
+    let mut found_ties = Found::nothing(plan.nq);
+    for most in [USUAL_TIES, MOST_TIES] {
+        found_ties = ask(reading, plan, &ties(most)).await?;
+        if found_ties.lists[0].len() < most {
+            break;
+        }
+    }
+    if found_ties.lists[0].len() >= MOST_TIES {
+        return Err(too_many_ties(score));
+    }
     let nearer: Vec<_> = list
         .iter()
         .filter(|pick| pick.score != score)
         .copied()
         .collect();
-    let (mut all, mut lists) = Found::join(vec![found, ties]);
+    let (mut all, mut lists) = Found::join(vec![found, found_ties]);
     let mut merged = nearer;
     // The first search's own hits of that score are among them.
     merged.extend(lists.pop().into_iter().flatten().flatten());
     all.lists = vec![merged];
     Ok(all)
+}
+
+/// The client's bound is a score, so the next page could only leave the rest of them out.
+fn too_many_ties(score: f32) -> Error {
+    Error::invalid_parameter(format!(
+        "search iterator cannot go on: at least {MOST_TIES} rows have the score {score}, and they have to \
+         stand on one page"
+    ))
 }
 
 async fn ask(reading: &Reading<'_>, plan: &SearchPlan, ask: &Ask) -> Result<Found> {
