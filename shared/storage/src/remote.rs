@@ -22,6 +22,9 @@ use crate::{
 /// Parts of one object that are moved at the same time.
 pub(crate) const PARTS_AT_ONCE: usize = 4;
 
+/// Parts of an object that is written piece by piece that are on their way while the next piece is made.
+const PARTS_BEHIND: usize = 2;
+
 /// Writes up to this size are one request.
 const SINGLE_PUT_BYTES: usize = 2 * PART_BYTES;
 
@@ -272,7 +275,8 @@ impl ObjectStore for RemoteStore {
 
     async fn writer(&self, key: &str) -> Result<Box<dyn ObjectWriter>> {
         check_key(key)?;
-        let began = self.operator.writer_with(key).chunk(PART_BYTES).await;
+        let writer = self.operator.writer_with(key).chunk(PART_BYTES);
+        let began = writer.concurrent(PARTS_BEHIND).await;
         let writer = began.map_err(|error| convert_write("writer", key, error))?;
         Ok(Box::new(RemoteWriter {
             key: key.to_owned(),

@@ -102,18 +102,30 @@ impl Exporter {
             samples: request.samples as usize,
         };
         let mut output = Output::new(place, self.cpu.clone(), wanted);
-        let mut scanned_rows = 0;
-        let deletes = self.source.deletes(&request.deltas).await?;
-        for info in &request.segments {
-            let opened = self.source.open(info, schema.clone()).await?;
-            let newer = self.source.newer(info, &request, &schema).await?;
-            let rows = self
-                .source
-                .rows(&opened.segment, deletes.clone(), newer, view, &filter)
-                .await?;
-            scanned_rows += info.rows;
-            output.write(&opened, &rows).await?;
+        let mut reading = self.source.reading(
+            &request,
+            source::Wanted {
+                schema,
+                view,
+                filter: Arc::new(filter),
+            },
+        );
+        let mut segments = request.segments.iter();
+        let mut next = match segments.next() {
+            Some(info) => Some(reading.rows(info).await?),
+            None => None,
+        };
+        // While a segment is written, the next one is opened.
+        while let Some(rows) = next {
+            let open = async {
+                match segments.next() {
+                    Some(info) => reading.rows(info).await.map(Some),
+                    None => Ok(None),
+                }
+            };
+            ((), next) = futures::try_join!(output.write(&rows), open)?;
         }
+        let scanned_rows = request.segments.iter().map(|info| info.rows).sum();
         let done = output.finish(request.even_if_empty).await?;
         let exported_rows = done.files.iter().map(|file| file.rows).sum();
         metrics::counter!("redkite_datanode_exported_rows_total").increment(exported_rows as u64);
@@ -145,27 +157,24 @@ impl Exporter {
             at: Timestamp(request.timestamp),
             expired_before: Timestamp::ZERO,
         };
-        let deletes = self.source.deletes(&request.deltas).await?;
         // As an export of all of them would read them.
         let part = ExportPartRequest {
             timestamp: request.timestamp,
             segments: request.segments,
+            deltas: request.deltas,
             ..ExportPartRequest::default()
         };
         let mut counted = CountRowsResponse::default();
+        let wanted = source::Wanted {
+            schema,
+            view,
+            filter: Arc::new(Plan::all()),
+        };
+        let mut reading = self.source.reading(&part, wanted);
         for info in &part.segments {
-            let segment = self.source.open(info, schema.clone()).await?.segment;
-            let newer = self.source.newer(info, &part, &schema).await?;
-            let rows = self
-                .source
-                .rows(&segment, deletes.clone(), newer, view, &Plan::all())
-                .await?;
-            let times = segment.chunks()[0].timestamps();
-            let later = rows
-                .iter()
-                .filter(|row| times[**row as usize].0 > request.since);
-            counted.later += later.count() as i64;
-            counted.rows += rows.len() as i64;
+            let (rows, later) = reading.count(info, request.since).await?;
+            counted.rows += rows;
+            counted.later += later;
         }
         Ok(counted)
     }

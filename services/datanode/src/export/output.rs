@@ -1,27 +1,27 @@
 //! Rows to files.
 
-use std::sync::Arc;
+use std::ops::Range;
 
 use bytes::Bytes;
+use futures::TryFutureExt as _;
 use redkite_proto::redkite::meta;
 use redkite_runtime::{CpuPool, Priority, hold_here};
 use redkite_segment::{
-    RowAt, SealedSegment, Segment,
     export::{ExportColumn, ExportFile, ExportFormat, json_rows},
-    fetch,
+    file::Piece,
 };
 use redkite_storage::{ObjectWriter, crc32c_append};
-use redkite_types::{Column, Error, FieldId, Result, RowBatch, StopFlag};
+use redkite_types::{Error, FieldId, Result, RowBatch, StopFlag};
 
 use super::{
-    source::Opened,
+    source::Rows,
     target::{Place, failed, file_name},
 };
 
-/// Rows that are in memory at a time.
-const BATCH_ROWS: usize = 4_096;
-/// Values of vectors that are in memory at a time.
-const BATCH_VALUES: usize = 1 << 20;
+/// Bytes and rows that are in memory at a time, as they are read and decoded.
+const PARQUET_AT_ONCE: (u64, usize) = (8 << 20, 16_384);
+/// The same for JSON, which takes several times as much once it is written.
+const JSON_AT_ONCE: (u64, usize) = (2 << 20, 4_096);
 
 /// What is to be written.
 #[derive(Clone, Debug)]
@@ -67,53 +67,44 @@ impl Output {
         }
     }
 
-    /// Appends rows of a segment. While a batch is written, the vectors of the next one are read.
-    pub(super) async fn write(&mut self, opened: &Opened, rows: &[u32]) -> Result<()> {
-        let values: usize = self.wanted.columns.iter().map(|one| one.field.dim).sum();
-        let step = (BATCH_VALUES / values.max(1)).clamp(1, BATCH_ROWS);
-        let mut batches = rows.chunks(step);
-        let mut next = batches.next();
-        let mut vectors = opened.vectors(next.unwrap_or_default()).await?;
-        while let Some(batch) = next {
-            next = batches.next();
-            let write = self.write_batch(&opened.segment, batch, vectors);
-            let read = opened.vectors(next.unwrap_or_default());
-            ((), vectors) = futures::try_join!(write, read)?;
+    /// Appends rows of a segment. While some are written, the next are read.
+    pub(super) async fn write(&mut self, rows: &Rows) -> Result<()> {
+        let fields = self.wanted.columns.iter().map(|column| column.field.id);
+        let fields: Vec<FieldId> = fields.collect();
+        let parts = divide(&self.cpu, self.wanted.format, rows, &fields).await?;
+        let mut parts = parts.into_iter();
+        let read = |part: Range<usize>| {
+            let read = rows.columns.read(&*rows.store, &rows.rows[part], &fields);
+            read.map_err(|error| Error::from_coded(&error))
+        };
+        let Some(part) = parts.next() else {
+            return Ok(());
+        };
+        let mut piece = read(part).await?;
+        for part in parts {
+            ((), piece) = futures::try_join!(self.write_piece(piece), read(part))?;
         }
-        Ok(())
+        self.write_piece(piece).await
     }
 
-    async fn write_batch(
-        &mut self,
-        segment: &Arc<SealedSegment>,
-        rows: &[u32],
-        vectors: Vec<Column>,
-    ) -> Result<()> {
+    async fn write_piece(&mut self, piece: Piece) -> Result<()> {
         let mut open = match self.current.take() {
             Some(open) => open,
             None => self.begin().await?,
         };
-        let at = |row: &u32| RowAt {
-            segment: segment.meta().segment,
-            row: *row,
-        };
-        let places: Vec<RowAt> = rows.iter().map(at).collect();
-        let fields = self.wanted.columns.iter().map(|column| column.field.id);
-        let fields: Vec<FieldId> = fields.collect();
         let sampled = self.wanted.samples.saturating_sub(self.done.samples.len());
         let columns = self.wanted.columns.clone();
-        let segment = Segment::Sealed(segment.clone());
         let mut file = open.file;
         let encode = move |_: &StopFlag| -> redkite_segment::Result<_> {
-            let batch = with_vectors(&segment, &places, &fields, vectors)?;
+            let batch = piece.decode()?;
             file.write(&batch)?;
             let samples = samples(&columns, &batch, sampled)?;
             let bytes = file.take();
-            Ok((file, bytes, samples))
+            Ok((file, bytes, samples, batch.len()))
         };
-        let (file, bytes, samples) = on_pool(&self.cpu, encode).await?;
+        let (file, bytes, samples, rows) = on_pool(&self.cpu, encode).await?;
         open.file = file;
-        open.record.rows += rows.len() as i64;
+        open.record.rows += rows as i64;
         self.done.samples.extend(samples);
         put(&self.place, &mut open.writer, &mut open.record, bytes).await?;
         if open.file.size() >= self.wanted.file_bytes {
@@ -169,6 +160,22 @@ impl Output {
 
 // Functions of their own: a file on its way cannot be shared between threads, so neither can the
 // output.
+async fn divide(
+    cpu: &CpuPool,
+    format: ExportFormat,
+    rows: &Rows,
+    fields: &[FieldId],
+) -> Result<Vec<Range<usize>>> {
+    let (bytes, most) = match format {
+        ExportFormat::Parquet => PARQUET_AT_ONCE,
+        ExportFormat::Json => JSON_AT_ONCE,
+    };
+    let (columns, fields) = (rows.columns.clone(), fields.to_vec());
+    let rows = rows.rows.clone();
+    let divide = move |_: &StopFlag| columns.divide(&rows, &fields, bytes, most);
+    on_pool(cpu, divide).await
+}
+
 async fn on_pool<T: Send + 'static>(
     cpu: &CpuPool,
     work: impl FnOnce(&StopFlag) -> redkite_segment::Result<T> + Send + 'static,
@@ -176,29 +183,6 @@ async fn on_pool<T: Send + 'static>(
     let outcome = cpu.run_stoppable(Priority::Build, work).await;
     let outcome = outcome.map_err(|error| Error::from_coded(&error))?;
     outcome.map_err(|error| Error::from_coded(&error))
-}
-
-/// Rows with all their fields, of which some are at hand.
-fn with_vectors(
-    segment: &Segment,
-    places: &[RowAt],
-    fields: &[FieldId],
-    mut vectors: Vec<Column>,
-) -> redkite_segment::Result<RowBatch> {
-    let at_hand = |field: &FieldId| vectors.iter().any(|column| column.field == *field);
-    let others: Vec<FieldId> = fields.iter().copied().filter(|one| !at_hand(one)).collect();
-    let rows = fetch(std::slice::from_ref(segment), places, &others)?;
-    if vectors.is_empty() {
-        return Ok(rows);
-    }
-    let count = rows.len();
-    vectors.extend(rows.into_columns());
-    let position = |column: &Column| fields.iter().position(|field| *field == column.field);
-    vectors.sort_by_key(position);
-    RowBatch::new(count, vectors).ok_or_else(|| redkite_segment::Error::BadRows {
-        segment: segment.id(),
-        reason: "vectors are not as many as rows".to_owned(),
-    })
 }
 
 /// Appends bytes to a file on its way.

@@ -1,6 +1,6 @@
 //! Which rows of a segment count.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use redkite_expr::Plan;
 use redkite_node::{MemoryBudget, MemoryUse};
@@ -10,30 +10,23 @@ use redkite_proto::redkite::{
 };
 use redkite_runtime::{CpuPool, Priority};
 use redkite_segment::{
-    Chunk, ColumnCache, DeleteBatch, FileKind, Placement, ReadView, SealedSegment, Segment,
-    SegmentMeta, SegmentRetriever,
+    Chunk, DeleteBatch, FileKind, ReadView, SealedSegment, Segment, SegmentMeta, SegmentRetriever,
     delta::read_delta,
-    file::{RemoteVectors, Streamed, open_streamed},
+    file::{CheckedFiles, Streamed, StreamedColumns, open_streamed},
     manifest,
 };
 use redkite_storage::ObjectStore;
 use redkite_types::{
-    CollectionId, CollectionSchema, Column, Error, ErrorCode, PartitionId, PrimaryKey, PrimaryKeys,
-    Result, SegmentId, StopFlag, Timestamp,
+    CollectionId, CollectionSchema, Error, ErrorCode, FieldId, PartitionId, PrimaryKey,
+    PrimaryKeys, Result, SegmentId, StopFlag, Timestamp,
 };
 
-/// Bytes of decoded columns that are kept while a segment is read from front to back.
-const CACHE_BYTES: usize = 64 << 20;
 /// Memory that a row takes whatever its fields: its key, time, id and place.
 const ROW_BYTES: u64 = 64;
-
-/// A segment whose rows are read.
-pub(super) struct Opened {
-    pub(super) segment: Arc<SealedSegment>,
-    /// Its vectors, where they are read from the store when they are wanted.
-    vectors: Option<RemoteVectors>,
-    store: Arc<dyn ObjectStore>,
-}
+/// Bytes of deletes that are kept from one segment to the next; more are read again for each.
+const KEPT_DELETES_BYTES: usize = 32 << 20;
+/// Bytes and rows that a filter looks at together.
+const FILTER_AT_ONCE: (u64, usize) = (8 << 20, 65_536);
 
 /// Segments of an object store.
 #[derive(Debug)]
@@ -41,6 +34,31 @@ pub(super) struct Source {
     store: Arc<dyn ObjectStore>,
     cpu: CpuPool,
     memory: Arc<MemoryBudget>,
+}
+
+/// The rows of a segment that are to be written.
+pub(super) struct Rows {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) columns: Arc<StreamedColumns>,
+    /// In the order in which they lie.
+    pub(super) rows: Arc<[u32]>,
+}
+
+/// Which rows are asked for.
+pub(super) struct Wanted {
+    pub(super) schema: Arc<CollectionSchema>,
+    pub(super) view: ReadView,
+    pub(super) filter: Arc<Plan>,
+}
+
+/// Segments of one part as they are read one after the other, and what is kept in between.
+pub(super) struct Reading<'a> {
+    source: &'a Source,
+    request: &'a ExportPartRequest,
+    wanted: Wanted,
+    checked: CheckedFiles,
+    deletes: Vec<Option<Arc<DeleteBatch>>>,
+    kept_bytes: usize,
 }
 
 impl Source {
@@ -52,105 +70,30 @@ impl Source {
         Self { store, cpu, memory }
     }
 
-    /// Opens a segment: keys and times in memory; the rest mapped where there is a local file, else the scalar columns
-    /// in memory as they are encoded, and the vectors left where they are.
-    async fn chunk(&self, info: &SegmentInfo, schema: &Arc<CollectionSchema>) -> Result<Streamed> {
-        let manifest = manifest::from_info(info);
-        let rows = u64::try_from(info.rows).unwrap_or_default();
-        let what = format!("segment {} of an export", info.id);
-        self.memory
-            .claim(MemoryUse::Background, &what, rows.saturating_mul(ROW_BYTES))?;
-        let fields = schema.fields.iter().map(|field| field.id);
-        let placement = Placement {
-            mapped: fields.collect::<BTreeSet<_>>(),
-            cache: Arc::new(ColumnCache::new(CACHE_BYTES)),
-        };
-        let opened = open_streamed(&*self.store, &manifest, schema.clone(), &placement).await;
-        opened.map_err(|error| Error::from_coded(&error))
-    }
-
-    /// Opens a segment to read its rows.
-    pub(super) async fn open(
-        &self,
-        info: &SegmentInfo,
-        schema: Arc<CollectionSchema>,
-    ) -> Result<Opened> {
-        let Streamed { chunk, vectors } = self.chunk(info, &schema).await?;
-        let meta = SegmentMeta {
-            collection: CollectionId(info.collection_id),
-            partition: PartitionId(info.partition_id),
-            segment: SegmentId(info.id),
-            schema,
-        };
-        let open = move |_: &StopFlag| SealedSegment::new(meta, chunk).map(Arc::new);
-        Ok(Opened {
-            segment: self.on_pool(open).await?,
-            vectors,
-            store: self.store.clone(),
-        })
-    }
-
-    /// Reads delete files.
-    pub(super) async fn deletes(&self, deltas: &[DeltaInfo]) -> Result<Vec<Arc<DeleteBatch>>> {
-        let mut deletes = Vec::with_capacity(deltas.len());
-        for delta in deltas {
-            let file = delta.file.as_ref().ok_or_else(|| {
-                let text = format!("delete file {} has no path", delta.id);
-                Error::new(ErrorCode::DataIntegrity, text)
-            })?;
-            let file = manifest::from_file(FileKind::Delta, file);
-            let batch = read_delta(&*self.store, &file).await;
-            deletes.push(Arc::new(batch.map_err(|error| Error::from_coded(&error))?));
+    /// Begins to read the segments of a part.
+    pub(super) fn reading<'a>(
+        &'a self,
+        request: &'a ExportPartRequest,
+        wanted: Wanted,
+    ) -> Reading<'a> {
+        Reading {
+            source: self,
+            request,
+            wanted,
+            checked: CheckedFiles::new(),
+            deletes: vec![None; request.deltas.len()],
+            kept_bytes: 0,
         }
-        Ok(deletes)
     }
 
-    /// The keys of other segments of the same partition and channel that may have a newer row than
-    /// this one: to it they are deletes.
-    pub(super) async fn newer(
-        &self,
-        info: &SegmentInfo,
-        request: &ExportPartRequest,
-        schema: &Arc<CollectionSchema>,
-    ) -> Result<Vec<Arc<DeleteBatch>>> {
-        let all = request.segments.iter().chain(&request.others);
-        let mut newer = Vec::new();
-        for other in all.filter(|other| may_replace(other, info)) {
-            let chunk = self.chunk(other, schema).await?.chunk;
-            let at = Timestamp(request.timestamp);
-            let partition = PartitionId(info.partition_id);
-            let batch = self
-                .on_pool(move |_: &StopFlag| Ok(keys_until(&chunk, at, partition)))
-                .await?;
-            newer.push(Arc::new(batch));
-        }
-        Ok(newer)
-    }
-
-    /// The rows of a segment that are seen and pass, in the order in which they lie.
-    pub(super) async fn rows(
-        &self,
-        segment: &Arc<SealedSegment>,
-        deletes: Vec<Arc<DeleteBatch>>,
-        newer: Vec<Arc<DeleteBatch>>,
-        view: ReadView,
-        filter: &Plan,
-    ) -> Result<Vec<u32>> {
-        let segment = segment.clone();
-        let retriever = SegmentRetriever {
-            filter: Arc::new(filter.clone()),
-            view,
-            limit: None,
-        };
-        let find = move |stop: &StopFlag| {
-            for batch in deletes.iter().chain(&newer) {
-                stop.check()
-                    .map_err(|_| redkite_segment::Error::Cancelled)?;
-                segment.delete(batch);
-            }
-            retriever.rows(&Segment::Sealed(segment), stop)
-        };
-        self.on_pool(find).await
+    async fn delta(&self, delta: &DeltaInfo) -> Result<Arc<DeleteBatch>> {
+        let file = delta.file.as_ref().ok_or_else(|| {
+            let text = format!("delete file {} has no path", delta.id);
+            Error::new(ErrorCode::DataIntegrity, text)
+        })?;
+        let file = manifest::from_file(FileKind::Delta, file);
+        let batch = read_delta(&*self.store, &file).await;
+        Ok(Arc::new(batch.map_err(|error| Error::from_coded(&error))?))
     }
 
     async fn on_pool<T: Send + 'static>(
@@ -163,18 +106,171 @@ impl Source {
     }
 }
 
-impl Opened {
-    /// The vectors of some rows that are in no column of the segment.
-    ///
-    /// # Errors
-    /// Code 1009 when they are not what they were when the segment was opened; else as the store says.
-    pub(super) async fn vectors(&self, rows: &[u32]) -> Result<Vec<Column>> {
-        let Some(vectors) = &self.vectors else {
-            return Ok(Vec::new());
-        };
-        let taken = vectors.take(&*self.store, rows).await;
-        taken.map_err(|error| Error::from_coded(&error))
+impl Reading<'_> {
+    /// Opens a segment: keys and times in memory, the rest left where it is.
+    async fn open(&self, info: &SegmentInfo) -> Result<Streamed> {
+        let manifest = manifest::from_info(info);
+        let rows = u64::try_from(info.rows).unwrap_or_default();
+        let what = format!("segment {} of an export", info.id);
+        let memory = &self.source.memory;
+        memory.claim(MemoryUse::Background, &what, rows.saturating_mul(ROW_BYTES))?;
+        let schema = self.wanted.schema.clone();
+        let opened = open_streamed(&*self.source.store, &manifest, schema, &self.checked).await;
+        opened.map_err(|error| Error::from_coded(&error))
     }
+
+    /// The rows of a segment that are seen and pass. Deletes, and keys of newer rows, are in memory one file at a time.
+    pub(super) async fn rows(&mut self, info: &SegmentInfo) -> Result<Rows> {
+        let Streamed { keys, columns } = self.open(info).await?;
+        let segment = self.seen(info, keys).await?;
+        let key_only = |field: &FieldId| segment.meta().schema.field_by_id(*field).is_some();
+        let fields: Vec<FieldId> = self.wanted.filter.fields().into_iter().collect();
+        let by_key = fields.iter().all(key_only);
+        let retriever = SegmentRetriever {
+            filter: match by_key {
+                true => self.wanted.filter.clone(),
+                false => Arc::new(Plan::all()),
+            },
+            view: self.wanted.view,
+            limit: None,
+        };
+        let find = move |stop: &StopFlag| retriever.rows(&Segment::Sealed(segment), stop);
+        let mut rows = self.source.on_pool(find).await?;
+        if !by_key && !rows.is_empty() {
+            rows = self.passing(&columns, rows, fields).await?;
+        }
+        Ok(Rows {
+            store: self.source.store.clone(),
+            columns,
+            rows: rows.into(),
+        })
+    }
+
+    /// How many rows of a segment are seen, and how many of them were written after a time.
+    pub(super) async fn count(&mut self, info: &SegmentInfo, since: u64) -> Result<(i64, i64)> {
+        let keys = self.open(info).await?.keys;
+        let segment = self.seen(info, keys).await?;
+        let retriever = SegmentRetriever {
+            filter: Arc::new(Plan::all()),
+            view: self.wanted.view,
+            limit: None,
+        };
+        let count = move |stop: &StopFlag| {
+            let rows = retriever.rows(&Segment::Sealed(segment.clone()), stop)?;
+            let times = segment.chunks()[0].timestamps();
+            let later = rows.iter().filter(|row| times[**row as usize].0 > since);
+            Ok((rows.len() as i64, later.count() as i64))
+        };
+        self.source.on_pool(count).await
+    }
+
+    /// A segment's keys, with all deletes that concern them.
+    async fn seen(&mut self, info: &SegmentInfo, keys: Chunk) -> Result<Arc<SealedSegment>> {
+        let meta = SegmentMeta {
+            collection: CollectionId(info.collection_id),
+            partition: PartitionId(info.partition_id),
+            segment: SegmentId(info.id),
+            schema: Arc::new(key_schema(&self.wanted.schema)),
+        };
+        let open = move |_: &StopFlag| SealedSegment::new(meta, keys).map(Arc::new);
+        let segment = self.source.on_pool(open).await?;
+        for index in 0..self.request.deltas.len() {
+            let batch = self.deletes(index).await?;
+            self.delete(&segment, move || batch).await?;
+        }
+        let (request, at) = (self.request, Timestamp(self.request.timestamp));
+        let all = request.segments.iter().chain(&request.others);
+        for other in all.filter(|other| may_replace(other, info)) {
+            let keys = self.open(other).await?.keys;
+            let partition = PartitionId(info.partition_id);
+            let newer = move || Arc::new(keys_until(&keys, at, partition));
+            self.delete(&segment, newer).await?;
+        }
+        Ok(segment)
+    }
+
+    async fn delete(
+        &self,
+        segment: &Arc<SealedSegment>,
+        batch: impl FnOnce() -> Arc<DeleteBatch> + Send + 'static,
+    ) -> Result<()> {
+        let segment = segment.clone();
+        let delete = move |_: &StopFlag| {
+            segment.delete(&batch());
+            Ok(())
+        };
+        self.source.on_pool(delete).await
+    }
+
+    /// A file of deletes, read once unless there are too many to keep.
+    async fn deletes(&mut self, index: usize) -> Result<Arc<DeleteBatch>> {
+        if let Some(batch) = &self.deletes[index] {
+            return Ok(batch.clone());
+        }
+        let batch = self.source.delta(&self.request.deltas[index]).await?;
+        let bytes = delete_bytes(&batch);
+        if self.kept_bytes + bytes <= KEPT_DELETES_BYTES {
+            self.kept_bytes += bytes;
+            self.deletes[index] = Some(batch.clone());
+        }
+        Ok(batch)
+    }
+
+    /// Those of some rows that pass the filter. While some are looked at, the next are read.
+    async fn passing(
+        &self,
+        columns: &Arc<StreamedColumns>,
+        rows: Vec<u32>,
+        fields: Vec<FieldId>,
+    ) -> Result<Vec<u32>> {
+        let coded = |error: redkite_segment::Error| Error::from_coded(&error);
+        let (bytes, most) = FILTER_AT_ONCE;
+        let parts = columns.divide(&rows, &fields, bytes, most).map_err(coded)?;
+        let mut parts = parts.into_iter();
+        let mut passing = Vec::new();
+        let mut part = parts.next().unwrap_or_default();
+        let store = &*self.source.store;
+        let mut piece = columns
+            .read(store, &rows[part], &fields)
+            .await
+            .map_err(coded)?;
+        loop {
+            let filter = self.wanted.filter.clone();
+            let look = self
+                .source
+                .on_pool(move |_: &StopFlag| piece.passing(&filter));
+            let Some(next) = parts.next() else {
+                passing.extend(look.await?);
+                return Ok(passing);
+            };
+            part = next;
+            let read = async {
+                columns
+                    .read(store, &rows[part], &fields)
+                    .await
+                    .map_err(coded)
+            };
+            let found;
+            (found, piece) = futures::try_join!(look, read)?;
+            passing.extend(found);
+        }
+    }
+}
+
+/// The schema of a segment's keys.
+fn key_schema(schema: &CollectionSchema) -> CollectionSchema {
+    let mut keys = schema.clone();
+    keys.fields.retain(|field| field.is_primary_key);
+    keys
+}
+
+/// Memory that deletes take, in bytes.
+fn delete_bytes(batch: &DeleteBatch) -> usize {
+    let texts = match &batch.keys {
+        PrimaryKeys::Int(_) => 0,
+        PrimaryKeys::Str(keys) => keys.iter().map(|key| key.len() + 16).sum(),
+    };
+    batch.len() * 24 + texts
 }
 
 /// Whether a row of `other` may be newer than one of the same key in `info`.

@@ -4,26 +4,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use parquet::{
-    arrow::{
-        PARQUET_FIELD_ID_META_KEY, ProjectionMask,
-        arrow_reader::{
-            ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
-            ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
-        },
-    },
-    file::metadata::{PageIndexPolicy, ParquetMetaDataReader},
-};
+use parquet::arrow::arrow_reader::RowSelectionPolicy;
 use redkite_types::{
     CollectionSchema, Column, ColumnData, FieldId, FieldSchema, RowBatch, RowId, Timestamp,
 };
 
-use super::{
-    arrow::{READ_ROWS, from_array},
-    decode,
-    open::Placement,
-    parts::Layout,
-};
+use super::{open::Placement, pages::Pages, parts::Layout};
 use crate::{
     chunk::Chunk,
     error::{Error, Result},
@@ -42,12 +28,9 @@ pub(super) enum Scalars {
 /// Everything of a data file but the vectors that are in place.
 #[derive(Debug)]
 pub(crate) struct FileColumns {
-    path: String,
     scalars: Bytes,
     is_mapped: bool,
-    metadata: ArrowReaderMetadata,
-    schema: Arc<CollectionSchema>,
-    rows: usize,
+    pages: Pages,
     placement: Placement,
     /// This file's number in the cache.
     number: u64,
@@ -71,38 +54,21 @@ impl FileColumns {
         schema: Arc<CollectionSchema>,
         placement: Placement,
     ) -> Result<Self, String> {
-        let text = |error: parquet::errors::ParquetError| error.to_string();
         let (scalars, is_mapped) = match scalars {
             Scalars::InMemory(bytes) => (bytes, false),
             Scalars::Mapped(bytes) => (bytes, true),
         };
-        let rows = layout.metadata.file_metadata().num_rows();
-        let rows = usize::try_from(rows).map_err(|_| format!("it has {rows} rows"))?;
-        for column in layout.metadata.row_group(0).columns() {
-            let index = column.offset_index_range();
-            if index.is_some_and(|range| range.end > scalars.len() as u64) {
-                return Err("its page index is misplaced".to_owned());
-            }
-        }
-        let mut reader = ParquetMetaDataReader::new_with_metadata(layout.metadata)
-            .with_column_index_policy(PageIndexPolicy::Skip)
-            .with_offset_index_policy(PageIndexPolicy::Optional);
-        reader.read_page_indexes(&scalars).map_err(text)?;
-        let metadata = Arc::new(reader.finish().map_err(text)?);
-        let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new());
+        let pages = Pages::new(path, &scalars, layout, schema.clone())?;
         let kept = schema.fields.iter().map(|field| field.id);
         let kept = kept.filter(|field| !placement.mapped.contains(field));
         let kept = kept.map(|field| (field, Mutex::default())).collect();
         Ok(Self {
-            path: path.to_owned(),
             scalars,
             is_mapped,
-            metadata: metadata.map_err(text)?,
-            rows,
+            pages,
             number: placement.cache.register(),
             placement,
             kept,
-            schema,
         })
     }
 
@@ -114,23 +80,24 @@ impl FileColumns {
         row_ids: Vec<RowId>,
         timestamps: Vec<Timestamp>,
     ) -> Result<Chunk> {
-        let batch = RowBatch::new(self.rows, columns);
-        let batch = batch.ok_or_else(|| Error::corrupt(&self.path, "its columns differ in length"));
+        let batch = RowBatch::new(self.rows(), columns);
+        let batch =
+            batch.ok_or_else(|| Error::corrupt(self.path(), "its columns differ in length"));
         let chunk = Chunk::new(key_field, batch?, row_ids, timestamps);
-        chunk.map_err(|reason| Error::corrupt(&self.path, reason))
+        chunk.map_err(|reason| Error::corrupt(self.path(), reason))
     }
 
     pub(super) fn path(&self) -> &str {
-        &self.path
+        self.pages.path()
     }
 
     pub(super) fn rows(&self) -> usize {
-        self.rows
+        self.pages.rows()
     }
 
     /// The schema that the columns are read by.
     pub(crate) fn schema(&self) -> &CollectionSchema {
-        &self.schema
+        self.pages.schema()
     }
 
     /// Memory taken by decoded columns and by the encoded ones, in bytes; a mapped file's do not
@@ -157,7 +124,7 @@ impl FileColumns {
     /// # Errors
     /// `Corrupt`
     pub(crate) fn column(&self, field: FieldId) -> Result<Option<Arc<Column>>> {
-        let Some(schema) = self.schema.field_by_id(field) else {
+        let Some(schema) = self.schema().field_by_id(field) else {
             return Ok(None);
         };
         let Some(slot) = self.kept.get(&field) else {
@@ -183,12 +150,12 @@ impl FileColumns {
     /// # Errors
     /// `Corrupt`
     pub(crate) fn take(&self, field: FieldId, rows: &[usize]) -> Result<Option<Column>> {
-        let few = rows.len() * 100 < self.rows * WHOLE_FROM_PERCENT;
+        let few = rows.len() * 100 < self.rows() * WHOLE_FROM_PERCENT;
         let cached = || self.placement.cache.get(self.number, field).is_some();
         if self.kept.contains_key(&field) || !few || cached() {
             return Ok(self.column(field)?.map(|column| column.take(rows)));
         }
-        let Some(schema) = self.schema.field_by_id(field) else {
+        let Some(schema) = self.schema().field_by_id(field) else {
             return Ok(None);
         };
         let mut wanted = rows.to_vec();
@@ -210,31 +177,8 @@ impl FileColumns {
 
     /// Decodes a column, or some rows of it, which are in order.
     fn decode_rows(&self, field: &FieldSchema, rows: Option<&[usize]>) -> Result<Column> {
-        let corrupt = |reason: &dyn std::fmt::Display| Error::corrupt(&self.path, reason);
-        let count = rows.map_or(self.rows, <[usize]>::len);
-        let Some(position) = self.position(field.id) else {
-            return decode::missing(field, count).map_err(|reason| corrupt(&reason));
-        };
-        let data = ColumnData::with_capacity(field.data_type, field.dim, count);
-        let mut whole = Column::new(field.id, data);
-        let selection = rows.map(|rows| selection(rows, self.rows));
-        for batch in self.batches(position, selection)? {
-            let batch = batch.map_err(|error| corrupt(&error))?;
-            let array = batch.column(0).as_ref();
-            let read = from_array(array, field.id, field.data_type, field.dim);
-            whole.extend(&read.ok_or_else(|| {
-                let found = array.data_type();
-                corrupt(&format!(
-                    "column {} is {found} where {} was expected",
-                    field.name, field.data_type
-                ))
-            })?);
-        }
-        if whole.len() != count {
-            let reason = format!("column {} has {} rows", field.name, whole.len());
-            return Err(corrupt(&reason));
-        }
-        Ok(whole)
+        let policy = RowSelectionPolicy::default();
+        self.pages.decode(field, self.scalars.clone(), rows, policy)
     }
 
     /// Decodes a hidden column.
@@ -249,65 +193,12 @@ impl FileColumns {
                 valid: None,
                 ..
             } => Ok(values),
-            _ => Err(Error::corrupt(&self.path, "a hidden column has nulls")),
+            _ => Err(Error::corrupt(self.path(), "a hidden column has nulls")),
         }
     }
 
     /// Whether the file has a column of the field.
     pub(super) fn has(&self, field: FieldId) -> bool {
-        self.position(field).is_some()
+        self.pages.has(field)
     }
-
-    /// The position of a field's column, by the field id in the column's metadata.
-    fn position(&self, field: FieldId) -> Option<usize> {
-        let wanted = field.to_string();
-        let mut columns = self.metadata.schema().fields().iter();
-        columns.position(|column| column.metadata().get(PARQUET_FIELD_ID_META_KEY) == Some(&wanted))
-    }
-
-    fn batches(
-        &self,
-        position: usize,
-        selection: Option<RowSelection>,
-    ) -> Result<ParquetRecordBatchReader> {
-        let schema = self.metadata.parquet_schema();
-        let leaves = self.metadata.metadata().row_group(0).columns();
-        let misplaced = leaves.iter().enumerate().any(|(leaf, column)| {
-            let (start, length) = column.byte_range();
-            let end = start.saturating_add(length);
-            schema.get_column_root_idx(leaf) == position && end > self.scalars.len() as u64
-        });
-        if misplaced {
-            return Err(Error::corrupt(&self.path, "a column is misplaced"));
-        }
-        let mask = ProjectionMask::roots(schema, [position]);
-        let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(
-            self.scalars.clone(),
-            self.metadata.clone(),
-        )
-        .with_projection(mask)
-        .with_batch_size(READ_ROWS.min(self.rows.max(1)));
-        if let Some(selection) = selection {
-            builder = builder.with_row_selection(selection);
-        }
-        let reader = builder.build();
-        reader.map_err(|error| Error::corrupt(&self.path, error))
-    }
-}
-
-/// Rows, in order and each once, as the runs between and of them.
-fn selection(rows: &[usize], all: usize) -> RowSelection {
-    let mut selectors = Vec::with_capacity(rows.len() * 2 + 1);
-    let mut next = 0;
-    for &row in rows {
-        if row > next {
-            selectors.push(RowSelector::skip(row - next));
-        }
-        selectors.push(RowSelector::select(1));
-        next = row + 1;
-    }
-    if next < all {
-        selectors.push(RowSelector::skip(all - next));
-    }
-    selectors.into()
 }

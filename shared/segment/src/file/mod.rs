@@ -17,12 +17,14 @@
 //!
 //! - `encode`, `page`: rows to a file
 //! - `checked`: a file's bytes, in memory or mapped, checked against the manifest
-//! - `parts`: what a footer says; `columns`: columns decoded on demand; `cache`: and for a while
+//! - `parts`: what a footer says; `pages`: where the pages of scalar columns are, and how they are decoded
+//! - `columns`: columns decoded on demand; `cache`: and for a while
 //! - `open`: a file to a chunk; `column`: to one column; `decode`: version 1
-//! - `streamed`: a file on no local disk, whose vectors are read when they are wanted
+//! - `streamed`: a file read some rows at a time; `remote`: one on no local disk; `blocks`: its bytes
 //! - `arrow`: columns to Arrow and back
 
 mod arrow;
+mod blocks;
 mod cache;
 mod checked;
 mod column;
@@ -31,7 +33,9 @@ mod decode;
 mod encode;
 mod open;
 mod page;
+mod pages;
 mod parts;
+mod remote;
 mod streamed;
 
 use std::sync::Arc;
@@ -50,11 +54,12 @@ use crate::{
     growing::{GrowingSnapshot, check_columns},
     segment::SegmentMeta,
 };
+pub use blocks::CheckedFiles;
 pub use cache::ColumnCache;
 pub use checked::{CheckedBytes, read_checked};
 pub use column::{ColumnSource, find_column};
 pub use open::{Placement, open_segment};
-pub use streamed::{RemoteVectors, Streamed, open_streamed};
+pub use streamed::{Piece, Streamed, StreamedColumns, open_streamed};
 
 pub(crate) use arrow::{ColumnSpec, key_column, parquet_bytes, read_batches};
 pub(crate) use arrow::{nulls as null_rows, to_array as export_array, user_type as export_type};

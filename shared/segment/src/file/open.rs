@@ -119,7 +119,7 @@ pub(super) fn open(
         false => Scalars::InMemory(scalars),
     };
     let columns = FileColumns::new(path, scalars, layout, schema.clone(), placement.clone());
-    chunk(columns.map_err(corrupt)?, vectors, schema, &BTreeSet::new())
+    chunk(columns.map_err(corrupt)?, vectors, schema)
 }
 
 /// Values in place, or copied out of the mapping.
@@ -171,12 +171,11 @@ pub(super) fn read_whole(
     open(found, file, schema, &Placement::memory())?.into_whole()
 }
 
-/// Puts together what is in memory from the start, without the fields that are `apart` from the rows.
-pub(super) fn chunk(
+/// Puts together what is in memory from the start.
+fn chunk(
     columns: FileColumns,
     mut vectors: Vec<Column>,
     schema: &CollectionSchema,
-    apart: &BTreeSet<FieldId>,
 ) -> Result<Chunk> {
     let corrupt = |reason: String| Error::corrupt(columns.path(), reason);
     let key = schema.fields.iter().find(|field| field.is_primary_key);
@@ -189,7 +188,7 @@ pub(super) fn chunk(
     for field in &schema.fields {
         if field.id == key.id {
             present.push(columns.decode(field)?);
-        } else if field.data_type.is_fixed_vector() && !apart.contains(&field.id) {
+        } else if field.data_type.is_fixed_vector() {
             present.push(take_vectors(field, &mut vectors, &columns)?);
         }
     }

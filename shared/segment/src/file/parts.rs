@@ -19,7 +19,7 @@ pub(super) struct Layout {
     pub(super) version: u32,
     pub(super) metadata: ParquetMetaData,
     /// Bytes from the file's start that hold everything but [`Layout::vectors`].
-    scalar_bytes: u64,
+    pub(super) scalar_bytes: u64,
     /// Vector columns whose values are in place, in the order of the file.
     pub(super) vectors: Vec<VectorPart>,
 }

@@ -1,70 +1,80 @@
-//! A data file that lies on no local disk, read piece by piece.
+//! A data file that is read some rows at a time, so that what it takes does not grow with it.
 //!
-//! The file is read once from its start to its end, a few blocks at a time, which checks its checksum; what is kept
-//! are the scalar columns, as they are encoded, and the checksum of each block. Vectors, which are most of a file, are
-//! read again by those who want them, and each block is compared with what it was the first time.
+//! In memory are the keys, row ids and times while somebody holds them, where pages are, and the rows that are being
+//! read. The file is mapped where it is on a local disk; else its bytes are asked of the store (`remote`). A
+//! file of version 1 is decoded as a whole.
 
-use std::{collections::BTreeSet, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream};
-use parking_lot::Mutex;
-use parquet::{
-    errors::{ParquetError, Result as ParquetResult},
-    file::reader::{ChunkReader, Length},
+use futures::{FutureExt as _, future::BoxFuture};
+use parquet::arrow::arrow_reader::RowSelectionPolicy;
+use redkite_expr::Plan;
+use redkite_storage::ObjectStore;
+use redkite_types::{
+    CollectionSchema, Column, ColumnData, DataType, FieldId, FieldSchema, RowBatch, RowId,
+    SegmentId, Timestamp,
 };
-use redkite_index::AlignedBuffer;
-use redkite_storage::{
-    ObjectStore,
-    checksum::{crc32c, crc32c_combine, verify_crc, verify_size},
-};
-use redkite_types::{CollectionSchema, Column, FieldId, FieldSchema};
 
 use super::{
     FileEntry, SegmentManifest,
-    checked::{Found, local},
-    columns::{FileColumns, Scalars},
-    open::{Placement, chunk, data_entry, open, vector_column},
-    page::VectorPart,
-    parts::Layout,
+    blocks::{CheckedFiles, Held},
+    checked::{Found, OpenFile, local},
+    decode, hidden_name,
+    open::{data_entry, vector_column},
+    pages::{Costs, Pages, divide},
     reading,
+    remote::{self, Remote},
 };
 use crate::{
     chunk::Chunk,
     error::{Error, Result},
 };
 
-/// Bytes that are read, and checked, at a time.
-const BLOCK_BYTES: u64 = 1 << 20;
-/// Blocks that are on their way at a time.
-const AHEAD: usize = 8;
-/// Bytes from a file's end that are read for the footer, unless it is longer.
-const TAIL_BYTES: u64 = 64 << 10;
-/// Bytes at a Parquet file's end: the footer's length and the magic.
-const MAGIC_BYTES: usize = 8;
+/// Keys that are decoded at a time, in bytes and in rows.
+const KEYS_AT_ONCE: (u64, usize) = (8 << 20, 65_536);
 
-/// A segment's rows, and the vectors that are in none of its columns.
+/// A segment's rows, of which only the keys are in memory.
 #[derive(Debug)]
 pub struct Streamed {
-    /// The rows. Where the file is on no local disk they lack the fields of [`Streamed::vectors`].
-    pub chunk: Chunk,
-    /// Vectors that are read from the store when they are asked for.
-    pub vectors: Option<RemoteVectors>,
+    /// Keys, row ids and times.
+    pub keys: Chunk,
+    /// All columns.
+    pub columns: Arc<StreamedColumns>,
 }
 
-/// Vector columns of a file in a store that keeps nothing on a local disk.
+/// The columns of a segment, read some rows at a time.
 #[derive(Debug)]
-pub struct RemoteVectors {
-    file: FileEntry,
-    /// The checksum of each block.
-    blocks: Vec<u32>,
-    parts: Vec<(FieldSchema, VectorPart)>,
-    /// The block that was read last, of which the next rows may want the rest.
-    last: Mutex<Option<(u64, Bytes)>>,
+pub struct StreamedColumns {
+    segment: SegmentId,
+    schema: Arc<CollectionSchema>,
+    place: Place,
 }
 
-/// Opens a segment's rows as [`super::open_segment`] does, but does not hold the vectors of a file that is on no
-/// local disk. Files of version 1 are read as a whole all the same.
+#[derive(Debug)]
+pub(super) enum Place {
+    Decoded(RowBatch),
+    Mapped {
+        pages: Pages,
+        scalars: Bytes,
+        vectors: Vec<Column>,
+    },
+    Remote(Remote),
+}
+
+/// Some rows that were read and are not decoded yet.
+#[derive(Debug)]
+pub struct Piece {
+    columns: Arc<StreamedColumns>,
+    fields: Vec<FieldSchema>,
+    rows: Vec<u32>,
+    /// Those of the fields that need no decoding.
+    vectors: Vec<Column>,
+    bytes: Held,
+}
+
+/// Opens a segment's rows, after checking the file's checksum. `checked` saves reading a file as a whole that was
+/// opened before. Decoding runs where blocking is allowed. `schema` is today's, as for [`super::read_segment`].
 ///
 /// # Errors
 /// `Storage` · `Corrupt` · `UnsupportedVersion`
@@ -72,264 +82,295 @@ pub fn open_streamed<'a>(
     store: &'a dyn ObjectStore,
     manifest: &'a SegmentManifest,
     schema: Arc<CollectionSchema>,
-    placement: &'a Placement,
+    checked: &'a CheckedFiles,
 ) -> BoxFuture<'a, Result<Streamed>> {
-    open_anywhere(store, manifest, schema, placement).boxed()
+    open_anywhere(store, manifest, schema, checked).boxed()
 }
 
 async fn open_anywhere(
     store: &dyn ObjectStore,
     manifest: &SegmentManifest,
     schema: Arc<CollectionSchema>,
-    placement: &Placement,
+    checked: &CheckedFiles,
 ) -> Result<Streamed> {
-    let file = data_entry(manifest)?.clone();
-    let opened = match local(store, &file).await? {
-        Some(local) => whole(Found::Local(local), &file, schema, placement).await?,
-        None => remote(store, &file, schema, placement).await?,
+    let (segment, file) = (manifest.segment, data_entry(manifest)?.clone());
+    let place = match local(store, &file).await? {
+        Some(local) => {
+            let (path, schema) = (file.path.clone(), schema.clone());
+            let file = file.clone();
+            reading(&path, move || map(local, &file, &schema)).await?
+        }
+        None => remote::open(store, &file, &schema, checked).await?,
     };
-    if opened.chunk.len() as u64 != manifest.rows {
-        let (found, rows) = (opened.chunk.len(), manifest.rows);
+    let opened = match place {
+        Opened::Whole(chunk) => {
+            let (keys, batch) = chunk.into_keys(schema.primary_key().id)?;
+            let place = Place::Decoded(batch);
+            let columns = Arc::new(StreamedColumns {
+                segment,
+                schema,
+                place,
+            });
+            Streamed { keys, columns }
+        }
+        Opened::Apart(place) => {
+            let columns = Arc::new(StreamedColumns {
+                segment,
+                schema,
+                place,
+            });
+            let keys = columns.keys(store, &file.path).await?;
+            Streamed { keys, columns }
+        }
+    };
+    if opened.keys.len() as u64 != manifest.rows {
+        let (found, rows) = (opened.keys.len(), manifest.rows);
         let reason = format!("it has {found} rows instead of {rows}");
         return Err(Error::corrupt(&file.path, reason));
     }
     Ok(opened)
 }
 
-async fn whole(
-    found: Found,
-    file: &FileEntry,
-    schema: Arc<CollectionSchema>,
-    placement: &Placement,
-) -> Result<Streamed> {
-    let (file, placement) = (file.clone(), placement.clone());
-    let path = file.path.clone();
-    let chunk = reading(&path, move || open(found, &file, &schema, &placement)).await?;
-    Ok(Streamed {
-        chunk,
-        vectors: None,
-    })
+pub(super) enum Opened {
+    Whole(Chunk),
+    Apart(Place),
 }
 
-async fn remote(
-    store: &dyn ObjectStore,
-    file: &FileEntry,
-    schema: Arc<CollectionSchema>,
-    placement: &Placement,
-) -> Result<Streamed> {
-    let (path, size) = (&file.path, file.size_bytes);
-    verify_size(path, store.stat(path).await?.size_bytes, size)?;
-    let tail = Tail::read(store, file).await?;
-    let layout = Layout::parse(path, &tail)?;
+fn map(local: OpenFile, file: &FileEntry, schema: &Arc<CollectionSchema>) -> Result<Opened> {
+    let corrupt = |reason: String| Error::corrupt(&file.path, reason);
+    let found = Found::Local(local);
+    let layout = found.layout(&file.path)?;
     if layout.version < 2 {
-        let found = Found::Fetched(store.get(path).await?);
-        return whole(found, file, schema, placement).await;
+        let bytes = found.whole(file)?;
+        return Ok(Opened::Whole(decode::data_file(&file.path, bytes, schema)?));
     }
-    let ranges = layout.ranges(size);
-    let ranges = ranges.map_err(|reason| Error::corrupt(path, reason))?;
-    let scalar_bytes = ranges.first().map_or(0, |range| range.end);
-    let (scalars, blocks) = checked(store, file, scalar_bytes).await?;
-    let of_field = |part: &VectorPart| {
+    let ranges = layout.ranges(file.size_bytes).map_err(corrupt)?;
+    let whole = found.map(file)?;
+    let mut parts = ranges.iter();
+    let mut next = || {
+        let range = parts.next().cloned().unwrap_or_default();
+        whole.slice(range.start as usize..range.end as usize)
+    };
+    let scalars = next();
+    let mut vectors = Vec::with_capacity(layout.vectors.len());
+    for part in &layout.vectors {
+        let bytes = next();
         // A field that the schema has lost since is skipped.
-        let field = schema.field_by_id(part.field)?;
-        Some((field.clone(), part.clone()))
-    };
-    let parts = layout.vectors.iter().filter_map(of_field).collect();
-    let vectors = RemoteVectors {
-        file: file.clone(),
-        blocks,
-        parts,
-        last: Mutex::default(),
-    };
-    let apart: BTreeSet<FieldId> = vectors.fields().collect();
-    let (name, placement) = (path.clone(), placement.clone());
-    let chunk = reading(path, move || {
-        let scalars = Scalars::InMemory(scalars);
-        let columns = FileColumns::new(&name, scalars, layout, schema.clone(), placement);
-        let columns = columns.map_err(|reason| Error::corrupt(&name, reason))?;
-        chunk(columns, Vec::new(), &schema, &apart)
-    })
-    .await?;
-    Ok(Streamed {
-        chunk,
-        vectors: Some(vectors),
-    })
+        if let Some(field) = schema.field_by_id(part.field) {
+            vectors.push(vector_column(field, part, bytes, true).map_err(corrupt)?);
+        }
+    }
+    let pages = Pages::new(&file.path, &scalars, layout, schema.clone()).map_err(corrupt)?;
+    Ok(Opened::Apart(Place::Mapped {
+        pages,
+        scalars,
+        vectors,
+    }))
 }
 
-/// Reads the whole file; its first bytes, and the checksum of each block.
-async fn checked(
-    store: &dyn ObjectStore,
-    file: &FileEntry,
-    keep: u64,
-) -> Result<(Bytes, Vec<u32>)> {
-    let mut kept = Vec::with_capacity(keep as usize);
-    let mut blocks = Vec::new();
-    let mut crc = 0;
-    let mut read = Vec::new();
-    for block in 0..file.size_bytes.div_ceil(BLOCK_BYTES) {
-        read.push(store.get_range(&file.path, range(file, block)));
-    }
-    let mut read = stream::iter(read).buffered(AHEAD);
-    while let Some(bytes) = read.next().await {
-        let bytes = bytes?;
-        let left = (keep as usize).saturating_sub(kept.len());
-        kept.extend_from_slice(&bytes[..left.min(bytes.len())]);
-        let of_block = crc32c(&bytes);
-        crc = crc32c_combine(crc, of_block, bytes.len());
-        blocks.push(of_block);
-    }
-    verify_crc(&file.path, crc, file.crc32c)?;
-    Ok((kept.into(), blocks))
-}
-
-/// The bytes of a block.
-fn range(file: &FileEntry, block: u64) -> Range<u64> {
-    let start = block * BLOCK_BYTES;
-    start..file.size_bytes.min(start + BLOCK_BYTES)
-}
-
-impl RemoteVectors {
-    /// The fields whose vectors these are.
-    pub fn fields(&self) -> impl Iterator<Item = FieldId> {
-        self.parts.iter().map(|(field, _)| field.id)
+impl StreamedColumns {
+    /// Divides rows, which are in order, so that what reading and decoding some fields of a part takes is about `bytes`
+    /// at the most, unless a single row takes more, and no part has more than `most` rows.
+    ///
+    /// # Errors
+    /// `Corrupt`
+    pub fn divide(
+        &self,
+        rows: &[u32],
+        fields: &[FieldId],
+        bytes: u64,
+        most: usize,
+    ) -> Result<Vec<Range<usize>>> {
+        let fields = fields.iter().filter_map(|id| self.schema.field_by_id(*id));
+        let fields: Vec<FieldSchema> = fields.cloned().collect();
+        Ok(divide(rows, &self.costs(&fields)?, bytes, most))
     }
 
-    /// The vectors of some rows, which are in order and each there once, of all fields. Only the blocks that hold them
-    /// are read, and no more than a few are in memory at a time.
+    fn costs(&self, fields: &[FieldSchema]) -> Result<Vec<Costs>> {
+        let mut costs = Vec::with_capacity(fields.len());
+        for field in fields {
+            let vectors = field.data_type.vector_bytes(field.dim) as u64;
+            match self.pages() {
+                Some(_) if self.is_in_place(field.id) => costs.push(Costs::of_vectors(vectors)),
+                Some(pages) => costs.extend(pages.costs(field)?),
+                None => {}
+            }
+        }
+        if let Place::Decoded(batch) = &self.place {
+            let average = batch.memory_bytes() / batch.len().max(1);
+            costs.push(Costs::of_vectors(average as u64));
+        }
+        Ok(costs)
+    }
+
+    fn pages(&self) -> Option<&Pages> {
+        match &self.place {
+            Place::Decoded(_) => None,
+            Place::Mapped { pages, .. } | Place::Remote(Remote { pages, .. }) => Some(pages),
+        }
+    }
+
+    fn is_in_place(&self, field: FieldId) -> bool {
+        match &self.place {
+            Place::Decoded(_) => true,
+            Place::Mapped { vectors, .. } => vectors.iter().any(|column| column.field == field),
+            Place::Remote(remote) => remote.is_in_place(field),
+        }
+    }
+
+    /// Reads some fields of some rows, which are in order and each there once. A field that the schema does not have is
+    /// left out.
     ///
     /// # Errors
     /// `Storage` · `Corrupt`, also when the file is not what it was when it was opened
-    pub fn take<'a>(
-        &'a self,
+    pub fn read<'a>(
+        self: &'a Arc<Self>,
         store: &'a dyn ObjectStore,
         rows: &'a [u32],
-    ) -> BoxFuture<'a, Result<Vec<Column>>> {
-        self.columns(store, rows).boxed()
+        fields: &'a [FieldId],
+    ) -> BoxFuture<'a, Result<Piece>> {
+        let fields = fields.iter().filter_map(|id| self.schema.field_by_id(*id));
+        self.piece(store, rows, fields.cloned().collect()).boxed()
     }
 
-    async fn columns(&self, store: &dyn ObjectStore, rows: &[u32]) -> Result<Vec<Column>> {
-        let mut columns = Vec::with_capacity(self.parts.len());
-        for (field, part) in &self.parts {
-            columns.push(self.column(store, field, part, rows).await?);
-        }
-        Ok(columns)
-    }
-
-    async fn column(
-        &self,
+    async fn piece(
+        self: &Arc<Self>,
         store: &dyn ObjectStore,
-        field: &FieldSchema,
-        part: &VectorPart,
         rows: &[u32],
-    ) -> Result<Column> {
-        let path = &self.file.path;
-        let row_bytes = part.row_bytes.unwrap_or(part.dim * 4);
-        let place = |row: u32| {
-            let start = part.offset + u64::from(row) * row_bytes;
-            start..start + row_bytes
+        fields: Vec<FieldSchema>,
+    ) -> Result<Piece> {
+        let (bytes, vectors) = match &self.place {
+            Place::Remote(remote) => remote.read(store, rows, &fields).await?,
+            Place::Decoded(_) | Place::Mapped { .. } => (Held::default(), Vec::new()),
         };
-        if rows.last().is_some_and(|row| u64::from(*row) >= part.rows) {
-            return Err(Error::corrupt(path, "it has fewer vectors than rows"));
+        Ok(Piece {
+            columns: self.clone(),
+            fields,
+            rows: rows.to_vec(),
+            vectors,
+            bytes,
+        })
+    }
+
+    /// Keys, row ids and times of all rows.
+    async fn keys(self: &Arc<Self>, store: &dyn ObjectStore, path: &str) -> Result<Chunk> {
+        let key = self.schema.fields.iter().find(|field| field.is_primary_key);
+        let key = key.ok_or_else(|| Error::corrupt(path, "the schema has no primary key"))?;
+        let count = self.pages().map_or(0, Pages::rows);
+        let last = u32::try_from(count);
+        let last = last.map_err(|_| Error::corrupt(path, format!("it has {count} rows")))?;
+        let fields = vec![
+            key.clone(),
+            hidden(FieldId::ROW_ID),
+            hidden(FieldId::TIMESTAMP),
+        ];
+        let rows: Vec<u32> = (0..last).collect();
+        let (bytes, most) = KEYS_AT_ONCE;
+        let data = ColumnData::with_capacity(key.data_type, key.dim, count);
+        let mut keys = Column::new(key.id, data);
+        let (mut ids, mut times) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for part in divide(&rows, &self.costs(&fields)?, bytes, most) {
+            let piece = self.piece(store, &rows[part], fields.clone()).await?;
+            let batch = reading(path, move || piece.decode()).await?;
+            let [part, row_ids, timestamps] = batch.columns() else {
+                return Err(Error::corrupt(path, "its keys cannot be told"));
+            };
+            keys.extend(part);
+            ids.extend(numbers(path, row_ids)?.iter().map(|id| RowId(*id)));
+            times.extend(
+                numbers(path, timestamps)?
+                    .iter()
+                    .map(|ts| Timestamp(*ts as u64)),
+            );
         }
-        let mut wanted: Vec<u64> = Vec::new();
-        for bytes in rows.iter().map(|row| place(*row)) {
-            let blocks = bytes.start / BLOCK_BYTES..bytes.end.div_ceil(BLOCK_BYTES);
-            let next = wanted.last().map_or(0, |last| last + 1);
-            wanted.extend(blocks.start.max(next)..blocks.end);
+        let batch = RowBatch::new(count, vec![keys]);
+        let batch = batch.ok_or_else(|| Error::corrupt(path, "its columns differ in length"))?;
+        let chunk = Chunk::new(key.id, batch, ids, times);
+        chunk.map_err(|reason| Error::corrupt(path, reason))
+    }
+}
+
+/// A hidden column as a field.
+fn hidden(field: FieldId) -> FieldSchema {
+    FieldSchema {
+        id: field,
+        ..FieldSchema::new(hidden_name(field), DataType::Int64)
+    }
+}
+
+fn numbers<'a>(path: &str, column: &'a Column) -> Result<&'a [i64]> {
+    match column {
+        Column {
+            data: ColumnData::Int64(values),
+            valid: None,
+            ..
+        } => Ok(values),
+        _ => Err(Error::corrupt(path, "a hidden column has nulls")),
+    }
+}
+
+impl Piece {
+    /// Those of the rows that pass a filter, whose fields were read. Computes.
+    ///
+    /// # Errors
+    /// `Corrupt` · `Filter`
+    pub fn passing(self, filter: &Plan) -> Result<Vec<u32>> {
+        let (segment, rows) = (self.columns.segment, self.rows.clone());
+        let batch = self.decode()?;
+        let passing = redkite_expr::eval(filter, &batch, rows.len());
+        let passing = passing.map_err(|source| Error::Filter { segment, source })?;
+        Ok(passing.iter().map(|at| rows[at]).collect())
+    }
+
+    /// The rows, with the fields in the order in which they were asked for. Computes.
+    ///
+    /// # Errors
+    /// `Corrupt`
+    pub fn decode(self) -> Result<RowBatch> {
+        let Self {
+            columns,
+            fields,
+            rows,
+            mut vectors,
+            bytes,
+        } = self;
+        let rows: Vec<usize> = rows.into_iter().map(|row| row as usize).collect();
+        let mut decoded = Vec::with_capacity(fields.len());
+        for field in &fields {
+            let at_hand = vectors.iter().position(|column| column.field == field.id);
+            let at_hand = at_hand.map(|at| vectors.swap_remove(at));
+            decoded.push(match at_hand {
+                Some(column) => column,
+                None => columns.decode(field, &rows, &bytes)?,
+            });
         }
-        let mut values = AlignedBuffer::zeroed(rows.len() * row_bytes as usize);
-        let mut read = Vec::with_capacity(wanted.len());
-        for block in wanted {
-            read.push(self.block(store, block).boxed());
-        }
-        let mut read = stream::iter(read).buffered(AHEAD);
-        // The first row that has bytes to come.
-        let mut next = 0;
-        while let Some(block) = read.next().await {
-            let (number, bytes) = block?;
-            let here = range(&self.file, number);
-            while let Some(row) = rows.get(next) {
-                let wanted = place(*row);
-                let both = wanted.start.max(here.start)..wanted.end.min(here.end);
-                if both.start < both.end {
-                    let to = next * row_bytes as usize + (both.start - wanted.start) as usize;
-                    let from = (both.start - here.start) as usize;
-                    let length = (both.end - both.start) as usize;
-                    values.as_mut()[to..to + length].copy_from_slice(&bytes[from..from + length]);
-                }
-                if wanted.end > here.end {
-                    break;
-                }
-                next += 1;
+        let batch = RowBatch::new(rows.len(), decoded);
+        let path = columns.pages().map_or("rows of a segment", Pages::path);
+        batch.ok_or_else(|| Error::corrupt(path, "its columns differ in length"))
+    }
+}
+
+impl StreamedColumns {
+    fn decode(&self, field: &FieldSchema, rows: &[usize], bytes: &Held) -> Result<Column> {
+        let some = Some(rows);
+        match &self.place {
+            Place::Decoded(batch) => match batch.column(field.id) {
+                Some(column) => Ok(column.take(rows)),
+                None => decode::missing(field, rows.len())
+                    .map_err(|reason| Error::corrupt("rows of an older schema", reason)),
+            },
+            Place::Mapped {
+                pages,
+                scalars,
+                vectors,
+            } => match vectors.iter().find(|column| column.field == field.id) {
+                Some(column) => Ok(column.take(rows)),
+                None => pages.decode(field, scalars.clone(), some, RowSelectionPolicy::default()),
+            },
+            // A mask would decode the pages between the rows too, which are not there.
+            Place::Remote(Remote { pages, .. }) => {
+                pages.decode(field, bytes.clone(), some, RowSelectionPolicy::Selectors)
             }
-            *self.last.lock() = Some((number, bytes));
-        }
-        let column = vector_column(field, part, values.into_bytes(), true);
-        column.map_err(|reason| Error::corrupt(path, reason))
-    }
-
-    /// A block and its number.
-    async fn block(&self, store: &dyn ObjectStore, number: u64) -> Result<(u64, Bytes)> {
-        let last = self.last.lock().clone();
-        if let Some(last) = last.filter(|last| last.0 == number) {
-            return Ok(last);
-        }
-        let path = &self.file.path;
-        let bytes = store.get_range(path, range(&self.file, number)).await?;
-        let recorded = self.blocks.get(number as usize).copied();
-        let recorded =
-            recorded.ok_or_else(|| Error::corrupt(path, "a vector is behind its end"))?;
-        verify_crc(path, crc32c(&bytes), recorded)?;
-        Ok((number, bytes))
-    }
-}
-
-/// The last bytes of a file, at their offset.
-struct Tail {
-    at: u64,
-    bytes: Bytes,
-}
-
-impl Tail {
-    /// Reads as much as has the footer in it.
-    async fn read(store: &dyn ObjectStore, file: &FileEntry) -> Result<Self> {
-        let size = file.size_bytes;
-        let at = size.saturating_sub(TAIL_BYTES);
-        let bytes = store.get_range(&file.path, at..size).await?;
-        let Some(last) = bytes.last_chunk::<MAGIC_BYTES>() else {
-            return Err(Error::corrupt(&file.path, "it has no footer"));
-        };
-        let footer = u32::from_le_bytes([last[0], last[1], last[2], last[3]]);
-        let start = size.saturating_sub(u64::from(footer) + MAGIC_BYTES as u64);
-        if start >= at {
-            return Ok(Self { at, bytes });
-        }
-        let bytes = store.get_range(&file.path, start..size).await?;
-        Ok(Self { at: start, bytes })
-    }
-}
-
-impl Length for Tail {
-    fn len(&self) -> u64 {
-        self.at + self.bytes.len() as u64
-    }
-}
-
-impl ChunkReader for Tail {
-    type T = std::io::Cursor<Bytes>;
-
-    fn get_read(&self, start: u64) -> ParquetResult<Self::T> {
-        let length = self.len().saturating_sub(start);
-        let bytes = self.get_bytes(start, length as usize)?;
-        Ok(std::io::Cursor::new(bytes))
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
-        let start = start.checked_sub(self.at).map(|start| start as usize);
-        let end = start.and_then(|start| start.checked_add(length));
-        match (start, end) {
-            (Some(start), Some(end)) if end <= self.bytes.len() => Ok(self.bytes.slice(start..end)),
-            _ => Err(ParquetError::EOF("bytes before the footer".to_owned())),
         }
     }
 }
