@@ -12,6 +12,8 @@ pub mod options;
 mod output;
 mod source;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Instant};
 
