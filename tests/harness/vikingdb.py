@@ -33,6 +33,12 @@ class VikingServer(Server):
     def service(self):
         return service(self.host)
 
+    def stop(self):
+        code = super().stop()
+        if self.log_path.exists():
+            assert SECRET_KEY not in self.log_path.read_text(errors="replace"), "a secret is logged"
+        return code
+
 
 def service(host):
     """The SDK's client, which is one object a process: a new call turns it to another server."""
