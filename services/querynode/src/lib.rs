@@ -32,5 +32,5 @@ pub mod service;
 mod stats;
 
 pub use deps::{Coordinators, PeerCoordinators, QueryNodeDeps};
-pub use options::QueryNodeOptions;
+pub use options::{Mmap, QueryNodeOptions};
 pub use service::QueryNodeService;

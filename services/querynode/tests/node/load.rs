@@ -10,6 +10,7 @@ use redkite_proto::{
         querynode::QueryRequest,
     },
 };
+use redkite_querynode::Mmap;
 use redkite_runtime::testing::eventually;
 use redkite_segment::StopFlag;
 use redkite_storage::checksum;
@@ -272,22 +273,24 @@ async fn build_graph(world: &World, segment: i64, rows: &[(i64, i64)]) -> Segmen
     }
 }
 
-/// Rows that were just flushed are in memory; once a graph on codes finds them, their vectors are looked
-/// up in the file, unless that is not wanted or there is no file.
+/// Rows that were just flushed are in memory. Once a graph on codes finds them, their vectors are looked
+/// up in the file, if the node is to do so, the collection does not say otherwise and there is a file.
 #[tokio::test(flavor = "multi_thread")]
 async fn vectors_leave_memory_when_an_index_goes_by_its_codes() {
     let rows: Vec<(i64, i64)> = (0..5_000).map(|key| (key, key * 3 % 7)).collect();
     let vectors = 5_000 * 2 * 4;
-    let on_disk = || {
+    let on_disk = |setting: Option<&str>| {
         let world = World::on_disk();
-        world.set_mmap("false");
+        setting.inspect(|value| world.set_mmap(value));
         world
     };
-    for (world, leaves) in [
-        (World::on_disk(), true),
-        (on_disk(), false),
-        (World::new(), false),
+    for (mut world, mmap, leaves) in [
+        (on_disk(None), Mmap::Vectors, true),
+        (on_disk(Some("false")), Mmap::Vectors, false),
+        (on_disk(None), Mmap::Off, false),
+        (World::new(), Mmap::Vectors, false),
     ] {
+        world.options.mmap = mmap;
         world.played.change(|meta| meta.index_type = Some("HNSW"));
         let node = world.node().await;
         node.insert(P1, &rows).await;
