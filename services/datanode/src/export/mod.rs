@@ -5,11 +5,13 @@
 //!
 //! - [`options`]: what an operator may set
 //! - `target`: where files go
-//! - `output`: rows to files
+//! - `output`: rows to encoded files
+//! - `sink`: encoded files to a place
 //! - `source`: which rows of a segment count
 
 pub mod options;
 mod output;
+mod sink;
 mod source;
 mod target;
 #[cfg(test)]

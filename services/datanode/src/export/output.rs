@@ -2,20 +2,19 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
 use futures::TryFutureExt as _;
 use redkite_proto::redkite::meta;
-use redkite_runtime::{CpuPool, Priority, hold_here};
+use redkite_runtime::{CpuPool, Priority};
 use redkite_segment::{
     export::{ExportColumn, ExportFile, ExportFormat, json_rows},
     file::Piece,
 };
-use redkite_storage::{ObjectWriter, crc32c_append};
 use redkite_types::{Error, FieldId, Result, RowBatch, StopFlag};
 
 use super::{
+    sink::Sink,
     source::Rows,
-    target::{Place, failed, file_name},
+    target::{Place, file_name},
 };
 
 /// Bytes and rows that are in memory at a time, as they are read and decoded.
@@ -35,11 +34,11 @@ pub(super) struct Wanted {
 
 /// The files of a part.
 pub(super) struct Output {
-    place: Place,
     cpu: CpuPool,
     wanted: Wanted,
-    current: Option<Open>,
-    done: Done,
+    sink: Sink,
+    current: Option<Encoding>,
+    samples: Vec<String>,
 }
 
 /// What was written.
@@ -49,25 +48,25 @@ pub(super) struct Done {
     pub(super) samples: Vec<String>,
 }
 
-/// A file on its way.
-struct Open {
+/// A file whose rows are being encoded.
+struct Encoding {
     file: ExportFile,
-    writer: Box<dyn ObjectWriter>,
-    record: meta::ExportFile,
+    rows: i64,
 }
 
 impl Output {
     pub(super) fn new(place: Place, cpu: CpuPool, wanted: Wanted) -> Self {
         Self {
-            place,
             cpu,
             wanted,
+            sink: Sink::new(place),
             current: None,
-            done: Done::default(),
+            samples: Vec::new(),
         }
     }
 
-    /// Appends rows of a segment. While some are written, the next are read.
+    /// Appends rows of a segment. While some are encoded, those before them are written and the next
+    /// are read.
     pub(super) async fn write(&mut self, rows: &Rows) -> Result<()> {
         let fields = self.wanted.columns.iter().map(|column| column.field.id);
         let fields: Vec<FieldId> = fields.collect();
@@ -88,13 +87,12 @@ impl Output {
     }
 
     async fn write_piece(&mut self, piece: Piece) -> Result<()> {
-        let mut open = match self.current.take() {
-            Some(open) => open,
-            None => self.begin().await?,
+        let Encoding { mut file, rows } = match self.current.take() {
+            Some(current) => current,
+            None => self.begin()?,
         };
-        let sampled = self.wanted.samples.saturating_sub(self.done.samples.len());
+        let sampled = self.wanted.samples.saturating_sub(self.samples.len());
         let columns = self.wanted.columns.clone();
-        let mut file = open.file;
         let encode = move |_: &StopFlag| -> redkite_segment::Result<_> {
             let batch = piece.decode()?;
             file.write(&batch)?;
@@ -102,59 +100,56 @@ impl Output {
             let bytes = file.take();
             Ok((file, bytes, samples, batch.len()))
         };
-        let (file, bytes, samples, rows) = on_pool(&self.cpu, encode).await?;
-        open.file = file;
-        open.record.rows += rows as i64;
-        self.done.samples.extend(samples);
-        put(&self.place, &mut open.writer, &mut open.record, bytes).await?;
-        if open.file.size() >= self.wanted.file_bytes {
-            return self.end(open).await;
+        let encoded = on_pool(&self.cpu, encode);
+        let ((file, bytes, samples, more), ()) = futures::try_join!(encoded, self.sink.settle())?;
+        self.samples.extend(samples);
+        let name = self.name();
+        self.sink.give(name, bytes).await?;
+        let rows = rows + more as i64;
+        let is_full = file.size() >= self.wanted.file_bytes;
+        let current = Encoding { file, rows };
+        if is_full {
+            return self.end(current).await;
         }
-        self.current = Some(open);
+        self.current = Some(current);
         Ok(())
     }
 
-    async fn begin(&mut self) -> Result<Open> {
-        let number = self.wanted.first_file + self.done.files.len() as u32;
-        let name = file_name(number, self.wanted.format);
+    /// The name of the file after those that are complete.
+    fn name(&self) -> String {
+        let number = self.wanted.first_file + self.sink.complete() as u32;
+        file_name(number, self.wanted.format)
+    }
+
+    fn begin(&self) -> Result<Encoding> {
         let file = ExportFile::new(self.wanted.format, self.wanted.columns.clone());
         let file = file.map_err(|error| Error::from_coded(&error))?;
-        let place = &self.place;
-        Ok(Open {
-            file,
-            writer: place.writer(&name).await?,
-            record: meta::ExportFile {
-                name,
-                ..meta::ExportFile::default()
-            },
-        })
+        Ok(Encoding { file, rows: 0 })
     }
 
-    async fn end(&mut self, open: Open) -> Result<()> {
-        let Open {
-            file,
-            mut writer,
-            mut record,
-        } = open;
-        let bytes = on_pool(&self.cpu, move |_: &StopFlag| file.finish()).await?;
-        put(&self.place, &mut writer, &mut record, bytes).await?;
-        hold_here(&["export", "file_written"]).await;
-        writer.finish().await.map_err(failed)?;
-        self.done.files.push(record);
-        Ok(())
+    async fn end(&mut self, current: Encoding) -> Result<()> {
+        let Encoding { file, rows } = current;
+        let last = on_pool(&self.cpu, move |_: &StopFlag| file.finish());
+        let (bytes, ()) = futures::try_join!(last, self.sink.settle())?;
+        let name = self.name();
+        self.sink.close(name, bytes, rows).await
     }
 
     /// Ends the last file.
     pub(super) async fn finish(mut self, even_if_empty: bool) -> Result<Done> {
+        self.sink.settle().await?;
         match self.current.take() {
-            Some(open) => self.end(open).await?,
-            None if even_if_empty && self.done.files.is_empty() => {
-                let open = self.begin().await?;
-                self.end(open).await?;
+            Some(current) => self.end(current).await?,
+            None if even_if_empty && self.sink.complete() == 0 => {
+                let empty = self.begin()?;
+                self.end(empty).await?;
             }
             None => {}
         }
-        Ok(self.done)
+        Ok(Done {
+            files: self.sink.finish().await?,
+            samples: self.samples,
+        })
     }
 }
 
@@ -183,22 +178,6 @@ async fn on_pool<T: Send + 'static>(
     let outcome = cpu.run_stoppable(Priority::Build, work).await;
     let outcome = outcome.map_err(|error| Error::from_coded(&error))?;
     outcome.map_err(|error| Error::from_coded(&error))
-}
-
-/// Appends bytes to a file on its way.
-async fn put(
-    place: &Place,
-    writer: &mut Box<dyn ObjectWriter>,
-    record: &mut meta::ExportFile,
-    bytes: Bytes,
-) -> Result<()> {
-    if bytes.is_empty() {
-        return Ok(());
-    }
-    place.claim(bytes.len() as u64)?;
-    record.size += bytes.len() as u64;
-    record.crc32c = crc32c_append(record.crc32c, &bytes);
-    writer.write(bytes).await.map_err(failed)
 }
 
 /// The first rows of a batch as JSON.
