@@ -1,8 +1,15 @@
 //! How fast the same rows become a Parquet file straight from memory: the floor of `bench-export`.
 //!
-//! `cargo run --release -p redkite-segment --example export_floor -- ROWS DIM`
+//! `cargo run --release -p redkite-segment --example export_floor -- ROWS DIM [FILE]`
+//!
+//! Without a file to write, which is synced then, the bytes are thrown away.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    fs::File,
+    io::{self, Write as _},
+    sync::Arc,
+    time::Instant,
+};
 
 use arrow_array::{ArrayRef, Float32Array, Int64Array, ListArray, RecordBatch, StringArray};
 use arrow_buffer::OffsetBuffer;
@@ -18,7 +25,10 @@ const BATCH: usize = 4_096;
 const ROW_GROUP_BYTES: usize = 16 << 20;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut numbers = std::env::args().skip(1).map(|text| text.parse::<usize>());
+    let (numbers, files): (Vec<_>, Vec<_>) = std::env::args()
+        .skip(1)
+        .partition(|text| text.parse::<usize>().is_ok());
+    let mut numbers = numbers.iter().map(|text| text.parse::<usize>());
     let rows = numbers.next().transpose()?.unwrap_or(100_000);
     let dim = numbers.next().transpose()?.unwrap_or(128);
     let element = Arc::new(Field::new("element", DataType::Float32, false));
@@ -65,6 +75,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .set_column_dictionary_enabled(path, false)
         .build();
     let started = Instant::now();
+    let mut target = Target(files.first().map(File::create).transpose()?);
     let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties))?;
     let mut bytes = 0;
     for batch in &batches {
@@ -72,10 +83,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         if writer.in_progress_size() >= ROW_GROUP_BYTES {
             writer.flush()?;
         }
-        bytes += std::mem::take(writer.inner_mut()).len();
+        bytes += target.take(&std::mem::take(writer.inner_mut()))?;
     }
-    bytes += writer.into_inner()?.len();
+    bytes += target.take(&writer.into_inner()?)?;
+    target.finish()?;
     let seconds = started.elapsed().as_secs_f64();
     println!("{rows} {bytes} {seconds:.3}");
     Ok(())
+}
+
+/// Where the bytes go.
+struct Target(Option<File>);
+
+impl Target {
+    fn take(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(file) = &mut self.0 {
+            file.write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn finish(self) -> io::Result<()> {
+        self.0.map_or(Ok(()), |file| file.sync_all())
+    }
 }
