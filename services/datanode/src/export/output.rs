@@ -2,20 +2,12 @@
 
 use std::ops::Range;
 
-use futures::TryFutureExt as _;
 use redkite_proto::redkite::meta;
 use redkite_runtime::{CpuPool, Priority};
-use redkite_segment::{
-    export::{ExportColumn, ExportFile, ExportFormat, json_rows},
-    file::Piece,
-};
+use redkite_segment::export::{ExportColumn, ExportFile, ExportFormat, json_rows};
 use redkite_types::{Error, FieldId, Result, RowBatch, StopFlag};
 
-use super::{
-    sink::Sink,
-    source::Rows,
-    target::{Place, file_name},
-};
+use super::{sink::Sink, source::Rows, target::Place};
 
 /// Bytes and rows that are in memory at a time, as they are read and decoded.
 const PARQUET_AT_ONCE: (u64, usize) = (8 << 20, 16_384);
@@ -58,35 +50,33 @@ impl Output {
     pub(super) fn new(place: Place, cpu: CpuPool, wanted: Wanted) -> Self {
         Self {
             cpu,
+            sink: Sink::new(place, wanted.format, wanted.first_file),
             wanted,
-            sink: Sink::new(place),
             current: None,
             samples: Vec::new(),
         }
     }
 
     /// Appends rows of a segment. While some are encoded, those before them are written and the next
-    /// are read.
+    /// are read and decoded.
     pub(super) async fn write(&mut self, rows: &Rows) -> Result<()> {
         let fields = self.wanted.columns.iter().map(|column| column.field.id);
         let fields: Vec<FieldId> = fields.collect();
         let parts = divide(&self.cpu, self.wanted.format, rows, &fields).await?;
         let mut parts = parts.into_iter();
-        let read = |part: Range<usize>| {
-            let read = rows.columns.read(&*rows.store, &rows.rows[part], &fields);
-            read.map_err(|error| Error::from_coded(&error))
-        };
+        let cpu = self.cpu.clone();
+        let read = |part: Range<usize>| read(&cpu, rows, part, &fields);
         let Some(part) = parts.next() else {
             return Ok(());
         };
-        let mut piece = read(part).await?;
+        let mut batch = read(part).await?;
         for part in parts {
-            ((), piece) = futures::try_join!(self.write_piece(piece), read(part))?;
+            ((), batch) = futures::try_join!(self.write_batch(batch), read(part))?;
         }
-        self.write_piece(piece).await
+        self.write_batch(batch).await
     }
 
-    async fn write_piece(&mut self, piece: Piece) -> Result<()> {
+    async fn write_batch(&mut self, batch: RowBatch) -> Result<()> {
         let Encoding { mut file, rows } = match self.current.take() {
             Some(current) => current,
             None => self.begin()?,
@@ -94,17 +84,15 @@ impl Output {
         let sampled = self.wanted.samples.saturating_sub(self.samples.len());
         let columns = self.wanted.columns.clone();
         let encode = move |_: &StopFlag| -> redkite_segment::Result<_> {
-            let batch = piece.decode()?;
             file.write(&batch)?;
             let samples = samples(&columns, &batch, sampled)?;
             let bytes = file.take();
             Ok((file, bytes, samples, batch.len()))
         };
-        let encoded = on_pool(&self.cpu, encode);
-        let ((file, bytes, samples, more), ()) = futures::try_join!(encoded, self.sink.settle())?;
+        let encoded = on_pool(&self.cpu, Priority::Build, encode);
+        let (file, bytes, samples, more) = self.sink.beside(encoded).await?;
         self.samples.extend(samples);
-        let name = self.name();
-        self.sink.give(name, bytes).await?;
+        self.sink.give(bytes).await?;
         let rows = rows + more as i64;
         let is_full = file.size() >= self.wanted.file_bytes;
         let current = Encoding { file, rows };
@@ -115,12 +103,6 @@ impl Output {
         Ok(())
     }
 
-    /// The name of the file after those that are complete.
-    fn name(&self) -> String {
-        let number = self.wanted.first_file + self.sink.complete() as u32;
-        file_name(number, self.wanted.format)
-    }
-
     fn begin(&self) -> Result<Encoding> {
         let file = ExportFile::new(self.wanted.format, self.wanted.columns.clone());
         let file = file.map_err(|error| Error::from_coded(&error))?;
@@ -129,10 +111,11 @@ impl Output {
 
     async fn end(&mut self, current: Encoding) -> Result<()> {
         let Encoding { file, rows } = current;
-        let last = on_pool(&self.cpu, move |_: &StopFlag| file.finish());
-        let (bytes, ()) = futures::try_join!(last, self.sink.settle())?;
-        let name = self.name();
-        self.sink.close(name, bytes, rows).await
+        let last = on_pool(&self.cpu, Priority::Build, move |_: &StopFlag| {
+            file.finish()
+        });
+        let bytes = self.sink.beside(last).await?;
+        self.sink.close(bytes, rows).await
     }
 
     /// Ends the last file.
@@ -168,14 +151,27 @@ async fn divide(
     let (columns, fields) = (rows.columns.clone(), fields.to_vec());
     let rows = rows.rows.clone();
     let divide = move |_: &StopFlag| columns.divide(&rows, &fields, bytes, most);
-    on_pool(cpu, divide).await
+    on_pool(cpu, Priority::Build, divide).await
+}
+
+/// Rows of a segment, decoded beside the encoding of those before them.
+async fn read(
+    cpu: &CpuPool,
+    rows: &Rows,
+    part: Range<usize>,
+    fields: &[FieldId],
+) -> Result<RowBatch> {
+    let read = rows.columns.read(&*rows.store, &rows.rows[part], fields);
+    let piece = read.await.map_err(|error| Error::from_coded(&error))?;
+    on_pool(cpu, Priority::Segment, move |_: &StopFlag| piece.decode()).await
 }
 
 async fn on_pool<T: Send + 'static>(
     cpu: &CpuPool,
+    priority: Priority,
     work: impl FnOnce(&StopFlag) -> redkite_segment::Result<T> + Send + 'static,
 ) -> Result<T> {
-    let outcome = cpu.run_stoppable(Priority::Build, work).await;
+    let outcome = cpu.run_stoppable(priority, work).await;
     let outcome = outcome.map_err(|error| Error::from_coded(&error))?;
     outcome.map_err(|error| Error::from_coded(&error))
 }

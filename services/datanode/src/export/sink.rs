@@ -1,20 +1,26 @@
 //! Encoded bytes on their way to the store, while the next ones are made.
 
+use std::pin::pin;
+
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use redkite_proto::redkite::meta;
 use redkite_runtime::hold_here;
+use redkite_segment::export::ExportFormat;
 use redkite_storage::{ObjectWriter, crc32c_append};
 use redkite_types::Result;
 
-use super::target::{Place, failed};
+use super::target::{Place, failed, file_name};
 
 /// Files of a place, written one after the other.
 ///
-/// What is given is written while somebody waits in [`Sink::settle`], so that is done beside the work
-/// that makes what is given next.
+/// What is given is written while somebody waits here: in [`Sink::beside`] for the work that makes what
+/// is given next.
 pub(super) struct Sink {
     place: Place,
+    format: ExportFormat,
+    /// The number of the first one.
+    first: u32,
     state: State,
     /// Those that are complete.
     files: Vec<meta::ExportFile>,
@@ -38,9 +44,11 @@ enum Written {
 }
 
 impl Sink {
-    pub(super) fn new(place: Place) -> Self {
+    pub(super) fn new(place: Place, format: ExportFormat, first: u32) -> Self {
         Self {
             place,
+            format,
+            first,
             state: State::Between,
             files: Vec::new(),
         }
@@ -68,14 +76,29 @@ impl Sink {
         Ok(())
     }
 
-    /// Gives the next bytes of the file that is open, or else of one of this name.
+    /// Waits for work, and writes what was given in the meantime, as far as that goes.
+    ///
+    /// # Errors
+    /// Those of the work, and as [`Sink::settle`].
+    pub(super) async fn beside<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut work = pin!(work);
+        if matches!(self.state, State::Writing(_)) {
+            tokio::select! {
+                done = &mut work => return done,
+                settled = self.settle() => settled?,
+            }
+        }
+        work.await
+    }
+
+    /// Gives the next bytes of the file that is open, or else of the next one.
     ///
     /// # Errors
     /// Of what was given before.
-    pub(super) async fn give(&mut self, name: String, bytes: Bytes) -> Result<()> {
-        self.settle().await?;
+    pub(super) async fn give(&mut self, bytes: Bytes) -> Result<()> {
         if !bytes.is_empty() {
-            let opening = self.opening(name);
+            self.settle().await?;
+            let opening = self.opening();
             let writing = async move {
                 let (place, mut file) = opening.await?;
                 file.append(&place, bytes).await?;
@@ -90,9 +113,9 @@ impl Sink {
     ///
     /// # Errors
     /// Of what was given before.
-    pub(super) async fn close(&mut self, name: String, bytes: Bytes, rows: i64) -> Result<()> {
+    pub(super) async fn close(&mut self, bytes: Bytes, rows: i64) -> Result<()> {
         self.settle().await?;
-        let opening = self.opening(name);
+        let opening = self.opening();
         let writing = async move {
             let (place, mut file) = opening.await?;
             file.append(&place, bytes).await?;
@@ -105,11 +128,11 @@ impl Sink {
         Ok(())
     }
 
-    fn opening(&mut self, name: String) -> impl Future<Output = Result<(Place, OpenFile)>> + use<> {
-        let (place, state) = (
-            self.place.clone(),
-            std::mem::replace(&mut self.state, State::Between),
-        );
+    /// The file that is open, or the next one. Everything before it is written.
+    fn opening(&mut self) -> impl Future<Output = Result<(Place, OpenFile)>> + use<> {
+        let name = file_name(self.first + self.files.len() as u32, self.format);
+        let place = self.place.clone();
+        let state = std::mem::replace(&mut self.state, State::Between);
         async move {
             if let State::Open(file) = state {
                 return Ok((place, file));
