@@ -54,6 +54,12 @@ impl FloatBuffer {
         self.make_mut().extend_from_slice(values);
     }
 
+    /// The values as bytes of this processor's order, at an address that f32 allows, if they are
+    /// somebody else's.
+    pub fn shared_bytes(&self) -> Option<&Bytes> {
+        self.shared.as_ref()
+    }
+
     /// Whether the bytes belong to somebody else.
     pub fn is_shared(&self) -> bool {
         self.shared.is_some()

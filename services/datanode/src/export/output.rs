@@ -84,10 +84,11 @@ impl Output {
         let sampled = self.wanted.samples.saturating_sub(self.samples.len());
         let columns = self.wanted.columns.clone();
         let encode = move |_: &StopFlag| -> redkite_segment::Result<_> {
-            file.write(&batch)?;
             let samples = samples(&columns, &batch, sampled)?;
+            let rows = batch.len();
+            file.write(batch)?;
             let bytes = file.take();
-            Ok((file, bytes, samples, batch.len()))
+            Ok((file, bytes, samples, rows))
         };
         let encoded = on_pool(&self.cpu, Priority::Build, encode);
         let (file, bytes, samples, more) = self.sink.beside(encoded).await?;

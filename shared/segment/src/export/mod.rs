@@ -62,10 +62,10 @@ impl ExportFile {
     ///
     /// # Errors
     /// `Encode`, also for a value that is not what its column says.
-    pub fn write(&mut self, rows: &RowBatch) -> Result<()> {
+    pub fn write(&mut self, rows: RowBatch) -> Result<()> {
         match &mut self.0 {
             Kind::Parquet(file) => file.write(rows),
-            Kind::Json(file) => file.write(rows),
+            Kind::Json(file) => file.write(&rows),
         }
     }
 

@@ -6,7 +6,7 @@ use arrow_array::{
     ArrayRef, Float32Array, ListArray, RecordBatch,
     builder::{Int64Builder, ListBuilder, StringBuilder},
 };
-use arrow_buffer::OffsetBuffer;
+use arrow_buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType as ArrowType, Field, Schema};
 use bytes::Bytes;
 use parquet::{
@@ -15,7 +15,7 @@ use parquet::{
     file::properties::{EnabledStatistics, WriterProperties},
     schema::types::ColumnPath,
 };
-use redkite_types::{Column, ColumnData, RowBatch};
+use redkite_types::{Column, ColumnData, FloatBuffer, RowBatch};
 
 use super::columns::{
     ExportColumn, ListKind, failure, list_of, no_form, not_a_list, paired, widened,
@@ -65,9 +65,10 @@ impl ParquetFile {
         })
     }
 
-    pub(super) fn write(&mut self, rows: &RowBatch) -> Result<()> {
-        let columns = paired(&self.columns, rows)?;
-        let arrays = columns.iter().map(|(column, values)| array(column, values));
+    pub(super) fn write(&mut self, rows: RowBatch) -> Result<()> {
+        paired(&self.columns, &rows)?;
+        let columns = self.columns.iter().zip(rows.into_columns());
+        let arrays = columns.map(|(column, values)| array(column, values));
         let arrays = arrays.collect::<Result<Vec<_>>>()?;
         let batch = RecordBatch::try_new(self.schema.clone(), arrays).map_err(failure)?;
         self.writer.write(&batch).map_err(failure)?;
@@ -112,27 +113,51 @@ fn field(column: &ExportColumn) -> Field {
     Field::new(&schema.name, kind, schema.nullable || schema.is_dynamic)
 }
 
-fn array(column: &ExportColumn, values: &Column) -> Result<ArrayRef> {
-    match (column.list, &values.data) {
+fn array(column: &ExportColumn, values: Column) -> Result<ArrayRef> {
+    let (rows, nulls) = (values.len(), null_rows(&values));
+    match (column.list, values.data) {
+        (None, ColumnData::FloatVector { dim, values }) => lists(dim, floats(values), rows, nulls),
+        (list, data) => other_array(column, list, &Column { data, ..values }, nulls),
+    }
+}
+
+fn other_array(
+    column: &ExportColumn,
+    list: Option<ListKind>,
+    values: &Column,
+    nulls: Option<NullBuffer>,
+) -> Result<ArrayRef> {
+    match (list, &values.data) {
         (Some(ListKind::Int), _) => ints(column, values),
         (Some(ListKind::Text), _) => texts(column, values),
-        (None, ColumnData::FloatVector { dim, values: flat }) => {
-            let offsets = OffsetBuffer::from_repeated_length(*dim, values.len());
-            let flat = Arc::new(Float32Array::new(flat.to_vec().into(), None));
-            let kind = element(ArrowType::Float32, false);
-            let lists = ListArray::try_new(kind, offsets, flat, null_rows(values));
-            Ok(Arc::new(lists.map_err(failure)?))
-        }
         (None, ColumnData::PackedVector { dim, .. }) => {
-            let offsets = OffsetBuffer::from_repeated_length(*dim, values.len());
-            let flat = Float32Array::from(widened(values, 0..values.len())?);
-            let kind = element(ArrowType::Float32, false);
-            let lists = ListArray::try_new(kind, offsets, Arc::new(flat), null_rows(values));
-            Ok(Arc::new(lists.map_err(failure)?))
+            let flat = widened(values, 0..values.len())?;
+            lists(*dim, flat.into(), values.len(), nulls)
         }
         (None, ColumnData::SparseVector(_)) => Err(no_form(values)),
         (None, _) => export_array(values).map_err(failure),
     }
+}
+
+/// The values as they are, without a copy.
+fn floats(values: FloatBuffer) -> ScalarBuffer<f32> {
+    match values.shared_bytes() {
+        Some(bytes) => ScalarBuffer::from(Buffer::from(bytes.clone())),
+        None => values.into_vec().into(),
+    }
+}
+
+fn lists(
+    dim: usize,
+    flat: ScalarBuffer<f32>,
+    rows: usize,
+    nulls: Option<NullBuffer>,
+) -> Result<ArrayRef> {
+    let offsets = OffsetBuffer::from_repeated_length(dim, rows);
+    let kind = element(ArrowType::Float32, false);
+    let flat = Arc::new(Float32Array::new(flat, None));
+    let lists = ListArray::try_new(kind, offsets, flat, nulls);
+    Ok(Arc::new(lists.map_err(failure)?))
 }
 
 fn ints(column: &ExportColumn, values: &Column) -> Result<ArrayRef> {

@@ -57,7 +57,7 @@ fn file(format: ExportFormat, batches: &[RowBatch]) -> Vec<u8> {
     let mut file = ExportFile::new(format, columns()).unwrap();
     let mut bytes = Vec::new();
     for batch in batches {
-        file.write(batch).unwrap();
+        file.write(batch.clone()).unwrap();
         bytes.extend_from_slice(&file.take());
         assert!(file.size() >= bytes.len() as u64);
     }
@@ -125,6 +125,6 @@ fn a_list_field_with_something_else_is_an_error() {
     let wrong = RowBatch::new(2, wrong).unwrap();
     for format in [ExportFormat::Parquet, ExportFormat::Json] {
         let mut file = ExportFile::new(format, columns()).unwrap();
-        assert!(file.write(&wrong).is_err(), "{format:?}");
+        assert!(file.write(wrong.clone()).is_err(), "{format:?}");
     }
 }
