@@ -457,6 +457,7 @@ where
     run_all(|| async {
         let deployment = Deployment::with(setup.clone()).await;
         let asked = params(deployment.context.clone()).await;
+        documented::assert_locks(S::KIND, &saga(deployment.context.clone()).locks(&asked));
         let (context, kv) = (deployment.context.clone(), deployment.kv.clone());
         let tasks = deployment.tasks.clone();
         World::new(
