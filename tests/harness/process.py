@@ -1,6 +1,7 @@
 """A process under test: started, watched until ready, stopped or killed."""
 
 import http.client
+import itertools
 import json
 import os
 import pathlib
@@ -20,7 +21,21 @@ STOP_SECONDS = 30.0
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
-_ports = random.Random(os.getpid())
+# Below the range from which the kernel takes ports of outgoing connections, so that a port is still free
+# when a server that was killed is started again.
+PORTS = range(12_000, 32_000)
+
+
+def own_ports():
+    """Ports that no other process of this run of the tests takes, none twice before all were used."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    own = PORTS[worker::workers]
+    first = random.Random(os.getpid()).randrange(len(own))
+    return itertools.cycle([*own[first:], *own[:first]])
+
+
+_ports = own_ports()
 
 
 def server_binary():
@@ -28,13 +43,9 @@ def server_binary():
 
 
 def free_port():
-    """A loopback port that nothing listens on.
-
-    Chosen below the range from which the kernel takes ports of outgoing connections, so that it is
-    still free when a killed server is started again.
-    """
+    """A loopback port that nothing listens on, and that nobody else in these tests was given."""
     while True:
-        port = _ports.randrange(12_000, 32_000)
+        port = next(_ports)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

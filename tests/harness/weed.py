@@ -83,11 +83,16 @@ class Weed:
             [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self.pid = int(self.keeper.stdout.readline())
-        eventually(self._answers, "the S3 server answers", START_SECONDS, 0.1)
+        try:
+            eventually(self._answers, "the S3 server answers", START_SECONDS, 0.1)
+        except AssertionError as error:
+            log = self.log_path.read_text(errors="replace")[-4000:]
+            raise AssertionError(f"{error}, on {self.ports}:\n{log}") from error
         return self
 
     def _answers(self):
-        assert self.keeper.poll() is None, self.log_path.read_text()[-2000:]
+        stat = pathlib.Path(f"/proc/{self.pid}/stat").read_text()
+        assert stat.rsplit(")", 1)[1].split()[0] != "Z", "the S3 server has ended"
         try:
             self.client().list_buckets()
             self.new_bucket()
