@@ -36,7 +36,8 @@ pub async fn params(
     request: DropCollectionRequest,
 ) -> Result<Option<DropCollectionParams>> {
     let view = context.fresh_view().await?;
-    let id = DatabaseId(resolve::database(&view, database)?.id);
+    let found = resolve::database(&view, database)?;
+    let (id, database) = (DatabaseId(found.id), &found.name);
     let name = request.collection_name;
     if view.alias(id, &name).is_some() {
         return Err(Error::input(

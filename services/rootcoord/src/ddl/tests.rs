@@ -39,6 +39,7 @@ use crate::{
 
 mod access;
 mod documented;
+mod restores;
 mod schema;
 mod truncate;
 mod weaknesses;
@@ -481,59 +482,6 @@ async fn create_collection_is_all_or_nothing() {
             .await
             .unwrap()
     })
-    .await;
-}
-
-#[tokio::test]
-async fn restore_snapshot_is_all_or_nothing_and_leaves_no_pin() {
-    suites(
-        vec![create_partition("p1"), create_index()],
-        restore::RestoreSnapshot,
-        |context| async move {
-            let view = context.fresh_view().await.unwrap();
-            let entry = view.collection(DatabaseId::DEFAULT, "books").unwrap();
-            let partitions = entry.visible_partitions();
-            let snapshot = SnapshotInfo {
-                id: 7,
-                collection_id: entry.id().0,
-                name: "s1".into(),
-                partition_names: partitions.map(|one| one.name.clone()).collect(),
-                segment_ids: vec![1],
-                indexes: 1,
-                ..SnapshotInfo::default()
-            };
-            put(&context.kv, keys::snapshot(entry.id(), "s1"), &snapshot).await;
-            let request = RestoreSnapshotRequest {
-                name: "s1".into(),
-                collection_name: "books".into(),
-                target_collection_name: "copy".into(),
-                ..RestoreSnapshotRequest::default()
-            };
-            let params = restore::params(&context, "", &request, "r1", 1);
-            params.await.unwrap()
-        },
-    )
-    .await;
-}
-
-#[tokio::test]
-async fn restore_bundle_is_all_or_nothing() {
-    suites(
-        vec![create_partition("p1"), create_index()],
-        restore_bundle::RestoreBundle,
-        |context| async move {
-            let request = RestoreBundleRequest {
-                request_id: "r1".into(),
-                collection: "copy".into(),
-                place: Some(BundlePlace {
-                    root: "fs:///backups/one".into(),
-                    ..BundlePlace::default()
-                }),
-                ..RestoreBundleRequest::default()
-            };
-            restore_bundle::params(&context, request, 1).await.unwrap()
-        },
-    )
     .await;
 }
 

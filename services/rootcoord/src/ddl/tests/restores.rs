@@ -1,0 +1,96 @@
+//! Restores, and what others make of one that is under way.
+
+use redkite_proto::redkite::meta::{RestoreJobInfo, restore_job_info};
+
+use super::*;
+
+#[tokio::test]
+async fn restore_snapshot_is_all_or_nothing_and_leaves_no_pin() {
+    suites(
+        vec![create_partition("p1"), create_index()],
+        restore::RestoreSnapshot,
+        |context| async move {
+            let view = context.fresh_view().await.unwrap();
+            let entry = view.collection(DatabaseId::DEFAULT, "books").unwrap();
+            let partitions = entry.visible_partitions();
+            let snapshot = SnapshotInfo {
+                id: 7,
+                collection_id: entry.id().0,
+                name: "s1".into(),
+                partition_names: partitions.map(|one| one.name.clone()).collect(),
+                segment_ids: vec![1],
+                indexes: 1,
+                ..SnapshotInfo::default()
+            };
+            put(&context.kv, keys::snapshot(entry.id(), "s1"), &snapshot).await;
+            let request = RestoreSnapshotRequest {
+                name: "s1".into(),
+                collection_name: "books".into(),
+                target_collection_name: "copy".into(),
+                ..RestoreSnapshotRequest::default()
+            };
+            let params = restore::params(&context, "", &request, "r1", 1);
+            params.await.unwrap()
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn restore_bundle_is_all_or_nothing() {
+    suites(
+        vec![create_partition("p1"), create_index()],
+        restore_bundle::RestoreBundle,
+        |context| async move {
+            let request = RestoreBundleRequest {
+                request_id: "r1".into(),
+                collection: "copy".into(),
+                place: Some(BundlePlace {
+                    root: "fs:///backups/one".into(),
+                    ..BundlePlace::default()
+                }),
+                ..RestoreBundleRequest::default()
+            };
+            restore_bundle::params(&context, request, 1).await.unwrap()
+        },
+    )
+    .await;
+}
+
+/// Whoever restores knows of the target before anybody sees it, and may drop it, by whatever name of the
+/// database.
+#[tokio::test]
+async fn the_target_of_a_restore_under_way_can_be_dropped() {
+    let deployment = Deployment::with(vec![]).await;
+    let target = |state: restore_job_info::State| RestoreJobInfo {
+        job_id: 5,
+        database: "default".into(),
+        collection: "copy".into(),
+        collection_id: 77,
+        state: state.into(),
+        ..RestoreJobInfo::default()
+    };
+    let found = async |database: &str| {
+        let request = DropCollectionRequest {
+            collection_name: "copy".into(),
+            ..DropCollectionRequest::default()
+        };
+        let params = drop_collection::params(&deployment.context, database, request).await;
+        params.unwrap().is_some()
+    };
+    let kv = &deployment.kv;
+    put(
+        kv,
+        keys::restore_job(5),
+        &target(restore_job_info::State::Executing),
+    )
+    .await;
+    assert!(found("").await && found("default").await);
+    put(
+        kv,
+        keys::restore_job(5),
+        &target(restore_job_info::State::Failed),
+    )
+    .await;
+    assert!(!found("").await && !found("default").await);
+}
