@@ -114,6 +114,62 @@ def test_values_that_are_no_boolean_are_refused(client, name):
     assert client.search(name, [simple_rows(10)[9]["vector"]], limit=1)[0][0]["id"] == 9
 
 
+def anonymous_bytes(server):
+    """Memory of the process that the system cannot take back."""
+    status = pathlib.Path(f"/proc/{server.child.pid}/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) * 1024
+
+
+@pytest.mark.timeout(600)
+def test_vectors_that_an_index_finds_by_its_codes_stay_in_the_file(restartable_server):
+    server = restartable_server
+    rows, dim = 40_000, 256
+    raw = rows * dim * 4
+    random = np.random.default_rng(11)
+    vectors = random.standard_normal((rows, dim), dtype=np.float32)
+    client = server.client()
+    schema = client.create_schema()
+    schema.add_field("id", DataType.INT64, is_primary=True)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+    kept = {"in_file": {}, "in_memory": {"mmap.enabled": "false"}}
+    for name, properties in kept.items():
+        client.create_collection(name, schema=schema, properties=properties)
+        client.create_index(name, index_params("HNSW", "L2", M=8, efConstruction=40))
+        for start in range(0, rows, 5_000):
+            part = enumerate(vectors[start : start + 5_000], start)
+            client.insert(name, [{"id": at, "vector": vector} for at, vector in part])
+        client.flush(name, timeout=120)
+        client.load_collection(name, timeout=120)
+        indexed_everywhere(client, name)
+        client.release_collection(name)
+    client.close()
+    server.kill9()
+    server.start()
+    client = server.client()
+    empty, took = anonymous_bytes(server), {}
+    for name in kept:
+        client.load_collection(name, timeout=120)
+        found = client.search(
+            name,
+            vectors[::400],
+            limit=3,
+            output_fields=["vector"],
+            search_params={"params": {"ef": 64}},
+        )
+        for at, hits in zip(range(0, rows, 400), found, strict=True):
+            assert (hits[0]["id"], hits[0]["distance"]) == (at, 0)
+            for hit in hits:
+                np.testing.assert_array_equal(hit["entity"]["vector"], vectors[hit["id"]])
+                expected = ((vectors[hit["id"]] - vectors[at]) ** 2).sum()
+                assert hit["distance"] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        took[name] = anonymous_bytes(server) - empty
+        empty += took[name]
+    print(f"beside {raw} bytes of vectors: {took}")
+    assert took["in_file"] < raw * 0.75
+    assert took["in_memory"] > raw
+    client.close()
+
+
 @pytest.fixture
 def memory_group():
     """A memory control group of the test's own, below the one that this process is in."""

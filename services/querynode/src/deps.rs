@@ -1,6 +1,7 @@
 //! What a node needs: from its process, and from the coordinators.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -15,14 +16,11 @@ use redkite_rpc::call;
 use redkite_runtime::{CpuPool, Deadline, TaskGroup};
 use redkite_segment::file::{ColumnCache, Placement};
 use redkite_storage::ObjectStore;
-use redkite_types::{Error, ErrorCode, NodeId, Result, Revision, Timestamp};
+use redkite_types::{Error, ErrorCode, FieldId, NodeId, Result, Revision, Timestamp};
 use redkite_wal::LogStore;
 use tokio::sync::Semaphore;
 
-use crate::{
-    channel::Mapping,
-    options::{Mmap, QueryNodeOptions},
-};
+use crate::options::QueryNodeOptions;
 
 /// How long an allocation may take before its write is refused.
 const ALLOC_WITHIN: Duration = Duration::from_secs(5);
@@ -133,10 +131,6 @@ pub(crate) struct Shared {
     columns: Arc<ColumnCache>,
     /// Segments that may be encoded and written at the same time.
     pub(crate) flush_permits: Semaphore,
-    /// Whether segments are local files.
-    pub(crate) has_files: bool,
-    /// What is mapped of collections that do not say.
-    pub(crate) mmap: Mmap,
 }
 
 /// Memory that a write on its way takes up; given back when it is dropped, which must not be before
@@ -160,15 +154,7 @@ impl Shared {
         let cache_bytes = deps.options.column_cache_size.as_u64();
         let cache_bytes = usize::try_from(cache_bytes).unwrap_or(usize::MAX);
         let flush_permits = Semaphore::new(deps.options.flush_concurrency.max(1));
-        let has_files = deps.store.local_path("any").is_some();
-        let mmap = match deps.options.mmap {
-            // What is mapped stays in the disk cache, which has a limit of its own.
-            Mmap::Vectors if !has_files => Mmap::Off,
-            mmap => mmap,
-        };
         Arc::new(Self {
-            has_files,
-            mmap,
             deps,
             growing_bytes: AtomicUsize::new(0),
             pending_bytes: AtomicUsize::new(0),
@@ -178,10 +164,10 @@ impl Shared {
         })
     }
 
-    /// How the columns of a segment are to be opened.
-    pub(crate) fn placement(&self, mapping: &Mapping) -> Placement {
+    /// How the columns of a segment are to be opened, some of which stay in its file.
+    pub(crate) fn placement(&self, in_file: BTreeSet<FieldId>) -> Placement {
         Placement {
-            mapped: mapping.columns.clone(),
+            mapped: in_file,
             cache: self.columns.clone(),
         }
     }

@@ -78,6 +78,11 @@ impl Reads {
     }
 }
 
+/// A search that met a vector which was not in memory, and was begun again where it may wait for it.
+pub(crate) fn search_waited() {
+    counter!("redkite_querynode_searches_waited_total").increment(1);
+}
+
 /// One flush, however it ended.
 pub(crate) fn flushed(ok: bool, segments: usize, took: Duration) {
     let outcome = if ok { "ok" } else { "failed" };

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "lowercase")]
 pub enum Mmap {
     /// Nothing but indexes that are meant to stay on disk.
-    #[default]
     Off,
     /// Vectors that searches only look up one by one, to score exactly what an index in memory has
-    /// found by its codes. Only where segments are local files. Half the memory or less, for a third more
-    /// processor time of a search: in small pages each row costs a walk through their table.
+    /// found by its codes: they are read from the segment's file, which the system keeps in memory as long
+    /// as there is some to spare.
+    #[default]
     Vectors,
     /// Vectors, columns and indexes.
     All,
@@ -64,7 +64,7 @@ impl Default for QueryNodeOptions {
             write_queue_length: 1_024,
             flush_concurrency: 2,
             load_concurrency: 4,
-            mmap: Mmap::Off,
+            mmap: Mmap::Vectors,
             column_cache_size: ByteSize::mib(256),
             interim_index: true,
             load_wait: HumanDuration::millis(200),

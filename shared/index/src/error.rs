@@ -55,6 +55,15 @@ pub enum Error {
         /// Dimension indexed.
         dim: usize,
     },
+    /// A vector could not be read from its file.
+    #[error("cannot read the vector of row {row}")]
+    Unread {
+        /// Which one.
+        row: u32,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The stop flag was raised.
     #[error("cancelled by the caller")]
     Cancelled,
@@ -84,6 +93,13 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a vector was not in memory and the search was not to wait for it: search again where
+    /// waiting is allowed.
+    pub fn would_wait(&self) -> bool {
+        matches!(self, Self::Unread { source, .. }
+            if source.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::InvalidParameter {
             message: message.into(),
@@ -112,13 +128,13 @@ impl Coded for Error {
             Self::RawMismatch { .. } => ErrorCode::Internal,
             Self::Cancelled => ErrorCode::ServiceUnavailable,
             Self::Corrupt { .. } | Self::UnsupportedVersion { .. } => ErrorCode::DataIntegrity,
-            Self::Io { .. } => ErrorCode::IoFailed,
+            Self::Io { .. } | Self::Unread { .. } => ErrorCode::IoFailed,
         }
     }
 
     fn retriable(&self) -> bool {
         match self {
-            Self::Cancelled | Self::Io { .. } => true,
+            Self::Cancelled | Self::Io { .. } | Self::Unread { .. } => true,
             Self::DimMismatch { .. }
             | Self::NotFinite { .. }
             | Self::InvalidParameter { .. }

@@ -71,7 +71,7 @@ pub use index::{
 pub use ivf::IvfIndex;
 pub use kernel::map_file;
 pub use params::{IndexParams, IndexType, RangeBounds, SearchParams};
-pub use raw::{Element, RawRow, RawSlice, RawVectors};
+pub use raw::{Element, RawRow, RawSlice, RawVectors, RowReader, RowRoom};
 pub use rows::{ColumnRows, DenseRows, Queries, Query, SparseQuery};
 pub use sparse::{SparseAlgorithm, SparseIndex, SparseParams, SparseRows};
 

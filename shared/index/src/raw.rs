@@ -1,8 +1,12 @@
 //! Raw vectors, lent by whoever stores them, and the exact score of a row.
 
+use std::fmt::Debug;
+use std::io;
+
 use half::{bf16, f16};
 use redkite_types::MetricType;
 
+use crate::buffer::AlignedBuffer;
 use crate::error::{Error, Result};
 use crate::kernel::{Kernels, LINE_BYTES, kernels, prefetch};
 
@@ -19,6 +23,17 @@ pub enum Element {
     I8,
 }
 
+impl Element {
+    /// Bytes of a value.
+    pub(crate) const fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::I8 => 1,
+        }
+    }
+}
+
 /// One raw vector, where it lies.
 #[derive(Clone, Copy, Debug)]
 pub enum RawRow<'a> {
@@ -30,6 +45,18 @@ pub enum RawRow<'a> {
     Bf16(&'a [bf16]),
     /// 8-bit signed integers.
     I8(&'a [i8]),
+}
+
+impl<'a> RawRow<'a> {
+    /// The values in some bytes, which start on a cache line.
+    pub(crate) fn of(element: Element, bytes: &'a [u8]) -> Self {
+        match element {
+            Element::F32 => Self::F32(bytemuck::cast_slice(bytes)),
+            Element::F16 => Self::F16(bytemuck::cast_slice(bytes)),
+            Element::Bf16 => Self::Bf16(bytemuck::cast_slice(bytes)),
+            Element::I8 => Self::I8(bytemuck::cast_slice(bytes)),
+        }
+    }
 }
 
 impl RawRow<'_> {
@@ -86,6 +113,39 @@ impl RawRow<'_> {
     }
 }
 
+/// Reads single rows of a column from the file that holds them.
+///
+/// A mapping of the file would show the same bytes. But the system brings in the pages around each row
+/// that is looked at, so that after some searches the whole file counts as the process's memory, and
+/// in pages of 4 KB nearly every row costs a walk through the processor's table of pages.
+pub trait RowReader: Sync + Debug {
+    /// Reads one row into `out`, which is as long as a row.
+    ///
+    /// # Errors
+    /// The system's own · `WouldBlock` when the row is not in memory and the reader was made not to
+    /// wait.
+    fn read(&self, row: u32, out: &mut [u8]) -> io::Result<()>;
+}
+
+/// Room for one row that is read; starts on a cache line. Reused between rows.
+#[derive(Default)]
+pub struct RowRoom(Option<AlignedBuffer>);
+
+impl RowRoom {
+    /// So many bytes, of any value.
+    pub(crate) fn bytes(&mut self, len: usize) -> &mut [u8] {
+        let too_small = |buffer: &AlignedBuffer| buffer.as_ref().len() < len;
+        if self.0.as_ref().is_none_or(too_small) {
+            self.0 = Some(AlignedBuffer::zeroed(len));
+        }
+        let bytes = self
+            .0
+            .as_mut()
+            .map_or(&mut [][..], |buffer| buffer.as_mut());
+        &mut bytes[..len]
+    }
+}
+
 /// The user's vectors as they were inserted; the index borrows them to score exactly.
 ///
 /// # Correctness
@@ -99,11 +159,28 @@ pub trait RawVectors: Sync {
     fn dim(&self) -> usize;
     /// What the values are.
     fn element(&self) -> Element;
-    /// One row.
+    /// One row, where it lies: for whoever looks at many of them, in order.
     ///
     /// # Panics
     /// May panic when `row >= rows()`.
     fn row(&self, row: u32) -> RawRow<'_>;
+
+    /// Whether [`RawVectors::fetch`] reads rows from a file.
+    fn is_read(&self) -> bool {
+        false
+    }
+
+    /// One of a few rows all over the column: where it lies, or read into `room`.
+    ///
+    /// # Errors
+    /// `Unread`, only if [`RawVectors::is_read`].
+    ///
+    /// # Panics
+    /// As [`RawVectors::row`].
+    #[inline]
+    fn fetch<'a>(&'a self, row: u32, _room: &'a mut RowRoom) -> Result<RawRow<'a>> {
+        Ok(self.row(row))
+    }
 }
 
 /// Raw vectors in one row-major slice.

@@ -1,7 +1,8 @@
 //! Scoring candidates exactly.
 
+use crate::error::Result;
 use crate::index::Hit;
-use crate::raw::{ExactScorer, RawVectors};
+use crate::raw::{ExactScorer, RawVectors, RowRoom};
 use crate::topk::TopK;
 use redkite_types::MetricType;
 
@@ -19,6 +20,9 @@ pub(crate) fn prefetch_raw(raw: &dyn RawVectors, row: u32) {
 
 /// Scores the candidates exactly and appends the best `k`, best first; `norms` is empty unless the
 /// metric divides by them.
+///
+/// # Errors
+/// `Unread` when a row is read from a file and cannot be.
 #[allow(
     clippy::too_many_arguments,
     reason = "each is borrowed from a different owner on the hot path"
@@ -31,15 +35,19 @@ pub(crate) fn rerank(
     candidates: &[u32],
     k: usize,
     topk: &mut TopK,
+    room: &mut RowRoom,
     out: &mut Vec<Hit>,
-) {
-    for row in candidates {
-        prefetch_raw(raw, *row);
+) -> Result<()> {
+    if !raw.is_read() {
+        for row in candidates {
+            prefetch_raw(raw, *row);
+        }
     }
     topk.reset(k);
     for row in candidates {
         let norm = norms.get(*row as usize).copied().unwrap_or(1.0);
-        topk.push(scorer.key(raw.row(*row), norm), *row);
+        topk.push(scorer.key(raw.fetch(*row, room)?, norm), *row);
     }
     topk.drain_into(metric, out);
+    Ok(())
 }

@@ -13,7 +13,7 @@ use crate::{
     flat::{scan_raw_range, scan_raw_topk},
     index::Hit,
     params::{RangeBounds, SearchParams},
-    raw::{Element, RawRow, RawVectors},
+    raw::{Element, RawRow, RawVectors, RowReader, RowRoom},
     sparse::{self as postings, SparseRows},
 };
 
@@ -32,24 +32,23 @@ impl<'a> ColumnRows<'a> {
     /// The vectors of a column; `None` when it holds something else.
     pub fn of(data: &'a ColumnData) -> Option<Self> {
         match data {
-            ColumnData::FloatVector { dim, values } => Some(Self::Dense(DenseRows {
-                values: Elements::F32(values),
-                dim: *dim,
-            })),
+            ColumnData::FloatVector { dim, values } => {
+                Some(Self::Dense(DenseRows::new(Elements::F32(values), *dim)))
+            }
             ColumnData::PackedVector { kind, dim, values } => match kind {
                 DataType::BinaryVector => Some(Self::Binary(BinaryRows::new(values, *dim))),
-                DataType::Float16Vector => Some(Self::Dense(DenseRows {
-                    values: Elements::F16(typed(values)),
-                    dim: *dim,
-                })),
-                DataType::BFloat16Vector => Some(Self::Dense(DenseRows {
-                    values: Elements::Bf16(typed(values)),
-                    dim: *dim,
-                })),
-                DataType::Int8Vector => Some(Self::Dense(DenseRows {
-                    values: Elements::I8(bytemuck::cast_slice(values)),
-                    dim: *dim,
-                })),
+                DataType::Float16Vector => Some(Self::Dense(DenseRows::new(
+                    Elements::F16(typed(values)),
+                    *dim,
+                ))),
+                DataType::BFloat16Vector => Some(Self::Dense(DenseRows::new(
+                    Elements::Bf16(typed(values)),
+                    *dim,
+                ))),
+                DataType::Int8Vector => Some(Self::Dense(DenseRows::new(
+                    Elements::I8(bytemuck::cast_slice(values)),
+                    *dim,
+                ))),
                 _ => None,
             },
             ColumnData::SparseVector(rows) => Some(Self::Sparse(SparseRows::new(rows))),
@@ -62,6 +61,18 @@ impl<'a> ColumnRows<'a> {
             | ColumnData::Double(_)
             | ColumnData::VarChar(_)
             | ColumnData::Json(_) => None,
+        }
+    }
+
+    /// The same vectors, of which single ones are read by `reader`. Only dense ones are.
+    #[must_use]
+    pub fn read_by(self, reader: &'a dyn RowReader) -> Self {
+        match self {
+            Self::Dense(rows) => Self::Dense(DenseRows {
+                reader: Some(reader),
+                ..rows
+            }),
+            rows => rows,
         }
     }
 
@@ -131,6 +142,8 @@ pub(crate) fn other_kind() -> Error {
 pub struct DenseRows<'a> {
     values: Elements<'a>,
     dim: usize,
+    /// Reads single rows, if they are not to be looked at where they lie.
+    reader: Option<&'a dyn RowReader>,
 }
 
 #[derive(Debug)]
@@ -154,7 +167,15 @@ fn typed<T: Pod>(bytes: &[u8]) -> Cow<'_, [T]> {
     }
 }
 
-impl DenseRows<'_> {
+impl<'a> DenseRows<'a> {
+    fn new(values: Elements<'a>, dim: usize) -> Self {
+        Self {
+            values,
+            dim,
+            reader: None,
+        }
+    }
+
     /// Some of the rows, one after the other, lent.
     ///
     /// # Panics
@@ -167,10 +188,7 @@ impl DenseRows<'_> {
             Elements::Bf16(values) => Elements::Bf16(Cow::Borrowed(&values[place])),
             Elements::I8(values) => Elements::I8(&values[place]),
         };
-        DenseRows {
-            values,
-            dim: self.dim,
-        }
+        DenseRows::new(values, self.dim)
     }
 
     /// The values as f32, copied unless they are.
@@ -218,6 +236,22 @@ impl RawVectors for DenseRows<'_> {
             Elements::Bf16(values) => RawRow::Bf16(&values[place]),
             Elements::I8(values) => RawRow::I8(&values[place]),
         }
+    }
+
+    fn is_read(&self) -> bool {
+        self.reader.is_some()
+    }
+
+    #[inline]
+    fn fetch<'a>(&'a self, row: u32, room: &'a mut RowRoom) -> Result<RawRow<'a>> {
+        let Some(reader) = self.reader else {
+            return Ok(self.row(row));
+        };
+        let element = self.element();
+        let bytes = room.bytes(self.dim * element.bytes());
+        let read = reader.read(row, bytes);
+        read.map_err(|source| Error::Unread { row, source })?;
+        Ok(RawRow::of(element, bytes))
     }
 }
 

@@ -17,7 +17,7 @@ use redkite_types::{
 
 use crate::{
     error::{Error, Result},
-    file::{FileColumns, late_column},
+    file::{FileColumns, RowsInFile, late_column},
     interim::InterimIndexes,
 };
 
@@ -359,6 +359,11 @@ impl Chunk {
     /// # Panics
     /// When a row is past the end.
     pub(crate) fn take(&self, field: FieldId, rows: &[usize]) -> Result<Option<Column>> {
+        if let Some(file) = &self.file
+            && let Some(column) = file.take_vectors(field, rows)?
+        {
+            return Ok(Some(column));
+        }
         if let Some(column) = self.batch.column(field) {
             return Ok(Some(column.take(rows)));
         }
@@ -435,9 +440,9 @@ impl Chunk {
         Ok((keys, self.batch))
     }
 
-    /// Whether the values of a vector field are mapped rather than in memory.
-    pub(crate) fn is_mapped(&self, field: FieldId) -> bool {
-        self.file.as_ref().is_some_and(|file| file.is_mapped(field))
+    /// Single rows of a vector field, if its values stay in the file.
+    pub(crate) fn rows_in_file(&self, field: FieldId) -> Option<&RowsInFile> {
+        self.file.as_ref()?.rows_of(field)
     }
 
     /// The open file's schema, if the rows are of one.

@@ -106,6 +106,13 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether the search met a vector that is not in memory, and was not to wait for it.
+    pub fn would_wait(&self) -> bool {
+        matches!(self, Self::Search { source, .. } if source.would_wait())
+    }
+}
+
 impl Coded for Error {
     fn code(&self) -> ErrorCode {
         match self {

@@ -184,9 +184,9 @@ impl SealedSegment {
         self.indexes.get(&field)
     }
 
-    /// Whether the values of a vector field or its index are mapped rather than in memory.
-    pub(crate) fn is_mapped(&self, field: FieldId) -> bool {
-        self.mapped.contains(&field) || self.chunk[0].is_mapped(field)
+    /// Whether the index over a vector field is mapped rather than in memory.
+    pub(crate) fn has_mapped_index(&self, field: FieldId) -> bool {
+        self.mapped.contains(&field)
     }
 
     /// The fields that have an index.

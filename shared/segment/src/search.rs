@@ -41,6 +41,20 @@ impl SegmentSearcher {
     /// `Search` with a dimension mismatch, a value that is not finite or a bad parameter (the
     /// caller's fault, never retry) · `NoField` · `Filter` · `Cancelled`
     pub fn search(&self, segment: &Segment, stop: &StopFlag) -> Result<TopK> {
+        self.search_with(segment, stop, true)
+    }
+
+    /// As [`SegmentSearcher::search`], of a segment whose [`SegmentSearcher::work`] is known: does not wait for
+    /// vectors that are read from a file.
+    ///
+    /// # Errors
+    /// As [`SegmentSearcher::search`] · `Search` with [`Error::would_wait`]: search where waiting is
+    /// allowed.
+    pub fn search_now(&self, segment: &Segment, stop: &StopFlag) -> Result<TopK> {
+        self.search_with(segment, stop, false)
+    }
+
+    fn search_with(&self, segment: &Segment, stop: &StopFlag, waits: bool) -> Result<TopK> {
         let id = segment.id();
         self.check_shape(id)?;
         let mut found = TopK::empty(self.metric, self.queries.len());
@@ -58,7 +72,12 @@ impl SegmentSearcher {
                 continue;
             }
             hits.clear();
-            self.nearest(index, id, chunk, &allowed, stop, &mut hits)?;
+            match index {
+                Some(index) => {
+                    self.by_index(index, id, chunk, &allowed, stop, waits, &mut hits)?;
+                }
+                None => self.without_index(id, chunk, &allowed, stop, &mut hits)?,
+            }
             for (list, rows) in found.lists.iter_mut().zip(&hits) {
                 list.extend(rows.iter().map(|hit| {
                     let row = hit.row as usize;
@@ -84,11 +103,11 @@ impl SegmentSearcher {
     /// About how many values a search of a segment compares, at most; `None` where it may have to wait
     /// for a file.
     pub fn work(&self, segment: &Segment) -> Option<usize> {
-        if segment.is_mapped(self.field) || !self.filter.is_all() && segment.is_in_file() {
+        let index = self.index_of(segment);
+        if self.may_wait(segment, index) {
             return None;
         }
         let values = self.queries.values();
-        let index = self.index_of(segment);
         // A filter, or deletes, are looked at for every row, 64 of them in a word where they are few.
         let looked_at = match self.filter.is_all() {
             true => segment.rows() / 64,
@@ -110,6 +129,21 @@ impl SegmentSearcher {
         Some(compared.saturating_mul(values).saturating_add(looked_at))
     }
 
+    /// Whether looking at a segment may bring in parts of a file.
+    fn may_wait(&self, segment: &Segment, index: Option<&ColumnIndex>) -> bool {
+        if !self.filter.is_all() && segment.is_in_file() || segment.has_mapped_index(self.field) {
+            return true;
+        }
+        // A graph in memory reads single rows only, and can tell when it would wait for one.
+        let reads_rows = index.is_some_and(|index| index.index_type().is_graph());
+        let reads_rows = reads_rows && self.params.range.is_none();
+        let mut chunks = segment.chunks().iter();
+        chunks.any(|chunk| {
+            let in_file = chunk.rows_in_file(self.field);
+            in_file.is_some_and(|rows| !reads_rows || rows.always_waits())
+        })
+    }
+
     /// The index that serves this search, if the segment has one.
     pub(crate) fn index_of<'a>(&self, segment: &'a Segment) -> Option<&'a ColumnIndex> {
         let index = segment.index(self.field)?;
@@ -126,9 +160,20 @@ impl SegmentSearcher {
         stop: &StopFlag,
         lists: &mut Vec<Vec<redkite_index::Hit>>,
     ) -> Result<()> {
-        if let Some(index) = index {
-            return self.by_index(index, segment, chunk, allowed, stop, lists);
+        match index {
+            Some(index) => self.by_index(index, segment, chunk, allowed, stop, true, lists),
+            None => self.without_index(segment, chunk, allowed, stop, lists),
         }
+    }
+
+    fn without_index(
+        &self,
+        segment: SegmentId,
+        chunk: &Chunk,
+        allowed: &Allowed,
+        stop: &StopFlag,
+        lists: &mut Vec<Vec<redkite_index::Hit>>,
+    ) -> Result<()> {
         let parts = chunk.interim_for(self.field, self.metric, &self.params, self.k);
         match parts.is_empty() {
             true => self.by_scan(segment, chunk, allowed, stop, lists),
@@ -141,6 +186,10 @@ impl SegmentSearcher {
         checked.map_err(|source| Error::search(segment, source))
     }
 
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is borrowed from a different owner on the hot path"
+    )]
     fn by_index(
         &self,
         index: &ColumnIndex,
@@ -148,6 +197,7 @@ impl SegmentSearcher {
         chunk: &Chunk,
         allowed: &Allowed,
         stop: &StopFlag,
+        waits: bool,
         lists: &mut Vec<Vec<redkite_index::Hit>>,
     ) -> Result<()> {
         let column = match index.is_self_contained() {
@@ -157,6 +207,12 @@ impl SegmentSearcher {
         let rows = match column.as_deref() {
             Some(column) => Some(self.rows(segment, column)?),
             None => None,
+        };
+        let reader = chunk.rows_in_file(self.field);
+        let reader = reader.map(|rows| rows.reader(waits));
+        let rows = match (rows, &reader) {
+            (Some(rows), Some(reader)) => Some(rows.read_by(reader)),
+            (rows, _) => rows,
         };
         let searched = index.search_many(
             &self.queries,

@@ -119,11 +119,11 @@ impl Segment {
         }
     }
 
-    /// Whether the values of a vector field or its index are mapped rather than in memory.
-    pub(crate) fn is_mapped(&self, field: FieldId) -> bool {
+    /// Whether the index over a vector field is mapped rather than in memory.
+    pub(crate) fn has_mapped_index(&self, field: FieldId) -> bool {
         match self {
             Self::Growing(_) => false,
-            Self::Sealed(segment) => segment.is_mapped(field),
+            Self::Sealed(segment) => segment.has_mapped_index(field),
         }
     }
 

@@ -71,10 +71,14 @@ struct DeltaFiles {
 struct Load {
     info: SegmentInfo,
     schema: Arc<CollectionSchema>,
-    /// What stays in files.
+    /// Which indexes stay in files.
     mapping: Arc<Mapping>,
-    /// The rows if they are in memory and only indexes are missing.
+    /// Which columns do.
+    in_file: BTreeSet<FieldId>,
+    /// The rows if they are in memory already.
     rows: Option<Arc<SealedSegment>>,
+    /// Whether columns of these rows are to stay in the file from now on.
+    leaves_memory: bool,
     /// Index files to open.
     builds: Vec<SegmentIndexInfo>,
     deltas: Arc<DeltaFiles>,
@@ -123,21 +127,21 @@ impl Owner {
         let deletes_from = self.state.deletes.end();
         self.loads.running.insert(number, deletes_from);
         sealed.load = Some(number);
+        let indexed = sealed.builds.keys().copied();
+        let in_file = self.state.mapping.columns_with(indexed);
         let rows = sealed.loaded.clone();
-        let moves = || {
-            let schema = &self.state.schema;
-            self.channel.shared.has_files && self.state.mapping.moves(schema, &sealed.mapped)
-        };
         // With an index that goes by its codes the vectors need not be in memory any longer.
-        let rows = rows.filter(|_| !moves());
-        let builds = match rows {
-            Some(_) => sealed.missing_builds().cloned().collect(),
-            None => sealed.builds.values().cloned().collect(),
+        let leaves_memory = rows.is_some() && !sealed.mapped.is_superset(&in_file);
+        let builds = match rows.is_some() && !leaves_memory {
+            true => sealed.missing_builds().cloned().collect(),
+            false => sealed.builds.values().cloned().collect(),
         };
         let load = Load {
             info: sealed.info.clone(),
             schema: self.state.schema.clone(),
             mapping: self.state.mapping.clone(),
+            in_file,
+            leaves_memory,
             rows,
             builds,
             deltas,
@@ -273,12 +277,14 @@ impl Load {
         });
         let rows = async {
             match self.rows.clone() {
-                Some(segment) => Ok(segment),
-                None => Box::pin(self.read_rows(shared)).await,
+                Some(segment) if !self.leaves_memory || !self.is_local(store).await => {
+                    Ok::<_, Error>((segment, false))
+                }
+                _ => Ok((Box::pin(self.read_rows(shared)).await?, true)),
             }
         };
         let (rows, indexes) = futures::join!(rows, join_all(indexes));
-        let mut segment = rows?;
+        let (mut segment, is_read) = rows?;
         let mut opened = BTreeMap::new();
         let mut index_failure = None;
         for (build, index) in self.builds.iter().zip(indexes) {
@@ -295,19 +301,27 @@ impl Load {
                 }
             }
         }
-        let is_read = self.rows.is_none();
         Ok(LoadedSegment {
             segment,
-            mapped: is_read.then(|| self.mapping.columns.clone()),
+            mapped: is_read.then_some(self.in_file),
             opened,
             index_failure,
         })
     }
 
+    /// Whether the rows' file is on a local disk, or there is room for it.
+    async fn is_local(&self, store: &dyn ObjectStore) -> bool {
+        let manifest = manifest::from_info(&self.info);
+        match manifest.file(FileKind::Data) {
+            Some(file) => matches!(store.local_file(&file.path).await, Ok(Some(_))),
+            None => false,
+        }
+    }
+
     /// Memory that the rows will take: the files' bytes, or where vectors stay in the file, what is
     /// kept of each row all the same.
     fn rows_bytes(&self) -> u64 {
-        let stays = |id: &FieldId| self.mapping.columns.contains(id);
+        let stays = |id: &FieldId| self.in_file.contains(id);
         let mut vectors = self.schema.fields.iter();
         let mapped = vectors.all(|field| !field.data_type.is_vector() || stays(&field.id));
         let files: u64 = self.info.files.iter().map(|file| file.size).sum();
@@ -325,7 +339,7 @@ impl Load {
             .memory
             .claim(MemoryUse::User, &what, self.rows_bytes())?;
         let manifest = manifest::from_info(&self.info);
-        let placement = shared.placement(&self.mapping);
+        let placement = shared.placement(self.in_file.clone());
         let chunk = open_segment(store, &manifest, self.schema.clone(), &placement).await;
         let chunk = chunk.map_err(|error| Error::from_coded(&error))?;
         let mut deletes = self.recent.clone();

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use redkite_index::IndexType;
 use redkite_proto::redkite::meta::IndexInfo;
-use redkite_types::{CollectionSchema, FieldId};
+use redkite_types::{CollectionSchema, FieldId, FieldSchema};
 
 use crate::options::Mmap;
 
@@ -12,10 +12,15 @@ use crate::options::Mmap;
 /// parameters.
 const KEY: &str = "mmap.enabled";
 
-/// The fields whose values, and those whose index, are mapped.
+/// The fields whose values, and those whose index, stay in files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mapping {
+    /// Whose values do.
     pub(crate) columns: BTreeSet<FieldId>,
+    /// Whose values do, in addition, in a segment that has its index: nothing else looks at them there
+    /// but single rows.
+    indexed: BTreeSet<FieldId>,
+    /// Whose index does.
     pub(crate) indexes: BTreeSet<FieldId>,
 }
 
@@ -31,21 +36,23 @@ impl Mapping {
     ) -> Self {
         let collection = setting(pairs(properties));
         let is_on_disk = |index: &IndexInfo| kind(index).is_some_and(IndexType::is_on_disk);
-        let by_default = |field: FieldId| {
-            let index = indexes.get(&field);
-            match node {
-                Mmap::Off => index.is_some_and(is_on_disk),
-                Mmap::Vectors => index.and_then(kind).is_some_and(IndexType::goes_by_codes),
-                Mmap::All => true,
-            }
-        };
-        let columns = schema.fields.iter();
-        let columns = columns
-            .filter(|field| {
-                let set = setting(pairs(&field.type_params)).or(collection);
-                set.unwrap_or_else(|| by_default(field.id))
-            })
-            .map(|field| field.id);
+        let set = |field: &FieldSchema| setting(pairs(&field.type_params)).or(collection);
+        let columns = schema.fields.iter().filter(|field| {
+            let by_default = || {
+                let index = indexes.get(&field.id);
+                node == Mmap::All || index.is_some_and(is_on_disk)
+            };
+            set(field).unwrap_or_else(by_default)
+        });
+        let columns = columns.map(|field| field.id).collect();
+        let indexed = schema.fields.iter().filter(|field| {
+            let goes_by_codes = || {
+                let index = indexes.get(&field.id).and_then(kind);
+                index.is_some_and(|index| index.goes_by_codes(field.data_type))
+            };
+            node == Mmap::Vectors && set(field).is_none() && goes_by_codes()
+        });
+        let indexed = indexed.map(|field| field.id).collect();
         let is_mapped = |index: &IndexInfo| {
             let params = index.params.iter();
             let params = params.map(|pair| (pair.key.as_str(), pair.value.as_str()));
@@ -54,20 +61,18 @@ impl Mapping {
         };
         let indexes = indexes.iter().filter(|(_, index)| is_mapped(index));
         Self {
-            columns: columns.collect(),
+            columns,
+            indexed,
             indexes: indexes.map(|(field, _)| *field).collect(),
         }
     }
 }
 
 impl Mapping {
-    /// Whether vectors are to be mapped that are not among the columns which are.
-    pub(crate) fn moves(&self, schema: &CollectionSchema, mapped: &BTreeSet<FieldId>) -> bool {
-        let mut vectors = schema.fields.iter();
-        vectors.any(|field| {
-            let is_wanted = field.data_type.is_fixed_vector() && self.columns.contains(&field.id);
-            is_wanted && !mapped.contains(&field.id)
-        })
+    /// The fields whose values stay in the file of a segment that has indexes over some fields.
+    pub(crate) fn columns_with(&self, indexed: impl Iterator<Item = FieldId>) -> BTreeSet<FieldId> {
+        let by_index = indexed.filter(|field| self.indexed.contains(field));
+        by_index.chain(self.columns.iter().copied()).collect()
     }
 }
 
@@ -170,13 +175,21 @@ mod tests {
     }
 
     #[test]
-    fn vectors_that_are_only_looked_up_are_mapped_unless_they_are_not_to_be() {
+    fn vectors_that_are_only_looked_up_stay_in_the_file_where_their_index_is() {
+        let vector = |id, own| FieldSchema {
+            data_type: DataType::FloatVector,
+            ..field(id, own)
+        };
         let schema = CollectionSchema {
             fields: vec![
-                field(1, None),
-                field(2, None),
-                field(3, Some("false")),
-                field(4, None),
+                vector(1, None),
+                vector(2, None),
+                vector(3, Some("false")),
+                vector(4, None),
+                FieldSchema {
+                    data_type: DataType::BinaryVector,
+                    ..field(5, None)
+                },
             ],
             ..CollectionSchema::default()
         };
@@ -188,9 +201,12 @@ mod tests {
             (FieldId(1), index("HNSW")),
             (FieldId(2), index("FLAT")),
             (FieldId(3), index("HNSW")),
+            (FieldId(5), index("AUTOINDEX")),
         ]);
+        let built = || schema.fields.iter().map(|field| field.id);
         let mapping = Mapping::new(&schema, &[], &indexes, Mmap::Vectors);
-        assert_eq!(mapping.columns, BTreeSet::from([FieldId(1)]));
+        assert_eq!(mapping.columns_with(built()), BTreeSet::from([FieldId(1)]));
+        assert_eq!(mapping.columns_with(std::iter::empty()), BTreeSet::new());
         assert_eq!(mapping.indexes, BTreeSet::new());
         let off = [(KEY.to_owned(), "false".to_owned())];
         let mapping = Mapping::new(&schema, &off, &indexes, Mmap::Vectors);

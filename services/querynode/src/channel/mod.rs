@@ -50,8 +50,8 @@ use tokio::{
 };
 
 pub(crate) use self::{
-    flush::FlushOutcome, mapping::Mapping, prepare::check_version, snapshot::ShardSnapshot,
-    state::State, sync::SyncTarget, times::SafeTime,
+    flush::FlushOutcome, prepare::check_version, snapshot::ShardSnapshot, state::State,
+    sync::SyncTarget, times::SafeTime,
 };
 use self::{
     flush::{FlushWaiter, Flushed},

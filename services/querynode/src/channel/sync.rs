@@ -147,7 +147,7 @@ impl Owner {
         }
         self.state.synced = target.revision;
         self.take_schema(target.schema);
-        let mmap = self.channel.shared.mmap;
+        let mmap = self.channel.shared.deps.options.mmap;
         let (properties, indexes) = (&target.properties, &target.indexes);
         let mapping = Mapping::new(&self.state.schema, properties, indexes, mmap);
         self.state.mapping = Arc::new(mapping);

@@ -161,8 +161,10 @@ async fn run(
     stop: StopFlag,
 ) -> Result<SearchResponse> {
     if is_short(&read.segments, &searcher, &output) {
-        let parts = search_each(&searcher, &read.segments, &stop)?;
-        return Finish::new(read, searcher, output).run(parts);
+        match search_now(&searcher, &read.segments, &stop)? {
+            Some(parts) => return Finish::new(read, searcher, output).run(parts),
+            None => metrics::search_waited(),
+        }
     }
     let mut jobs = search_jobs(&read.segments, &searcher);
     let finish = Finish::new(read, searcher.clone(), output);
@@ -222,6 +224,23 @@ fn search_each(
 ) -> Result<Vec<TopK>> {
     let search = |segment| searcher.search(segment, stop).map_err(coded);
     segments.iter().map(search).collect()
+}
+
+/// As [`search_each`], on a thread that must not wait; `None` when a vector would have to be waited for.
+fn search_now(
+    searcher: &SegmentSearcher,
+    segments: &[Segment],
+    stop: &StopFlag,
+) -> Result<Option<Vec<TopK>>> {
+    let mut parts = Vec::with_capacity(segments.len());
+    for segment in segments {
+        match searcher.search_now(segment, stop) {
+            Ok(part) => parts.push(part),
+            Err(error) if error.would_wait() => return Ok(None),
+            Err(error) => return Err(coded(error)),
+        }
+    }
+    Ok(Some(parts))
 }
 
 /// From the segments' hits to the answer.

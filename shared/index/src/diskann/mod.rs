@@ -27,7 +27,7 @@ use crate::hnsw::scratch::{MAX_NODES, Scratch, Walk, with_scratch};
 use crate::hnsw::{scalar_sections, stored_codes};
 use crate::index::{BuildOptions, Hit, VectorIndex, check_raw, check_rows};
 use crate::params::{IndexParams, IndexType, SearchParams};
-use crate::raw::{Element, ExactScorer, RawRow, RawSlice, RawVectors, check_query};
+use crate::raw::{Element, ExactScorer, RawRow, RawSlice, RawVectors, RowRoom, check_query};
 
 /// A graph in pages over one segment's vectors.
 pub struct DiskIndex {
@@ -164,6 +164,21 @@ impl Find for DiskIndex {
         (RawRow::F32(values), norm)
     }
 
+    /// The vectors are in the index's own pages.
+    fn is_read(&self, _raw: &dyn RawVectors) -> bool {
+        false
+    }
+
+    #[inline]
+    fn fetch<'a>(
+        &'a self,
+        raw: &'a dyn RawVectors,
+        row: u32,
+        _room: &'a mut RowRoom,
+    ) -> Result<(RawRow<'a>, f32)> {
+        Ok(self.exact(raw, row))
+    }
+
     /// The pages have the vectors as f32, whatever the column's type is.
     fn element(&self, _raw: &dyn RawVectors) -> Element {
         Element::F32
@@ -197,8 +212,7 @@ impl VectorIndex for DiskIndex {
             self.prepare(query, scratch);
             self.candidates(wanted, stop, scratch)?;
             let scorer = ExactScorer::new(self.metric, query, Element::F32);
-            self.rerank(&scorer, raw, k, scratch, out);
-            Ok(())
+            self.rerank(&scorer, raw, k, scratch, out)
         })
     }
 

@@ -12,7 +12,7 @@ use crate::flat::allowed_rows;
 use crate::index::{Hit, VectorIndex};
 use crate::kernel::LINE_BYTES;
 use crate::params::RangeBounds;
-use crate::raw::{Element, ExactScorer, RawRow, RawVectors, flip};
+use crate::raw::{Element, ExactScorer, RawRow, RawVectors, RowRoom, flip};
 use crate::rerank::{RAW_LINES_AHEAD, RAW_ROWS_AHEAD};
 use crate::topk::TopK;
 
@@ -199,8 +199,24 @@ pub(crate) trait Find: VectorIndex {
     /// Fills the scratch's candidates for the query that was made ready.
     fn candidates(&self, wanted: Wanted<'_>, stop: &StopFlag, scratch: &mut Scratch) -> Result<()>;
 
-    /// A row's vector, and one over its length (which matters for cosine only).
+    /// A row's vector where it lies, and one over its length (which matters for cosine only).
     fn exact<'a>(&'a self, raw: &'a dyn RawVectors, row: u32) -> (RawRow<'a>, f32);
+
+    /// Whether [`Find::fetch`] reads rows from a file.
+    fn is_read(&self, raw: &dyn RawVectors) -> bool {
+        raw.is_read()
+    }
+
+    /// As [`Find::exact`], of one of a few rows, which may be read.
+    ///
+    /// # Errors
+    /// As [`RawVectors::fetch`].
+    fn fetch<'a>(
+        &'a self,
+        raw: &'a dyn RawVectors,
+        row: u32,
+        room: &'a mut RowRoom,
+    ) -> Result<(RawRow<'a>, f32)>;
 
     /// What the values of those vectors are.
     fn element(&self, raw: &dyn RawVectors) -> Element {
@@ -208,6 +224,9 @@ pub(crate) trait Find: VectorIndex {
     }
 
     /// Scores the candidates exactly and appends the best `k`, best first.
+    ///
+    /// # Errors
+    /// As [`RawVectors::fetch`].
     fn rerank(
         &self,
         scorer: &ExactScorer<'_>,
@@ -215,21 +234,30 @@ pub(crate) trait Find: VectorIndex {
         k: usize,
         scratch: &mut Scratch,
         out: &mut Vec<Hit>,
-    ) {
+    ) -> Result<()> {
         let Scratch {
-            candidates, topk, ..
+            candidates,
+            topk,
+            room,
+            ..
         } = scratch;
-        let ask = |row: &u32, lines| self.exact(raw, *row).0.prefetch(lines);
+        let in_place = !self.is_read(raw);
+        let ask = |row: &u32, lines| {
+            if in_place {
+                self.exact(raw, *row).0.prefetch(lines);
+            }
+        };
         candidates.iter().for_each(|row| ask(row, RAW_LINES_AHEAD));
         topk.reset(k);
         for (at, row) in candidates.iter().enumerate() {
             if let Some(soon) = candidates.get(at + RAW_ROWS_AHEAD) {
                 ask(soon, usize::MAX / LINE_BYTES);
             }
-            let (values, norm) = self.exact(raw, *row);
+            let (values, norm) = self.fetch(raw, *row, room)?;
             topk.push(scorer.key(values, norm), *row);
         }
         topk.drain_into(self.metric(), out);
+        Ok(())
     }
 
     /// The best `limit` allowed rows within a range; everything was checked.
@@ -267,7 +295,7 @@ pub(crate) trait Find: VectorIndex {
             };
             self.candidates(wanted, stop, scratch)?;
             let found = scratch.candidates.len();
-            self.rerank(&scorer, raw, found, scratch, out);
+            self.rerank(&scorer, raw, found, scratch, out)?;
             let is_past = out.last().is_some_and(|last| {
                 let score = last.score;
                 !range.contains(metric, score) && range.far_enough(metric, score)

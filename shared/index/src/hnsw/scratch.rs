@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use crate::codes::Prepared;
 use crate::product::ProductQuery;
+use crate::raw::RowRoom;
 use crate::topk::TopK;
 
 /// Marks of visited nodes as epoch numbers: forgetting all of them is one increment.
@@ -182,6 +183,8 @@ pub(crate) struct Scratch {
     pub(crate) topk: TopK,
     /// Rows to score exactly, best first by code.
     pub(crate) candidates: Vec<u32>,
+    /// Room for one of them.
+    pub(crate) room: RowRoom,
 }
 
 thread_local! {

@@ -13,7 +13,7 @@ use crate::codes::Comparable;
 use crate::error::Result;
 use crate::index::Hit;
 use crate::params::SearchParams;
-use crate::raw::{ExactScorer, RawRow, RawVectors};
+use crate::raw::{ExactScorer, RawRow, RawVectors, RowRoom};
 
 impl HnswIndex {
     /// Candidates to score exactly for `k` results, of a pool of so many: as many as were asked for,
@@ -56,8 +56,14 @@ impl HnswIndex {
         self.candidates(wanted, stop, scratch)?;
         scratch.candidates.truncate(reranked);
         let scorer = ExactScorer::new(self.metric, query, raw.element());
-        self.rerank(&scorer, raw, k, scratch, out);
-        Ok(())
+        self.rerank(&scorer, raw, k, scratch, out)
+    }
+
+    /// One over a row's length, for cosine.
+    #[inline]
+    fn norm(&self, row: u32) -> f32 {
+        let norms: &[f32] = view(&self.inverse_norms);
+        norms.get(row as usize).copied().unwrap_or(1.0)
     }
 
     fn graph<'a, C>(&'a self, codes: &'a C) -> Graph<'a, LevelView<'a>, C> {
@@ -96,6 +102,7 @@ impl Find for HnswIndex {
             product,
             topk,
             candidates,
+            ..
         } = scratch;
         let mut buffers = Buffers {
             walk,
@@ -122,8 +129,16 @@ impl Find for HnswIndex {
 
     #[inline]
     fn exact<'a>(&'a self, raw: &'a dyn RawVectors, row: u32) -> (RawRow<'a>, f32) {
-        let norms: &[f32] = view(&self.inverse_norms);
-        let norm = norms.get(row as usize).copied().unwrap_or(1.0);
-        (raw.row(row), norm)
+        (raw.row(row), self.norm(row))
+    }
+
+    #[inline]
+    fn fetch<'a>(
+        &'a self,
+        raw: &'a dyn RawVectors,
+        row: u32,
+        room: &'a mut RowRoom,
+    ) -> Result<(RawRow<'a>, f32)> {
+        Ok((raw.fetch(row, room)?, self.norm(row)))
     }
 }

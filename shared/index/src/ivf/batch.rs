@@ -57,7 +57,7 @@ impl IvfIndex {
                         scorer,
                         is_skewed,
                     } = member;
-                    self.finish(&wanted, *is_skewed, scorer, raw, asked, scratch, &mut hits);
+                    self.finish(&wanted, *is_skewed, scorer, raw, asked, scratch, &mut hits)?;
                     out.push(hits);
                 }
                 Ok::<(), crate::error::Error>(())

@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::flat::{allowed_rows, scan_exact};
 use crate::index::Hit;
 use crate::params::{RangeBounds, SearchParams};
-use crate::raw::{ExactScorer, RawVectors, flip};
+use crate::raw::{ExactScorer, RawVectors, RowRoom, flip};
 use crate::rerank::rerank;
 use crate::topk::TopK;
 
@@ -39,6 +39,7 @@ pub(super) struct Scratch {
     pub(super) gathered: Gathered,
     topk: TopK,
     candidates: Vec<u32>,
+    room: RowRoom,
 }
 
 /// What is the same for all queries of a search.
@@ -181,9 +182,9 @@ impl IvfIndex {
         }
         let mut asked = std::mem::take(&mut scratch.asked);
         let is_skewed = visits.are_skewed();
-        self.finish(&wanted, is_skewed, &scorer, raw, &mut asked, scratch, out);
+        let finished = self.finish(&wanted, is_skewed, &scorer, raw, &mut asked, scratch, out);
         scratch.asked = asked;
-        Ok(())
+        finished
     }
 
     /// Appends the hits among the rows that were kept.
@@ -200,17 +201,22 @@ impl IvfIndex {
         asked: &mut Asked,
         scratch: &mut Scratch,
         out: &mut Vec<Hit>,
-    ) {
+    ) -> Result<()> {
         if let Payload::Flat = self.payload {
             asked.best.drain_into(self.metric, out);
-            return;
+            return Ok(());
         }
         scratch.candidates.clear();
         asked.best.drain_rows(&mut scratch.candidates);
         if !is_skewed {
             scratch.candidates.truncate(wanted.pool);
         }
-        let (candidates, topk) = (&scratch.candidates, &mut scratch.topk);
+        let Scratch {
+            candidates,
+            topk,
+            room,
+            ..
+        } = scratch;
         rerank(
             scorer,
             self.metric,
@@ -219,8 +225,9 @@ impl IvfIndex {
             candidates,
             wanted.k,
             topk,
+            room,
             out,
-        );
+        )
     }
 
     /// The best `limit` allowed rows within a range; everything was checked.

@@ -1,5 +1,7 @@
 //! The index types, and what is told apart by type.
 
+use redkite_types::DataType;
+
 use crate::error::{Error, Result};
 
 /// The index types this engine builds.
@@ -108,11 +110,15 @@ impl IndexType {
         matches!(self, Self::DiskAnn)
     }
 
-    /// Whether a search goes by codes and looks at single vectors only, to score what it found exactly.
-    pub const fn goes_by_codes(self) -> bool {
+    /// Whether a search goes by codes and looks at single vectors only, to score what it found exactly;
+    /// over vectors of a type.
+    pub const fn goes_by_codes(self, data_type: DataType) -> bool {
         match self {
+            Self::AutoIndex => !matches!(
+                data_type,
+                DataType::BinaryVector | DataType::SparseFloatVector
+            ),
             Self::Hnsw
-            | Self::AutoIndex
             | Self::HnswSq
             | Self::HnswPq
             | Self::IvfSq8
@@ -144,7 +150,8 @@ impl IndexType {
         !self.is_binary() && !self.is_sparse()
     }
 
-    pub(crate) const fn is_graph(self) -> bool {
+    /// Whether it is a graph in memory, walked by codes.
+    pub const fn is_graph(self) -> bool {
         matches!(
             self,
             Self::Hnsw | Self::HnswSq | Self::HnswPq | Self::AutoIndex

@@ -30,9 +30,20 @@ pub(super) enum Found {
 }
 
 /// A local file that does not go away.
+#[derive(Debug)]
 pub(super) struct OpenFile {
     pub(super) file: File,
     pin: LocalFile,
+}
+
+/// A mapped file.
+pub(super) struct Mapped {
+    /// All of it.
+    pub(super) bytes: Bytes,
+    /// The part that was to be read into memory.
+    pub(super) part: Option<Bytes>,
+    /// The file, still open, if it is on a local disk.
+    pub(super) file: Option<OpenFile>,
 }
 
 /// A mapping and what keeps its file.
@@ -128,6 +139,26 @@ impl Found {
         Ok(parts.into_iter().next().unwrap_or_default())
     }
 
+    /// Maps the whole file if it is on a local disk, and reads a part of it on the way, if one is wanted.
+    pub(super) fn map_and_read(
+        self,
+        entry: &FileEntry,
+        part: Option<&Range<u64>>,
+    ) -> Result<Mapped> {
+        match self {
+            Self::Local(local) => local.map_and_read(entry, part),
+            Self::Fetched(_) => {
+                let bytes = self.map(entry)?;
+                let part = part.map(|part| bytes.slice(part.start as usize..part.end as usize));
+                Ok(Mapped {
+                    bytes,
+                    part,
+                    file: None,
+                })
+            }
+        }
+    }
+
     /// Whether the file can be mapped.
     pub(super) fn is_local(&self) -> bool {
         matches!(self, Self::Local(_))
@@ -159,6 +190,10 @@ fn on_a_line(whole: &Bytes, part: Bytes) -> Bytes {
 
 impl OpenFile {
     fn read(mut self, entry: &FileEntry, parts: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.read_parts(entry, parts)
+    }
+
+    fn read_parts(&mut self, entry: &FileEntry, parts: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let mut reader = Checked::begin(&mut self.file, entry)?;
         let mut read = Vec::with_capacity(parts.len());
         for part in parts {
@@ -171,14 +206,21 @@ impl OpenFile {
         Ok(read)
     }
 
-    fn map(mut self, entry: &FileEntry) -> Result<Bytes> {
+    fn map(self, entry: &FileEntry) -> Result<Bytes> {
+        Ok(self.map_and_read(entry, None)?.bytes)
+    }
+
+    fn map_and_read(mut self, entry: &FileEntry, part: Option<&Range<u64>>) -> Result<Mapped> {
         // Not through the mapping: that would bring every page of it into memory.
-        Checked::begin(&mut self.file, entry)?.finish()?;
+        let parts = part.map_or(&[][..], std::slice::from_ref);
+        let part = self.read_parts(entry, parts)?.pop();
         let bytes = map_file(&self.file).map_err(|error| failed(&entry.path, error))?;
-        Ok(Bytes::from_owner(Mapping {
+        let bytes = Bytes::from_owner(Mapping {
             bytes,
-            _pin: self.pin,
-        }))
+            _pin: self.pin.clone(),
+        });
+        let file = Some(self);
+        Ok(Mapped { bytes, part, file })
     }
 }
 
@@ -236,7 +278,7 @@ impl<'a> Checked<'a> {
     }
 }
 
-fn failed(path: &str, error: std::io::Error) -> Error {
+pub(super) fn failed(path: &str, error: std::io::Error) -> Error {
     if error.kind() == std::io::ErrorKind::NotFound {
         let key = path.to_owned();
         return Error::Storage(redkite_storage::Error::NotFound { key });

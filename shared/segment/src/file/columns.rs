@@ -9,7 +9,13 @@ use redkite_types::{
     CollectionSchema, Column, ColumnData, FieldId, FieldSchema, RowBatch, RowId, Timestamp,
 };
 
-use super::{open::Placement, pages::Pages, parts::Layout};
+use super::{
+    checked::failed,
+    open::{Placement, vectors},
+    pages::Pages,
+    parts::Layout,
+    rows::RowsInFile,
+};
 use crate::{
     chunk::Chunk,
     error::{Error, Result},
@@ -29,7 +35,10 @@ pub(super) enum Scalars {
 #[derive(Debug)]
 pub(crate) struct FileColumns {
     scalars: Bytes,
+    /// Whether the scalar columns are mapped rather than in memory.
     is_mapped: bool,
+    /// The vector columns that stay in the file.
+    rows: Vec<RowsInFile>,
     pages: Pages,
     placement: Placement,
     /// This file's number in the cache.
@@ -65,11 +74,23 @@ impl FileColumns {
         Ok(Self {
             scalars,
             is_mapped,
+            rows: Vec::new(),
             pages,
             number: placement.cache.register(),
             placement,
             kept,
         })
+    }
+
+    /// The same, with vector columns that stay in the file.
+    pub(super) fn with_rows(mut self, rows: Vec<RowsInFile>) -> Self {
+        self.rows = rows;
+        self
+    }
+
+    /// Single rows of a vector field, if its values stay in the file.
+    pub(crate) fn rows_of(&self, field: FieldId) -> Option<&RowsInFile> {
+        self.rows.iter().find(|rows| rows.field == field)
     }
 
     /// Rows of this file that are in memory as a whole.
@@ -116,7 +137,7 @@ impl FileColumns {
 
     /// Whether the values of a vector field are mapped rather than in memory.
     pub(crate) fn is_mapped(&self, field: FieldId) -> bool {
-        self.is_mapped && self.placement.mapped.contains(&field)
+        self.rows_of(field).is_some()
     }
 
     /// A column, decoded if need be; `None` when the schema has no such field.
@@ -142,6 +163,23 @@ impl FileColumns {
         let column = Arc::new(self.decode(schema)?);
         *slot = Some(column.clone());
         Ok(Some(column))
+    }
+
+    /// Some rows of a vector field whose values stay in the file, in the order given; `None` of any
+    /// other field.
+    ///
+    /// # Errors
+    /// `Storage` when the file cannot be read
+    pub(crate) fn take_vectors(&self, field: FieldId, rows: &[usize]) -> Result<Option<Column>> {
+        let (Some(file), Some(schema)) = (self.rows_of(field), self.schema().field_by_id(field))
+        else {
+            return Ok(None);
+        };
+        let read = file
+            .take(rows)
+            .map_err(|error| failed(self.path(), error))?;
+        let data = vectors(schema, read.into()).map_err(|why| Error::corrupt(self.path(), why))?;
+        Ok(Some(Column::new(field, data)))
     }
 
     /// Some rows of a column, in the order given. Where columns do not stay in memory, only the

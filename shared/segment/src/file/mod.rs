@@ -19,6 +19,7 @@
 //! - `checked`: a file's bytes, in memory or mapped, checked against the manifest
 //! - `parts`: what a footer says; `pages`: where the pages of scalar columns are, and how they are decoded
 //! - `columns`: columns decoded on demand; `cache`: and for a while
+//! - `rows`: single rows of a vector column
 //! - `open`: a file to a chunk; `column`: to one column; `decode`: version 1
 //! - `streamed`: a file read some rows at a time; `remote`: one on no local disk; `blocks`: its bytes
 //! - `arrow`: columns to Arrow and back
@@ -36,6 +37,7 @@ mod page;
 mod pages;
 mod parts;
 mod remote;
+mod rows;
 mod streamed;
 
 use std::sync::Arc;
@@ -65,6 +67,7 @@ pub(crate) use arrow::{ColumnSpec, key_column, parquet_bytes, read_batches};
 pub(crate) use arrow::{nulls as null_rows, to_array as export_array, user_type as export_type};
 pub(crate) use columns::FileColumns;
 pub(crate) use decode::missing as late_column;
+pub(crate) use rows::RowsInFile;
 
 /// Version of the files written by this build.
 pub const FORMAT_VERSION: u32 = 2;

@@ -14,11 +14,13 @@ use redkite_types::{
 use super::{
     FORMAT_VERSION, FileEntry, FileKind, SegmentManifest,
     cache::ColumnCache,
-    checked::{Found, find},
+    checked::{Found, Mapped, find},
     columns::{FileColumns, Scalars},
     decode,
     page::VectorPart,
+    parts::Layout,
     reading,
+    rows::{RowsFile, RowsInFile},
 };
 use crate::{
     chunk::Chunk,
@@ -96,30 +98,87 @@ pub(super) fn open(
         return decode::data_file(path, found.whole(file)?, schema);
     }
     let ranges = layout.ranges(file.size_bytes).map_err(corrupt)?;
-    let is_mapped = found.is_local() && !placement.mapped.is_empty();
-    let parts = if is_mapped {
-        let whole = found.map(file)?;
-        let part = |range: &Range<u64>| whole.slice(range.start as usize..range.end as usize);
-        ranges.iter().map(part).collect()
-    } else {
-        found.read(file, &ranges)?
+    let opened = match found.is_local() && !placement.mapped.is_empty() {
+        true => Parts::mapped(found, file, &layout, &ranges, schema, placement)?,
+        false => Parts::in_memory(found, file, &ranges)?,
     };
-    let mut parts = parts.into_iter();
-    let scalars = parts.next().unwrap_or_default();
-    let vectors = layout.vectors.iter().zip(parts);
+    let rows = opened.rows(&layout, placement);
+    let Parts {
+        scalars,
+        vectors,
+        file: mapped,
+    } = opened;
+    let vectors = layout.vectors.iter().zip(vectors);
     // A field that the schema has lost since is skipped.
     let vectors = vectors.filter_map(|(part, bytes)| {
-        let in_place = !is_mapped || placement.mapped.contains(&part.field);
+        let in_place = mapped.is_none() || placement.mapped.contains(&part.field);
         let field = schema.field_by_id(part.field)?;
         Some(vector_column(field, part, bytes, in_place))
     });
     let vectors = vectors.collect::<Result<Vec<_>, _>>().map_err(corrupt)?;
-    let scalars = match is_mapped {
-        true => Scalars::Mapped(scalars),
-        false => Scalars::InMemory(scalars),
-    };
     let columns = FileColumns::new(path, scalars, layout, schema.clone(), placement.clone());
-    chunk(columns.map_err(corrupt)?, vectors, schema)
+    let columns = columns.map_err(corrupt)?.with_rows(rows);
+    chunk(columns, vectors, schema)
+}
+
+/// The parts of a file, checked.
+struct Parts {
+    scalars: Scalars,
+    /// Each vector column's values.
+    vectors: Vec<Bytes>,
+    /// The file, if it is mapped.
+    file: Option<Arc<RowsFile>>,
+}
+
+impl Parts {
+    fn in_memory(found: Found, file: &FileEntry, ranges: &[Range<u64>]) -> Result<Self> {
+        let mut parts = found.read(file, ranges)?.into_iter();
+        let scalars = parts.next().unwrap_or_default();
+        Ok(Self {
+            scalars: Scalars::InMemory(scalars),
+            vectors: parts.collect(),
+            file: None,
+        })
+    }
+
+    /// Scalar columns are mapped, too, if one of them is to stay in the file.
+    fn mapped(
+        found: Found,
+        file: &FileEntry,
+        layout: &Layout,
+        ranges: &[Range<u64>],
+        schema: &CollectionSchema,
+        placement: &Placement,
+    ) -> Result<Self> {
+        let is_vector = |field: FieldId| layout.vectors.iter().any(|part| part.field == field);
+        let mut fields = schema.fields.iter().map(|field| field.id);
+        let map_scalars = fields.any(|id| placement.mapped.contains(&id) && !is_vector(id));
+        let read = ranges.first().filter(|_| !map_scalars);
+        let Mapped { bytes, part, file } = found.map_and_read(file, read)?;
+        let slice = |range: &Range<u64>| bytes.slice(range.start as usize..range.end as usize);
+        let mut parts = ranges.iter().map(slice);
+        let mapped = parts.next().unwrap_or_default();
+        Ok(Self {
+            scalars: part.map_or(Scalars::Mapped(mapped), Scalars::InMemory),
+            vectors: parts.collect(),
+            file: file.map(|open| Arc::new(RowsFile::new(open))),
+        })
+    }
+
+    /// Where single rows of the columns are that stay in the file.
+    fn rows(&self, layout: &Layout, placement: &Placement) -> Vec<RowsInFile> {
+        let Some(file) = &self.file else {
+            return Vec::new();
+        };
+        let stays = |part: &&VectorPart| placement.mapped.contains(&part.field);
+        let rows = layout.vectors.iter().filter(stays).map(|part| RowsInFile {
+            file: file.clone(),
+            field: part.field,
+            offset: part.offset,
+            row_bytes: part.row_bytes.unwrap_or(part.dim * 4) as usize,
+        });
+        rows.collect()
+    }
 }
 
 /// Values in place, or copied out of the mapping.
@@ -147,7 +206,13 @@ pub(super) fn vector_column(
         copy.as_mut().copy_from_slice(&bytes);
         copy.into_bytes()
     };
-    let data = match kind {
+    Ok(Column::new(field.id, vectors(field, bytes)?))
+}
+
+/// The vectors in some bytes, row after row.
+pub(super) fn vectors(field: &FieldSchema, bytes: Bytes) -> Result<ColumnData, String> {
+    let dim = field.dim;
+    Ok(match field.data_type {
         DataType::FloatVector => {
             let values = FloatBuffer::from_le_bytes(bytes)
                 .ok_or_else(|| format!("field {} has no whole number of values", field.id))?;
@@ -158,8 +223,7 @@ pub(super) fn vector_column(
             dim,
             values: PackedBuffer::from_bytes(bytes),
         },
-    };
-    Ok(Column::new(field.id, data))
+    })
 }
 
 /// Opens a file and decodes every column.

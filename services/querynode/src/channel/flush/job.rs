@@ -15,7 +15,7 @@ use redkite_segment::{
     file::{EncodedSegment, open_segment},
     manifest,
 };
-use redkite_types::{Error, ErrorCode, PartitionId, Result, Revision};
+use redkite_types::{Error, ErrorCode, FieldId, PartitionId, Result, Revision};
 use tracing::{info, warn};
 
 use super::super::{Channel, mapping::Mapping, state::Checkpoint};
@@ -38,6 +38,8 @@ pub(super) struct FlushedSegment {
     pub(super) info: SegmentInfo,
     /// The rows, if they were to be served when the flush began.
     pub(super) rows: Option<Arc<SealedSegment>>,
+    /// The fields whose columns `rows` has left in the file.
+    pub(super) in_file: BTreeSet<FieldId>,
 }
 
 /// The work of one flush.
@@ -120,7 +122,7 @@ impl Job {
                 // From the file that was just written: so it is known to be whole before the commit
                 // counts on it, and the growing rows can go.
                 let (manifest, rows) = (&manifest, &snapshot);
-                let placement = shared.placement(&self.mapping);
+                let placement = shared.placement(self.mapping.columns.clone());
                 let (store, placement) = (&*shared.deps.store, &placement);
                 let open = || {
                     let schema = rows.meta().schema.clone();
@@ -134,7 +136,11 @@ impl Job {
             false => None,
         };
         let info = manifest::to_info(&manifest, &self.channel.name, self.checkpoint.ts);
-        Ok(FlushedSegment { info, rows })
+        Ok(FlushedSegment {
+            info,
+            rows,
+            in_file: self.mapping.columns.clone(),
+        })
     }
 
     async fn write_deletes(&self, shared: &Shared) -> Result<Option<DeltaInfo>> {

@@ -333,6 +333,7 @@ impl Owner {
             if state.loaded.contains(&sealed.partition()) {
                 // The schema may have got fields since the flush began.
                 sealed.loaded = segment.rows.inspect(|rows| rows.adopt(&state.schema));
+                sealed.mapped = segment.in_file;
             }
             // It may have been compacted before its commit was answered.
             if let Some(sealed) = state.retire_flushed(sealed) {
