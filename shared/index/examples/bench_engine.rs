@@ -129,6 +129,9 @@ fn search(data: &Data, index: &dyn VectorIndex, command: &Map<String, Value>) ->
 
 /// Nanoseconds that this thread has run: time in which the machine ran others does not count.
 fn cpu_ns() -> Result<u64> {
+    // The system brings the figure up to date only at its ticks, milliseconds apart, and whenever the
+    // thread gives way.
+    std::thread::yield_now();
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat")?;
     Ok(stat.split(' ').next().unwrap_or_default().parse()?)
 }
