@@ -125,7 +125,10 @@ pub(crate) fn available() -> Vec<Kernels> {
     found
 }
 
-/// Asks the processor to fetch the cache lines of `bytes`; never reads them.
+/// Asks the processor to fetch the cache lines of `items`; never reads them.
+///
+/// Into the second cache: those on their way into the first are few at once, and a walk asks for
+/// dozens of rows before it reads one.
 #[inline(always)]
 pub(crate) fn prefetch<T>(items: &[T]) {
     #[cfg(target_arch = "x86_64")]
@@ -136,7 +139,7 @@ pub(crate) fn prefetch<T>(items: &[T]) {
             // SAFETY: SSE is part of the x86_64 baseline, and a prefetch of any address has no
             // effect but on the cache; the pointer stays inside the slice.
             unsafe {
-                core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>(
+                core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T1 }>(
                     base.add(offset),
                 );
             }
