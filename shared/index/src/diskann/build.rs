@@ -11,7 +11,7 @@ use crate::codes::{Codes, Prepared};
 use crate::error::Result;
 use crate::hnsw::build::{BuildLevel, CHUNK_ROWS, Candidate, SERIAL_ROWS};
 use crate::hnsw::graph::Layer as _;
-use crate::hnsw::scratch::Walk;
+use crate::hnsw::scratch::{PoolSize, Walk};
 use crate::hnsw::walk::score_fresh;
 use crate::index::BuildOptions;
 use crate::random::split_mix;
@@ -171,7 +171,7 @@ impl Builder<'_> {
             chosen,
             ..
         } = worker;
-        self.layer.neighbours(row, &mut walk.nodes);
+        self.layer.copy_links(row, &mut walk.nodes);
         for node in &walk.nodes {
             if crowd.iter().all(|other| other.node != *node) {
                 let key = self.codes.pair(row, *node);
@@ -209,7 +209,7 @@ impl Builder<'_> {
         }
         let entry = nearest(codes, prepared, entries, &mut walk.keys);
         walk.visited.reset(codes.rows);
-        walk.pool.reset(self.list_size);
+        walk.pool.reset(PoolSize::of(self.list_size));
         walk.visited.insert(entry);
         walk.fresh.clear();
         walk.fresh.push(entry);
@@ -217,7 +217,7 @@ impl Builder<'_> {
         while let Some((key, node)) = walk.pool.next_with_key() {
             self.stop.check()?;
             crowd.push(Candidate { key, node });
-            self.layer.neighbours(node, &mut walk.nodes);
+            self.layer.copy_links(node, &mut walk.nodes);
             walk.fresh.clear();
             for neighbour in &walk.nodes {
                 if walk.visited.insert(*neighbour) {
@@ -280,7 +280,7 @@ impl Builder<'_> {
             if (node as usize).is_multiple_of(SERIAL_ROWS) {
                 self.stop.check()?;
             }
-            self.layer.neighbours(node, &mut worker.walk.nodes);
+            self.layer.copy_links(node, &mut worker.walk.nodes);
             if worker.walk.nodes.len() > self.degree {
                 worker.crowd.clear();
                 self.choose(node, alpha, &mut worker);
@@ -306,7 +306,7 @@ impl Builder<'_> {
     /// Adds a link to a node; a full list is chosen anew.
     fn link_back(&self, node: u32, link: u32, key: f32, alpha: f32, worker: &mut Worker) {
         let _lock = self.layer.lock(node);
-        self.layer.neighbours(node, &mut worker.walk.nodes);
+        self.layer.copy_links(node, &mut worker.walk.nodes);
         if worker.walk.nodes.contains(&link) || self.layer.append(node, link) {
             return;
         }

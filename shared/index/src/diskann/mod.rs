@@ -23,7 +23,7 @@ use crate::codes::{Codes, Prepared};
 use crate::error::{Error, Result};
 use crate::file::{Header, Section, Stored};
 use crate::hnsw::find::{Buffers, Find, Graph, Wanted};
-use crate::hnsw::scratch::{MAX_NODES, Scratch, Walk, with_scratch};
+use crate::hnsw::scratch::{MAX_NODES, PoolSize, Scratch, Walk, with_scratch};
 use crate::hnsw::{scalar_sections, stored_codes};
 use crate::index::{BuildOptions, Hit, VectorIndex, check_raw, check_rows};
 use crate::params::{IndexParams, IndexType, SearchParams};
@@ -204,8 +204,11 @@ impl VectorIndex for DiskIndex {
         }
         let wanted = Wanted {
             allowed,
-            // A little more than `k`, to undo what rounding to 8 bits mixed up.
-            pool_size: list_size.max(k + k / 2 + 5).min(allowed.count.max(k)),
+            size: PoolSize {
+                expanded: list_size,
+                // A little more than `k`, to undo what rounding to 8 bits mixed up.
+                kept: list_size.max(k + k / 2 + 5),
+            },
             needed: k,
         };
         with_scratch(|scratch| {

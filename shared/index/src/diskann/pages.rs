@@ -80,7 +80,7 @@ impl Pages {
                 MetricType::L2 | MetricType::Ip | MetricType::Hamming | MetricType::Jaccard => 1.0,
             };
             rest[0] = norm.to_bits();
-            graph.neighbours(number as u32, &mut links);
+            graph.copy_links(number as u32, &mut links);
             rest[1..].fill(NO_LINK);
             rest[1..=links.len()].copy_from_slice(&links);
         }
@@ -110,13 +110,13 @@ impl Layer for &Pages {
     }
 
     #[inline]
-    fn neighbours(&self, node: u32, out: &mut Vec<u32>) {
+    fn neighbours<'a>(&'a self, node: u32, _out: &'a mut Vec<u32>) -> &'a [u32] {
         let links = &self.record(node)[self.shape.dim + 1..];
-        out.clear();
         // Looking at every link when a file is opened would read all of it, so a damaged one that
         // points nowhere ends its list here.
         let rows = self.shape.rows as u32;
-        out.extend(links.iter().copied().take_while(|link| *link < rows));
+        let end = links.iter().position(|link| *link >= rows);
+        &links[..end.unwrap_or(links.len())]
     }
 
     #[inline]

@@ -109,7 +109,7 @@ impl Case {
 fn recall_grows_with_the_list_and_scores_are_exact() {
     for metric in METRICS {
         for dim in [8, 40, 128] {
-            let case = Case::new(5000, dim);
+            let case = Case::new(10_000, dim);
             let index = case.build(&IndexParams::disk_ann(metric, 24, 60), 1);
             let low = case.recall(&index, &list(10), None, 10);
             let high = case.recall(&index, &list(100), None, 10);

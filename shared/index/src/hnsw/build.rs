@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::graph::{Layer, Level, NO_LINK, link_stride, max_links, own_links};
-use super::scratch::Walk;
+use super::scratch::{PoolSize, Walk};
 use super::walk::{beam, greedy};
 use crate::buffer::aligned_copy;
 use crate::codes::{Codes, Prepared};
@@ -120,6 +120,13 @@ impl BuildLevel {
             stride: self.stride,
         }
     }
+
+    /// Replaces `out` by the links that a node has now.
+    pub(crate) fn copy_links(&self, node: u32, out: &mut Vec<u32>) {
+        out.clear();
+        let links = self.slots(node).map(|slot| slot.load(Ordering::Relaxed));
+        out.extend(links.take_while(|link| *link != NO_LINK));
+    }
 }
 
 impl Layer for BuildLevel {
@@ -127,10 +134,9 @@ impl Layer for BuildLevel {
         self.nodes
     }
 
-    fn neighbours(&self, node: u32, out: &mut Vec<u32>) {
-        out.clear();
-        let links = self.slots(node).map(|slot| slot.load(Ordering::Relaxed));
-        out.extend(links.take_while(|link| *link != NO_LINK));
+    fn neighbours<'a>(&'a self, node: u32, out: &'a mut Vec<u32>) -> &'a [u32] {
+        self.copy_links(node, out);
+        out
     }
 
     fn rows<'a>(&self, nodes: &'a [u32], out: &'a mut Vec<u32>) -> &'a [u32] {
@@ -314,10 +320,8 @@ impl Builder<'_> {
             if level > row_level {
                 entry = greedy(layer, self.codes, prepared, walk, entry);
             } else {
-                let pool_size = self.ef_construction.max(self.m);
-                beam(
-                    layer, self.codes, prepared, walk, entry, pool_size, self.stop,
-                )?;
+                let size = PoolSize::of(self.ef_construction.max(self.m));
+                beam(layer, self.codes, prepared, walk, entry, size, self.stop)?;
                 crowd.clear();
                 crowd.extend(walk.pool.iter().map(|(key, node)| Candidate { key, node }));
                 let limit = own_links(self.m, level);
@@ -442,7 +446,7 @@ impl Builder<'_> {
             choice,
             ..
         } = worker;
-        layer.neighbours(node, &mut walk.nodes);
+        layer.copy_links(node, &mut walk.nodes);
         let rows = layer.rows(&walk.nodes, &mut walk.rows);
         rows.iter().for_each(|other| self.codes.prefetch(*other));
         self.codes.prepare_row(row, prepared);

@@ -2,9 +2,10 @@
 
 use redkite_types::StopFlag;
 
+use super::filtered::{Filter, FilteredWalk};
 use super::graph::Layer;
-use super::scratch::{Scratch, Walk};
-use super::walk::{Filter, beam, filtered_beam};
+use super::scratch::{PoolSize, Scratch, Walk};
+use super::walk::beam;
 use crate::allowed::Allowed;
 use crate::codes::Comparable;
 use crate::error::Result;
@@ -17,13 +18,16 @@ use crate::rerank::{RAW_LINES_AHEAD, RAW_ROWS_AHEAD};
 use crate::topk::TopK;
 
 /// A row read in order by a scan costs about this fraction of one met on a walk.
-const SCAN_ADVANTAGE: f64 = 2.0;
+const SCAN_ADVANTAGE: f64 = 4.0;
 
-/// Rows that a walk scores for each place of its pool.
-const ROWS_PER_PLACE: f64 = 20.0;
+/// Rows that a walk scores until it is where the query is.
+const ROWS_ON_THE_WAY: f64 = 300.0;
 
-/// The same of a filtered walk, which reads many more links besides.
-const FILTERED_ROWS_PER_PLACE: f64 = 50.0;
+/// Rows that a walk scores for each node that it expands there.
+const ROWS_PER_NODE: f64 = 20.0;
+
+/// The same of a filtered walk, and what it costs to read the links of excluded neighbours besides.
+const FILTERED_ROWS_PER_NODE: f64 = 40.0;
 
 /// Below this part of rows allowed, two hops no longer meet enough of them to keep a walk together.
 const WALKABLE_FRACTION: f64 = 0.1;
@@ -43,15 +47,16 @@ enum Strategy {
 }
 
 /// Chooses by the expected number of rows compared.
-fn choose(rows: usize, allowed: usize, pool_size: usize) -> Strategy {
+fn choose(rows: usize, allowed: usize, size: PoolSize) -> Strategy {
     let fraction = allowed as f64 / rows.max(1) as f64;
-    let (strategy, per_place) = if fraction >= 0.9 {
-        (Strategy::Walk, ROWS_PER_PLACE)
+    let (strategy, per_node) = if fraction >= 0.9 {
+        (Strategy::Walk, ROWS_PER_NODE)
     } else {
         let thinned = (WALKABLE_FRACTION / fraction.max(f64::MIN_POSITIVE)).max(1.0);
-        (Strategy::FilteredWalk, FILTERED_ROWS_PER_PLACE * thinned)
+        (Strategy::FilteredWalk, FILTERED_ROWS_PER_NODE * thinned)
     };
-    if allowed as f64 <= per_place * pool_size as f64 * SCAN_ADVANTAGE {
+    let walked = ROWS_ON_THE_WAY + per_node * size.expanded as f64;
+    if allowed as f64 <= SCAN_ADVANTAGE * walked {
         Strategy::Scan
     } else {
         strategy
@@ -71,7 +76,7 @@ pub(crate) struct Graph<'a, L, C> {
 #[derive(Clone, Copy)]
 pub(crate) struct Wanted<'a> {
     pub(crate) allowed: Allowed<'a>,
-    pub(crate) pool_size: usize,
+    pub(crate) size: PoolSize,
     /// Candidates there must be, if so many rows are allowed.
     pub(crate) needed: usize,
 }
@@ -96,23 +101,32 @@ impl<L: Layer, C: Comparable> Graph<'_, L, C> {
     ) -> Result<()> {
         let Wanted {
             allowed,
-            pool_size,
+            size,
             needed,
         } = wanted;
+        let pool_size = size.kept;
         let Buffers {
             walk, candidates, ..
         } = buffers;
         candidates.clear();
-        let strategy = choose(self.rows, allowed.count, pool_size);
+        let strategy = choose(self.rows, allowed.count, size);
         let entry = match strategy {
             Strategy::Scan => 0,
             Strategy::Walk | Strategy::FilteredWalk => entry(prepared, walk),
         };
         let (layer, codes) = (&self.layer, self.codes);
         if strategy == Strategy::Walk {
-            let mut widened = pool_size * self.rows / allowed.count.max(1);
+            let mut widened = self.rows as f64 / allowed.count.max(1) as f64;
             loop {
-                beam(layer, codes, prepared, walk, entry, widened, stop)?;
+                beam(
+                    layer,
+                    codes,
+                    prepared,
+                    walk,
+                    entry,
+                    size.times(widened),
+                    stop,
+                )?;
                 let is_allowed = |row: &u32| allowed.has(*row);
                 candidates.extend(walk.pool.iter().map(|(_, row)| row).filter(is_allowed));
                 if candidates.len() >= needed.max(pool_size * 3 / 4).min(allowed.count) {
@@ -121,8 +135,8 @@ impl<L: Layer, C: Comparable> Graph<'_, L, C> {
                 // The filter excludes more around the query than on average: look further out,
                 // through what it excludes, until a scan is cheaper.
                 candidates.clear();
-                widened *= 4;
-                if choose(self.rows, allowed.count, widened) == Strategy::Scan {
+                widened *= 4.0;
+                if choose(self.rows, allowed.count, size.times(widened)) == Strategy::Scan {
                     break;
                 }
             }
@@ -133,17 +147,12 @@ impl<L: Layer, C: Comparable> Graph<'_, L, C> {
                 fraction: allowed.count as f64 / self.rows as f64,
                 budget: allowed.count,
             };
-            let is_done = filtered_beam(
-                layer,
-                codes,
-                prepared,
-                walk,
-                entry,
-                &filter,
-                pool_size,
-                self.degree,
+            let filtered = FilteredWalk {
+                graph: self,
+                filter,
                 stop,
-            )?;
+            };
+            let is_done = filtered.run(prepared, walk, entry, size)?;
             if is_done && walk.pool.len() >= pool_size.min(allowed.count) {
                 candidates.extend(walk.pool.iter().map(|(_, row)| row));
                 return Ok(());
@@ -290,7 +299,7 @@ pub(crate) trait Find: VectorIndex {
         while pool_size * RANGE_SCAN_FRACTION < allowed.count {
             let wanted = Wanted {
                 allowed,
-                pool_size,
+                size: PoolSize::of(pool_size),
                 needed: pool_size,
             };
             self.candidates(wanted, stop, scratch)?;
@@ -345,13 +354,17 @@ mod tests {
 
     #[test]
     fn few_allowed_rows_are_scanned_and_many_walked() {
-        assert_eq!(choose(100_000, 100_000, 40), Strategy::Walk);
-        assert_eq!(choose(100_000, 50_000, 40), Strategy::FilteredWalk);
-        assert_eq!(choose(100_000, 10_000, 40), Strategy::FilteredWalk);
-        assert_eq!(choose(100_000, 1_000, 40), Strategy::Scan);
-        assert_eq!(choose(1_000_000, 10_000, 40), Strategy::Scan);
-        assert_eq!(choose(100_000, 0, 40), Strategy::Scan);
-        assert_eq!(choose(500, 500, 40), Strategy::Scan);
-        assert_eq!(choose(0, 0, 40), Strategy::Scan);
+        let of_40 = |rows, allowed| choose(rows, allowed, PoolSize::of(40));
+        assert_eq!(of_40(100_000, 100_000), Strategy::Walk);
+        assert_eq!(of_40(100_000, 50_000), Strategy::FilteredWalk);
+        assert_eq!(of_40(100_000, 10_000), Strategy::FilteredWalk);
+        assert_eq!(of_40(100_000, 1_000), Strategy::Scan);
+        assert_eq!(of_40(1_000_000, 10_000), Strategy::Scan);
+        assert_eq!(of_40(100_000, 0), Strategy::Scan);
+        assert_eq!(of_40(500, 500), Strategy::Scan);
+        assert_eq!(of_40(0, 0), Strategy::Scan);
+        // The wider the pool, the more a walk costs.
+        let wide = choose(100_000, 10_000, PoolSize::of(200));
+        assert_eq!(wide, Strategy::Scan);
     }
 }

@@ -19,8 +19,8 @@ const LINE_LINKS: usize = LINE_BYTES / 4;
 pub(crate) trait Layer {
     /// Number of nodes.
     fn nodes(&self) -> usize;
-    /// Replaces `out` by the neighbours of a node.
-    fn neighbours(&self, node: u32, out: &mut Vec<u32>);
+    /// The neighbours of a node; `out` is room for them where they do not lie ready.
+    fn neighbours<'a>(&'a self, node: u32, out: &'a mut Vec<u32>) -> &'a [u32];
     /// The rows of some nodes; `out` is room for them where they are not the nodes themselves.
     fn rows<'a>(&self, nodes: &'a [u32], out: &'a mut Vec<u32>) -> &'a [u32];
     /// Asks for the cache lines of a node's links.
@@ -75,16 +75,31 @@ impl Level {
         let level = self.view();
         let nodes = level.nodes();
         let within = |numbers: &[u32], limit: usize| numbers.iter().all(|n| (*n as usize) < limit);
-        let links_fit = level
+        let lists_fit = level
             .links
-            .iter()
-            .all(|node| (*node as usize) < nodes || *node == NO_LINK);
-        if links_fit && within(level.node_rows, rows) && within(level.node_below, nodes_below) {
+            .chunks_exact(level.stride)
+            .all(|list| list_fits(list, nodes));
+        if lists_fit && within(level.node_rows, rows) && within(level.node_below, nodes_below) {
             Ok(())
         } else {
             Err(Error::corrupt("a link points nowhere"))
         }
     }
+}
+
+/// Whether every link of a list points to one of so many nodes, and none comes after its end.
+fn list_fits(list: &[u32], nodes: usize) -> bool {
+    // Not ended early, so that many links are compared at once.
+    let point = list.iter().fold(true, |fits, link| {
+        fits & ((*link < nodes as u32) | (*link == NO_LINK))
+    });
+    let ends_once = list
+        .iter()
+        .zip(&list[1..])
+        .fold(true, |fits, (link, next)| {
+            fits & ((*link != NO_LINK) | (*next == NO_LINK))
+        });
+    point & ends_once
 }
 
 /// A level, ready to be walked.
@@ -114,11 +129,11 @@ impl Layer for LevelView<'_> {
     }
 
     #[inline]
-    fn neighbours(&self, node: u32, out: &mut Vec<u32>) {
-        out.clear();
+    fn neighbours<'a>(&'a self, node: u32, _out: &'a mut Vec<u32>) -> &'a [u32] {
         let list = self.list(node);
-        let links = list.iter().position(|link| *link == NO_LINK);
-        out.extend_from_slice(&list[..links.unwrap_or(list.len())]);
+        // Counted rather than searched for: without a branch, many at once.
+        let links = list.iter().filter(|link| **link != NO_LINK).count();
+        &list[..links]
     }
 
     #[inline]

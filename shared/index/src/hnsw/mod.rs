@@ -5,6 +5,7 @@
 //! Malkov & Yashunin 2016.
 
 pub(crate) mod build;
+mod filtered;
 pub(crate) mod find;
 pub(crate) mod graph;
 pub(crate) mod scratch;

@@ -7,36 +7,48 @@ use crate::product::ProductQuery;
 use crate::raw::RowRoom;
 use crate::topk::TopK;
 
-/// Marks of visited nodes as epoch numbers: forgetting all of them is one increment.
+/// A set of nodes: one bit each, so that the set of a walk through a million nodes stays in the
+/// processor's second cache. Members are listed besides, so that only their bits are cleared.
 #[derive(Default)]
-pub(crate) struct Visited {
-    marks: Vec<u8>,
-    epoch: u8,
+pub(crate) struct NodeSet {
+    words: Vec<u64>,
+    /// In the order they came.
+    members: Vec<u32>,
 }
 
-impl Visited {
-    /// Forgets all marks and makes room for `nodes`.
+impl NodeSet {
+    /// Takes all members out and makes room for `nodes`.
     pub(crate) fn reset(&mut self, nodes: usize) {
-        if self.epoch == u8::MAX {
-            self.marks.fill(0);
-            self.epoch = 0;
+        if self.members.len() < self.words.len() / WORDS_A_MEMBER {
+            for node in &self.members {
+                self.words[*node as usize / 64] = 0;
+            }
+        } else {
+            self.words.fill(0);
         }
-        self.epoch += 1;
-        if self.marks.len() < nodes {
-            self.marks.resize(nodes, 0);
+        self.members.clear();
+        let words = nodes.div_ceil(64);
+        if self.words.len() < words {
+            self.words.resize(words, 0);
         }
     }
 
-    /// Marks a node; whether it was not marked before.
+    /// Number of members.
+    pub(crate) fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Adds a node; whether it was not a member before.
     #[inline]
     pub(crate) fn insert(&mut self, node: u32) -> bool {
-        let mark = &mut self.marks[node as usize];
-        let is_new = *mark != self.epoch;
-        *mark = self.epoch;
+        let is_new = self.add(node);
+        if is_new {
+            self.members.push(node);
+        }
         is_new
     }
 
-    /// Marks nodes and appends those that were not marked before to `fresh`, without a branch: whether
+    /// Adds nodes and appends those that were no members before to `fresh`, without a branch: whether
     /// a node was is as good as random.
     #[inline]
     pub(crate) fn insert_all(&mut self, nodes: &[u32], fresh: &mut Vec<u32>) {
@@ -46,16 +58,37 @@ impl Visited {
         let mut count = 0;
         for node in nodes {
             room[count] = *node;
-            count += usize::from(self.insert(*node));
+            count += usize::from(self.add(*node));
         }
         fresh.truncate(start + count);
+        self.members.extend_from_slice(&fresh[start..]);
+    }
+
+    /// Keeps those of `nodes` that are no members.
+    #[inline]
+    pub(crate) fn retain_new(&self, nodes: &mut Vec<u32>) {
+        let mut count = 0;
+        for at in 0..nodes.len() {
+            let node = nodes[at];
+            nodes[count] = node;
+            let word = self.words[node as usize / 64];
+            count += usize::from(word >> (node % 64) & 1 == 0);
+        }
+        nodes.truncate(count);
     }
 
     #[inline]
-    pub(crate) fn contains(&self, node: u32) -> bool {
-        self.marks[node as usize] == self.epoch
+    fn add(&mut self, node: u32) -> bool {
+        let word = &mut self.words[node as usize / 64];
+        let bit = 1 << (node % 64);
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
     }
 }
+
+/// Clearing so many words in a row costs as much as finding the one of a member.
+const WORDS_A_MEMBER: usize = 8;
 
 /// One node of a pool.
 #[derive(Clone, Copy, Debug)]
@@ -70,29 +103,67 @@ const EXPANDED: u32 = 1 << 31;
 /// Nodes a graph can have: the highest bit of a node is a flag, and one number marks "no link".
 pub(crate) const MAX_NODES: usize = (EXPANDED - 1) as usize;
 
+/// How much a walk looks at and keeps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PoolSize {
+    /// The walk ends when so many of the best nodes were expanded: `ef` of the paper.
+    pub(crate) expanded: usize,
+    /// Nodes that are kept, at least as many: those beyond were met on the way anyway, and scoring them
+    /// exactly undoes what rounding mixed up.
+    pub(crate) kept: usize,
+}
+
+impl PoolSize {
+    /// All that are kept are expanded.
+    pub(crate) fn of(nodes: usize) -> Self {
+        Self {
+            expanded: nodes,
+            kept: nodes,
+        }
+    }
+
+    /// So many times as much.
+    pub(crate) fn times(self, factor: f64) -> Self {
+        let widened = |nodes: usize| (nodes as f64 * factor) as usize;
+        Self {
+            expanded: widened(self.expanded),
+            kept: widened(self.kept),
+        }
+    }
+}
+
 /// The best nodes found so far, sorted, with a cursor at the first that was not expanded.
 ///
 /// It takes the part of both heaps of the paper's Algorithm 2: a walk ends when the cursor passes
-/// the end.
-#[derive(Default)]
+/// those that are to be expanded.
 pub(crate) struct Pool {
     entries: Vec<Entry>,
-    capacity: usize,
+    size: PoolSize,
     cursor: usize,
 }
 
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            entries: Vec::new(),
+            size: PoolSize::of(0),
+            cursor: 0,
+        }
+    }
+}
+
 impl Pool {
-    /// Empties the pool; it will keep the `capacity` best.
-    pub(crate) fn reset(&mut self, capacity: usize) {
+    /// Empties the pool and gives it another size.
+    pub(crate) fn reset(&mut self, size: PoolSize) {
         self.entries.clear();
-        self.capacity = capacity;
+        self.size = size;
         self.cursor = 0;
     }
 
     /// Offers a node; one that is no better than the worst of a full pool is dropped.
     #[inline]
     pub(crate) fn insert(&mut self, key: f32, node: u32) {
-        if self.entries.len() == self.capacity {
+        if self.entries.len() == self.size.kept {
             match self.entries.last() {
                 Some(worst) if key < worst.key => self.entries.pop(),
                 _ => return,
@@ -106,7 +177,7 @@ impl Pool {
     /// Takes the best node that was not expanded yet.
     #[inline]
     pub(crate) fn next(&mut self) -> Option<u32> {
-        self.skip_expanded();
+        self.peek()?;
         let entry = self.entries.get_mut(self.cursor)?;
         let node = entry.node;
         entry.node |= EXPANDED;
@@ -125,13 +196,16 @@ impl Pool {
     #[inline]
     pub(crate) fn peek(&mut self) -> Option<u32> {
         self.skip_expanded();
-        self.entries.get(self.cursor).map(|entry| entry.node)
+        let entry = self.entries.get(self.cursor)?;
+        (self.cursor < self.size.expanded).then_some(entry.node)
     }
 
     /// The nodes that the next calls of [`Pool::next`] would take now, up to `count`.
     #[inline]
     pub(crate) fn upcoming(&self, count: usize) -> impl Iterator<Item = u32> + '_ {
-        let waiting = self.entries[self.cursor..].iter().map(|entry| entry.node);
+        let end = self.entries.len().min(self.size.expanded);
+        let waiting = self.entries.get(self.cursor..end).unwrap_or_default();
+        let waiting = waiting.iter().map(|entry| entry.node);
         waiting.filter(|node| node & EXPANDED == 0).take(count)
     }
 
@@ -159,8 +233,14 @@ impl Pool {
 /// Buffers of one walk.
 #[derive(Default)]
 pub(crate) struct Walk {
-    pub(crate) visited: Visited,
+    pub(crate) visited: NodeSet,
+    /// The same on upper levels, which are small.
+    pub(crate) climbed: NodeSet,
+    /// Nodes that a filter excludes and that were looked through.
+    pub(crate) passed: NodeSet,
     pub(crate) pool: Pool,
+    /// What a filter allows of the nodes that its scouts met.
+    pub(crate) found: Pool,
     /// Neighbours of the node being expanded.
     pub(crate) nodes: Vec<u32>,
     /// Those of them that are new.
@@ -171,6 +251,8 @@ pub(crate) struct Walk {
     pub(crate) keys: Vec<f32>,
     /// Those that a filter excludes but whose neighbours may pass.
     pub(crate) blocked: Vec<u32>,
+    /// Those of a list that a filter lets pass.
+    pub(crate) met: Vec<u32>,
 }
 
 /// All buffers of one search.
@@ -202,12 +284,15 @@ pub(crate) fn with_scratch<T>(search: impl FnOnce(&mut Scratch) -> T) -> T {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::testing::Rng;
 
     #[test]
     fn the_pool_keeps_the_best_and_expands_each_once() {
         let mut pool = Pool::default();
-        pool.reset(3);
+        pool.reset(PoolSize::of(3));
         for (key, node) in [(5.0, 5), (1.0, 1), (3.0, 3), (4.0, 4)] {
             pool.insert(key, node);
         }
@@ -227,7 +312,7 @@ mod tests {
     #[test]
     fn the_pool_says_what_comes_next() {
         let mut pool = Pool::default();
-        pool.reset(3);
+        pool.reset(PoolSize::of(3));
         pool.insert(2.0, 2);
         assert_eq!(pool.next(), Some(2));
         pool.insert(1.0, 1);
@@ -238,8 +323,31 @@ mod tests {
     }
 
     #[test]
+    fn nodes_beyond_those_to_be_expanded_are_only_kept() {
+        let mut pool = Pool::default();
+        pool.reset(PoolSize {
+            expanded: 2,
+            kept: 4,
+        });
+        for node in [4, 3, 1, 2, 5] {
+            pool.insert(node as f32, node);
+        }
+        assert_eq!(pool.upcoming(5).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(
+            [pool.next(), pool.next(), pool.next()],
+            [Some(1), Some(2), None]
+        );
+        assert_eq!(pool.peek(), None);
+        // A better one takes the place of one that was expanded.
+        pool.insert(0.5, 9);
+        assert_eq!([pool.next(), pool.next()], [Some(9), None]);
+        let kept: Vec<u32> = pool.iter().map(|(_, node)| node).collect();
+        assert_eq!(kept, [9, 1, 2, 3]);
+    }
+
+    #[test]
     fn nodes_marked_together_are_fresh_once_and_in_order() {
-        let mut visited = Visited::default();
+        let mut visited = NodeSet::default();
         visited.reset(10);
         visited.insert(4);
         let mut fresh = vec![9];
@@ -252,13 +360,23 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_forgotten_at_each_reset_even_when_epochs_wrap() {
-        let mut visited = Visited::default();
-        for round in 0..600 {
-            visited.reset(4 + round % 3);
-            assert!(visited.insert(3), "round {round}");
-            assert!(!visited.insert(3));
-            assert!(visited.contains(3) && !visited.contains(2));
+    fn a_set_forgets_all_members_however_many_they_were() {
+        let mut rng = Rng::from_env();
+        let mut set = NodeSet::default();
+        for members in [0, 1, 30, 5000, 3, 0] {
+            let nodes = 1000 + rng.below(9000);
+            set.reset(nodes);
+            let mut all: Vec<u32> = (0..nodes as u32).collect();
+            set.retain_new(&mut all);
+            assert_eq!(all.len(), nodes, "something was left");
+            let mut expected = BTreeSet::new();
+            for _ in 0..members {
+                let node = rng.below(nodes) as u32;
+                assert_eq!(set.insert(node), expected.insert(node));
+            }
+            set.retain_new(&mut all);
+            assert!(all.iter().all(|node| !expected.contains(node)));
+            assert_eq!(all.len(), nodes - expected.len());
         }
     }
 }

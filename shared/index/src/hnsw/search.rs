@@ -4,7 +4,7 @@ use redkite_types::StopFlag;
 
 use super::find::{Buffers, Find, Graph, Wanted};
 use super::graph::{LevelView, max_links};
-use super::scratch::{Scratch, Walk};
+use super::scratch::{PoolSize, Scratch, Walk};
 use super::walk::greedy;
 use super::{HnswIndex, Rows};
 use crate::allowed::Allowed;
@@ -16,16 +16,22 @@ use crate::params::SearchParams;
 use crate::raw::{ExactScorer, RawRow, RawVectors, RowRoom};
 
 impl HnswIndex {
-    /// Candidates to score exactly for `k` results, of a pool of so many: as many as were asked for,
-    /// and enough to undo what rounding mixed up. Product codes mix up far more than 8 bits a dimension
-    /// do, so all their candidates are scored unless so many were asked for.
-    fn rerank_count(&self, k: usize, pool_size: usize, params: &SearchParams) -> usize {
+    /// How much a walk for `k` results looks at, and how many candidates are scored exactly: as many as
+    /// were asked for, and a few more to undo what rounding mixed up. Product codes mix up far more
+    /// than 8 bits a dimension do, so all their candidates are scored unless so many were asked for.
+    fn breadth(&self, k: usize, params: &SearchParams) -> Result<(PoolSize, usize)> {
+        let ef = params.pool_size(k)?;
         let refined = match (params.refine_k, &self.codes) {
             (Some(factor), _) => (f64::from(factor) * k as f64).ceil() as usize,
             (None, Rows::Scalar(_)) => k,
-            (None, Rows::Product(_)) => pool_size,
+            (None, Rows::Product(_)) => ef,
         };
-        (k + k / 2 + 5).max(refined)
+        let reranked = refined.max(k + k / 2 + 5);
+        let size = PoolSize {
+            expanded: ef.max(refined),
+            kept: ef.max(reranked),
+        };
+        Ok((size, reranked))
     }
 
     /// The `k` nearest allowed rows; everything was checked.
@@ -44,12 +50,10 @@ impl HnswIndex {
         scratch: &mut Scratch,
         out: &mut Vec<Hit>,
     ) -> Result<()> {
-        let pool_size = params.pool_size(k)?.min(allowed.count);
-        let reranked = self.rerank_count(k, pool_size, params);
-        let reranked = reranked.min(allowed.count.max(k));
+        let (size, reranked) = self.breadth(k, params)?;
         let wanted = Wanted {
             allowed,
-            pool_size: pool_size.max(reranked),
+            size,
             needed: k,
         };
         self.prepare(query, scratch);
@@ -66,7 +70,7 @@ impl HnswIndex {
         norms.get(row as usize).copied().unwrap_or(1.0)
     }
 
-    fn graph<'a, C>(&'a self, codes: &'a C) -> Graph<'a, LevelView<'a>, C> {
+    pub(super) fn graph<'a, C>(&'a self, codes: &'a C) -> Graph<'a, LevelView<'a>, C> {
         Graph {
             layer: self.view(0),
             codes,

@@ -124,7 +124,7 @@ fn check_hits(hits: &[Hit], metric: MetricType, allow: Option<&BitSet>) {
 fn recall_is_high_for_every_metric_and_scores_are_exact() {
     for metric in METRICS {
         for dim in [8, 40, 128] {
-            let case = case(metric, 5000, dim);
+            let case = case(metric, 10_000, dim);
             let recall = case.recall(100, None, 10);
             assert!(recall >= 0.97, "{metric} {dim}: {recall}");
             let truth = case.exact(None, 3);
@@ -171,6 +171,31 @@ fn filters_correlated_with_the_vectors_keep_their_recall() {
     }
 }
 
+impl Case {
+    /// The rows that a filtered walk leaves in its pool, or `None` if it gives up. `fraction` is what
+    /// it is told about the filter.
+    fn walk_filtered(&self, query: &[f32], allow: &BitSet, fraction: f64) -> Option<HashSet<u32>> {
+        let mut scratch = scratch::Scratch::default();
+        let Rows::Scalar(codes) = &self.index.codes else {
+            panic!("not 8-bit codes")
+        };
+        codes.prepare(query, &mut scratch.prepared);
+        let filtered = filtered::FilteredWalk {
+            graph: &self.index.graph(codes),
+            filter: filtered::Filter {
+                set: allow,
+                fraction,
+                budget: usize::MAX,
+            },
+            stop: &StopFlag::new(),
+        };
+        let (prepared, walk) = (&mut scratch.prepared, &mut scratch.walk);
+        let size = scratch::PoolSize::of(64);
+        let is_done = filtered.run(prepared, walk, 0, size).unwrap();
+        is_done.then(|| walk.pool.iter().map(|(_, row)| row).collect())
+    }
+}
+
 #[test]
 fn the_filtered_walk_alone_finds_most_of_what_a_scan_finds() {
     let case = large();
@@ -180,35 +205,36 @@ fn the_filtered_walk_alone_finds_most_of_what_a_scan_finds() {
         let truth = case.exact(Some(&allow), 10);
         let mut found = 0;
         for (query, truth) in case.queries.chunks(case.dim).zip(&truth) {
-            let mut scratch = scratch::Scratch::default();
-            let Rows::Scalar(codes) = &case.index.codes else {
-                panic!("not 8-bit codes")
-            };
-            codes.prepare(query, &mut scratch.prepared);
-            let filter = walk::Filter {
-                set: &allow,
-                // Scouts decide nothing here: the walk itself is tested.
-                fraction: 0.0,
-                budget: usize::MAX,
-            };
-            let done = walk::filtered_beam(
-                &case.index.view(0),
-                codes,
-                &mut scratch.prepared,
-                &mut scratch.walk,
-                0,
-                &filter,
-                64,
-                32,
-                &StopFlag::new(),
-            )
-            .unwrap();
-            assert!(done);
-            let rows: HashSet<u32> = scratch.walk.pool.iter().map(|(_, row)| row).collect();
+            // Scouts decide nothing here: the walk itself is tested.
+            let rows = case.walk_filtered(query, &allow, 0.0).unwrap();
+            assert!(rows.iter().all(|row| allow.get(*row as usize)));
             found += truth.iter().filter(|hit| rows.contains(&hit.row)).count();
         }
         let recall = found as f64 / 400.0;
         assert!(recall >= 0.9, "{percent} %: {recall}");
+    }
+}
+
+#[test]
+fn a_filtered_walk_gives_up_where_the_filter_excludes_what_is_near() {
+    let case = large();
+    let nearest = case.exact(None, 4000);
+    let mut rng = Rng::from_env();
+    for percent in [50.0, 10.0] {
+        let (mut holes, mut others) = (0, 0);
+        for (number, query) in case.queries.chunks(case.dim).enumerate() {
+            let mut allow = BitSet::from_fn(case.len(), |_| rng.unit() * 100.0 < percent);
+            others += usize::from(case.walk_filtered(query, &allow, percent / 100.0).is_some());
+            for hit in &nearest[number] {
+                allow.clear(hit.row as usize);
+            }
+            let fraction = allow.count_ones() as f64 / case.len() as f64;
+            holes += usize::from(case.walk_filtered(query, &allow, fraction).is_none());
+        }
+        assert!(
+            holes >= 36 && others >= 36,
+            "{percent} %: {holes} {others} of 40"
+        );
     }
 }
 
@@ -304,7 +330,7 @@ fn an_empty_index_and_one_of_a_single_row_work() {
 #[test]
 fn copies_of_a_vector_are_all_found_and_hide_nothing() {
     let mut clusters = Clusters::new(20, 10, Rng::from_env());
-    let mut rows = clusters.rows(3000);
+    let mut rows = clusters.rows(5000);
     let copied = rows[..20].to_vec();
     for row in rows.chunks_mut(20).step_by(2) {
         row.copy_from_slice(&copied);
@@ -466,7 +492,7 @@ fn a_file_opens_to_the_same_answers_and_damage_is_named() {
         assert!(opened.memory_bytes() <= file.len());
         let raw = RawSlice::new(&case.rows, dim).unwrap();
         for query in case.queries.chunks(dim) {
-            let params = SearchParams::with_ef(50);
+            let params = SearchParams::with_ef(20);
             let mut hits = Vec::new();
             opened
                 .search(query, &raw, &params, None, 10, &StopFlag::new(), &mut hits)
@@ -571,7 +597,7 @@ fn a_walk_on_product_codes_finds_the_nearest_and_scores_them_exactly() {
     for metric in METRICS {
         for (dim, m, nbits, at_least) in [(24, 12, 8, 0.97), (40, 20, 4, 0.9), (12, 6, 10, 0.95)] {
             let what = format!("{metric} dim {dim} m {m} nbits {nbits}");
-            let mut case = case(metric, 5000, dim);
+            let mut case = case(metric, 10_000, dim);
             let scalar = case.index.memory_bytes();
             case.index = build(&product(metric, m, nbits), &case.rows, dim, 1);
             assert!(case.index.memory_bytes() < scalar, "{what}");
@@ -580,7 +606,7 @@ fn a_walk_on_product_codes_finds_the_nearest_and_scores_them_exactly() {
             assert!(recall >= at_least, "{what}: {recall}");
             let mut rng = Rng::from_env();
             for fraction in [0.95, 0.3, 0.01] {
-                let allow = BitSet::from_fn(5000, |_| rng.unit() < fraction);
+                let allow = BitSet::from_fn(10_000, |_| rng.unit() < fraction);
                 let filtered = case.recall(100, Some(&allow), 10);
                 assert!(filtered >= at_least, "{what} filter {fraction}: {filtered}");
             }

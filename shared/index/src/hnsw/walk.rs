@@ -1,9 +1,7 @@
 //! Walking one level of a graph.
 
-use redkite_types::BitSet;
-
 use super::graph::Layer;
-use super::scratch::Walk;
+use super::scratch::{PoolSize, Walk};
 use crate::codes::Comparable;
 use crate::error::Result;
 use redkite_types::StopFlag;
@@ -25,14 +23,14 @@ pub(super) fn greedy<C: Comparable>(
     let rows = layer.rows(&first, &mut walk.rows);
     codes.keys(prepared, rows, &mut walk.keys);
     let mut best_key = walk.keys[0];
-    walk.visited.reset(layer.nodes());
-    walk.visited.insert(entry);
+    walk.climbed.reset(layer.nodes());
+    walk.climbed.insert(entry);
     loop {
         let from = best;
-        layer.neighbours(from, &mut walk.nodes);
         // Half of a node's neighbours are those of the node before.
         walk.fresh.clear();
-        walk.visited.insert_all(&walk.nodes, &mut walk.fresh);
+        let links = layer.neighbours(from, &mut walk.nodes);
+        walk.climbed.insert_all(links, &mut walk.fresh);
         let rows = layer.rows(&walk.fresh, &mut walk.rows);
         rows.iter().for_each(|row| codes.prefetch(*row));
         walk.keys.clear();
@@ -48,7 +46,7 @@ pub(super) fn greedy<C: Comparable>(
     }
 }
 
-/// Fills the walk's pool with the `pool_size` nearest nodes it can find from `entry`.
+/// Fills the walk's pool with the nearest nodes it can find from `entry`.
 ///
 /// # Errors
 /// `Cancelled`.
@@ -63,24 +61,44 @@ pub(crate) fn beam<C: Comparable>(
     prepared: &mut C::Query,
     walk: &mut Walk,
     entry: u32,
-    pool_size: usize,
+    size: PoolSize,
     stop: &StopFlag,
 ) -> Result<()> {
+    beam_seen(layer, codes, prepared, walk, entry, size, stop, |_| ())
+}
+
+/// As [`beam`]; `see` is called whenever the fresh nodes have got their keys.
+#[allow(
+    clippy::too_many_arguments,
+    reason = "the graph, the query and the limits of one walk"
+)]
+pub(super) fn beam_seen<C: Comparable>(
+    layer: &impl Layer,
+    codes: &C,
+    prepared: &mut C::Query,
+    walk: &mut Walk,
+    entry: u32,
+    size: PoolSize,
+    stop: &StopFlag,
+    mut see: impl FnMut(&mut Walk),
+) -> Result<()> {
     walk.visited.reset(layer.nodes());
-    walk.pool.reset(pool_size);
+    walk.pool.reset(size);
     walk.visited.insert(entry);
     walk.fresh.clear();
     walk.fresh.push(entry);
     score_fresh(layer, codes, prepared, walk);
+    see(walk);
     while let Some(node) = walk.pool.next() {
         stop.check()?;
         walk.fresh.clear();
         let second = walk.pool.next();
         for node in [Some(node), second].into_iter().flatten() {
-            layer.neighbours(node, &mut walk.nodes);
-            walk.visited.insert_all(&walk.nodes, &mut walk.fresh);
+            let links = layer.neighbours(node, &mut walk.nodes);
+            walk.visited.insert_all(links, &mut walk.fresh);
         }
         score_fresh(layer, codes, prepared, walk);
+        see(walk);
         let upcoming = walk.pool.upcoming(NEXT_LINKS);
         upcoming.for_each(|node| layer.prefetch(node));
     }
@@ -108,119 +126,3 @@ pub(crate) fn score_fresh<C: Comparable>(
 
 /// Nodes whose links are asked for while others are scored: they are next unless those are nearer.
 const NEXT_LINKS: usize = 4;
-
-/// Nodes of the unfiltered walk that leads a filtered one to the query's surroundings.
-const SCOUT_POOL: usize = 12;
-
-/// What a filtered walk may return.
-pub(super) struct Filter<'a> {
-    pub(super) set: &'a BitSet,
-    /// Part of all rows that the filter allows.
-    pub(super) fraction: f64,
-    /// Nodes to touch before giving up.
-    pub(super) budget: usize,
-}
-
-/// From this fraction on, twelve scouts without one allowed row are no accident.
-const SCOUTS_TELL_FROM: f64 = 0.3;
-
-/// Like [`beam`] on level 0, but only allowed rows enter the pool: a walk on the graph that the
-/// allowed rows would form, each linked to the allowed neighbours of its neighbours.
-///
-/// Gives up, and answers `false`, when a scan is the better way: after touching more nodes than the
-/// budget, or when the query lies in a hole of the filter, on whose rim a walk would find one side.
-///
-/// # Source
-/// ACORN-1 (Patel et al. 2024): two hops through neighbours that do not pass.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "the graph, the query, the filter and the limits of one walk"
-)]
-pub(super) fn filtered_beam<C: Comparable>(
-    layer: &impl Layer,
-    codes: &C,
-    prepared: &mut C::Query,
-    walk: &mut Walk,
-    entry: u32,
-    filter: &Filter<'_>,
-    pool_size: usize,
-    degree: usize,
-    stop: &StopFlag,
-) -> Result<bool> {
-    let allow = filter.set;
-    beam(layer, codes, prepared, walk, entry, SCOUT_POOL, stop)?;
-    let scouts: [u32; SCOUT_POOL] = {
-        let mut nodes = walk.pool.iter().map(|(_, node)| node);
-        std::array::from_fn(|_| nodes.next().unwrap_or(entry))
-    };
-    let is_hole = !scouts.iter().any(|scout| allow.get(*scout as usize));
-    if is_hole && filter.fraction >= SCOUTS_TELL_FROM {
-        return Ok(false);
-    }
-    walk.visited.reset(layer.nodes());
-    walk.pool.reset(pool_size);
-    walk.fresh.clear();
-    for scout in scouts {
-        if allow.get(scout as usize) && walk.visited.insert(scout) {
-            walk.fresh.push(scout);
-        }
-    }
-    score_fresh(layer, codes, prepared, walk);
-    let mut touched = 0;
-    for scout in scouts {
-        touched += expand_filtered(layer, walk, scout, allow, degree);
-        score_fresh(layer, codes, prepared, walk);
-    }
-    while let Some(node) = walk.pool.next() {
-        stop.check()?;
-        if touched > filter.budget {
-            return Ok(false);
-        }
-        touched += expand_filtered(layer, walk, node, allow, degree);
-        score_fresh(layer, codes, prepared, walk);
-        if let Some(next) = walk.pool.peek() {
-            layer.prefetch(next);
-        }
-    }
-    Ok(true)
-}
-
-/// Collects the allowed nodes within two hops that are new, about `degree` of them, into `fresh`;
-/// answers how many nodes it touched.
-fn expand_filtered(
-    layer: &impl Layer,
-    walk: &mut Walk,
-    node: u32,
-    allow: &BitSet,
-    degree: usize,
-) -> usize {
-    layer.neighbours(node, &mut walk.nodes);
-    walk.fresh.clear();
-    walk.blocked.clear();
-    for neighbour in &walk.nodes {
-        if allow.get(*neighbour as usize) {
-            if walk.visited.insert(*neighbour) {
-                walk.fresh.push(*neighbour);
-            }
-        } else if !walk.visited.contains(*neighbour) {
-            layer.prefetch(*neighbour);
-            walk.blocked.push(*neighbour);
-        }
-    }
-    let mut hops = 0;
-    for between in &walk.blocked {
-        if walk.fresh.len() >= degree {
-            break;
-        }
-        // Marked only now: one that was not looked through may still be, from elsewhere.
-        walk.visited.insert(*between);
-        hops += 1;
-        layer.neighbours(*between, &mut walk.nodes);
-        for neighbour in &walk.nodes {
-            if allow.get(*neighbour as usize) && walk.visited.insert(*neighbour) {
-                walk.fresh.push(*neighbour);
-            }
-        }
-    }
-    hops + walk.fresh.len()
-}

@@ -1,0 +1,226 @@
+//! Walking the lowest level of a graph among the rows that a filter allows.
+
+use redkite_types::{BitSet, StopFlag};
+
+use super::find::Graph;
+use super::graph::Layer;
+use super::scratch::{PoolSize, Walk};
+use super::walk::{beam_seen, score_fresh};
+use crate::codes::Comparable;
+use crate::error::Result;
+
+/// Nodes of the unfiltered walk that leads a filtered one to the query's surroundings.
+const SCOUTS: usize = 12;
+
+/// From this fraction on, twelve scouts without one allowed row are no accident.
+const SCOUTS_TELL_FROM: f64 = 0.3;
+
+/// When scouts meet less than this part of the allowed rows that they should, the filter excludes what
+/// lies around the query: two hops from a few rows on the rim lead to one side of it only.
+const HOLE: f64 = 0.125;
+
+/// When they meet less than this part, there is more to be found around them than they met.
+const THIN: f64 = 0.5;
+
+/// What a filtered walk may return.
+pub(super) struct Filter<'a> {
+    pub(super) set: &'a BitSet,
+    /// Part of all rows that the filter allows.
+    pub(super) fraction: f64,
+    /// Nodes to touch before giving up.
+    pub(super) budget: usize,
+}
+
+/// A walk on the graph that the allowed rows would form, each linked to the allowed neighbours of its
+/// neighbours.
+///
+/// # Source
+/// ACORN-1 (Patel et al. 2024): two hops through neighbours that do not pass.
+pub(super) struct FilteredWalk<'a, L, C> {
+    pub(super) graph: &'a Graph<'a, L, C>,
+    pub(super) filter: Filter<'a>,
+    pub(super) stop: &'a StopFlag,
+}
+
+impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
+    /// Fills the walk's pool with the nearest allowed rows it can find from `entry`.
+    ///
+    /// Gives up, and answers `false`, when a scan is the better way: after touching more nodes than the
+    /// budget, or when the query lies in a hole of the filter, on whose rim a walk would find one side.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub(super) fn run(
+        &self,
+        prepared: &mut C::Query,
+        walk: &mut Walk,
+        entry: u32,
+        size: PoolSize,
+    ) -> Result<bool> {
+        let (scouts, met) = self.scout(prepared, walk, entry, size)?;
+        let allow = self.filter.set;
+        let none_allowed = !scouts.iter().any(|scout| allow.get(*scout as usize));
+        let expected = walk.visited.len() as f64 * self.filter.fraction;
+        let is_hole = none_allowed && self.filter.fraction >= SCOUTS_TELL_FROM;
+        if is_hole || (met as f64) < HOLE * expected {
+            return Ok(false);
+        }
+        let mut touched = 0;
+        if met < size.expanded || (met as f64) < THIN * expected {
+            for scout in scouts {
+                touched += self.expand(prepared, walk, scout);
+            }
+        }
+        while let Some(node) = walk.pool.next() {
+            self.stop.check()?;
+            if touched > self.filter.budget {
+                return Ok(false);
+            }
+            touched += self.expand(prepared, walk, node);
+            if let Some(next) = walk.pool.peek() {
+                self.graph.layer.prefetch(next);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Walks as if there were no filter, and leaves the nearest allowed rows that it met in the pool.
+    /// Answers the nodes where it ended and how many allowed rows it met.
+    fn scout(
+        &self,
+        prepared: &mut C::Query,
+        walk: &mut Walk,
+        entry: u32,
+        size: PoolSize,
+    ) -> Result<([u32; SCOUTS], usize)> {
+        let Graph { layer, codes, .. } = self.graph;
+        walk.found.reset(size);
+        let mut met = 0;
+        let keep_allowed = |walk: &mut Walk| {
+            for (node, key) in walk.fresh.iter().zip(&walk.keys) {
+                if self.filter.set.get(*node as usize) {
+                    met += 1;
+                    walk.found.insert(*key, *node);
+                }
+            }
+        };
+        let few = PoolSize::of(SCOUTS);
+        beam_seen(
+            layer,
+            *codes,
+            prepared,
+            walk,
+            entry,
+            few,
+            self.stop,
+            keep_allowed,
+        )?;
+        let scouts = {
+            let mut ends = walk.pool.iter().map(|(_, node)| node);
+            std::array::from_fn(|_| ends.next().unwrap_or(entry))
+        };
+        std::mem::swap(&mut walk.pool, &mut walk.found);
+        walk.passed.reset(layer.nodes());
+        for scout in scouts {
+            walk.passed.insert(scout);
+        }
+        Ok((scouts, met))
+    }
+
+    /// Offers the allowed nodes within two hops that are new, about as many as a node has links, to the
+    /// pool; answers how many nodes it touched.
+    fn expand(&self, prepared: &mut C::Query, walk: &mut Walk, node: u32) -> usize {
+        let Graph { layer, codes, .. } = self.graph;
+        let words = self.filter.set.words();
+        let Walk {
+            visited,
+            passed,
+            nodes,
+            fresh,
+            met,
+            blocked,
+            ..
+        } = walk;
+        part(words, layer.neighbours(node, nodes), met, blocked);
+        passed.retain_new(blocked);
+        blocked.iter().for_each(|between| layer.prefetch(*between));
+        fresh.clear();
+        visited.insert_all(met, fresh);
+        let mut hops = 0;
+        for between in blocked.iter() {
+            if fresh.len() >= self.graph.degree {
+                break;
+            }
+            // Only now: one that was not looked through may still be, from elsewhere.
+            passed.insert(*between);
+            hops += 1;
+            keep(words, layer.neighbours(*between, nodes), met);
+            visited.insert_all(met, fresh);
+        }
+        score_fresh(layer, *codes, prepared, walk);
+        hops + walk.fresh.len()
+    }
+}
+
+/// Whether a row is among those that the words of a set say; 0 or 1, to be added without a branch.
+#[inline]
+fn bit(words: &[u64], row: u32) -> usize {
+    let word = words.get(row as usize / 64).copied().unwrap_or(0);
+    (word >> (row % 64) & 1) as usize
+}
+
+/// Replaces `inside` by the nodes that are in a set, without a branch: whether one is can be as good
+/// as random.
+#[inline]
+fn keep(words: &[u64], nodes: &[u32], inside: &mut Vec<u32>) {
+    inside.resize(nodes.len(), 0);
+    let mut count = 0;
+    for node in nodes {
+        inside[count] = *node;
+        count += bit(words, *node);
+    }
+    inside.truncate(count);
+}
+
+/// As [`keep`]; `outside` becomes the others.
+#[inline]
+fn part(words: &[u64], nodes: &[u32], inside: &mut Vec<u32>, outside: &mut Vec<u32>) {
+    inside.resize(nodes.len(), 0);
+    outside.resize(nodes.len(), 0);
+    let (mut ins, mut outs) = (0, 0);
+    for node in nodes {
+        inside[ins] = *node;
+        outside[outs] = *node;
+        let is_inside = bit(words, *node);
+        ins += is_inside;
+        outs += 1 - is_inside;
+    }
+    inside.truncate(ins);
+    outside.truncate(outs);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Rng;
+
+    #[test]
+    fn nodes_are_parted_as_the_set_says_and_in_order() {
+        let mut rng = Rng::from_env();
+        for len in [0, 1, 64, 1000] {
+            let set = BitSet::from_fn(len, |_| rng.unit() < 0.3);
+            for count in [0, 1, 32, 100] {
+                // Some lie past the end of the set, which allows none of those.
+                let nodes: Vec<u32> = (0..count).map(|_| rng.below(1100) as u32).collect();
+                let (within, without): (Vec<u32>, Vec<u32>) =
+                    nodes.iter().partition(|node| set.get(**node as usize));
+                let (mut inside, mut outside) = (vec![7; 5], vec![7; 50]);
+                part(set.words(), &nodes, &mut inside, &mut outside);
+                assert_eq!((&inside, &outside), (&within, &without));
+                inside.push(7);
+                keep(set.words(), &nodes, &mut inside);
+                assert_eq!(inside, within);
+            }
+        }
+    }
+}
