@@ -115,7 +115,7 @@ impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
             self.stop,
             keep_allowed,
         )?;
-        let scouts = {
+        let scouts: [u32; SCOUTS] = {
             let mut ends = walk.pool.iter().map(|(_, node)| node);
             std::array::from_fn(|_| ends.next().unwrap_or(entry))
         };
