@@ -1,8 +1,6 @@
 //! The time that a caller gives a call (`grpc-timeout`), answered with gRPC's own status.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
-use std::task::Poll;
+use std::future::Future;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -41,19 +39,11 @@ fn parse(text: &str) -> Option<Duration> {
 }
 
 /// What `handler` answers, or nothing when `deadline` passed before it did.
-///
-/// tonic has a timer for the same header around every layer of ours, and answers `CANCELLED` when it
-/// fires, which tells clients that somebody cancelled the call. It asks this future once more before it
-/// does so: its deadline is later than ours, as it was computed later. So no timer is needed here.
 pub(crate) async fn until<F: Future>(deadline: Option<Instant>, handler: F) -> Option<F::Output> {
-    let mut handler = pin!(handler);
-    let passed = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
-    poll_fn(|context| match handler.as_mut().poll(context) {
-        Poll::Ready(answer) => Poll::Ready(Some(answer)),
-        Poll::Pending if passed() => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
-    })
-    .await
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, handler).await.ok(),
+        None => Some(handler.await),
+    }
 }
 
 /// The answer to a call whose time is over. Whether it took effect is unknown.

@@ -9,13 +9,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// [`crate::RpcError`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A gRPC server failed.
-    #[error("the gRPC server failed")]
-    Serve {
-        /// What the transport says.
-        #[source]
-        source: tonic::transport::Error,
-    },
     /// The admin server failed.
     #[error("the admin server failed")]
     Admin {
@@ -37,7 +30,7 @@ pub enum Error {
 impl Coded for Error {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::Serve { .. } | Self::Admin { .. } => ErrorCode::Internal,
+            Self::Admin { .. } => ErrorCode::Internal,
             Self::Address { .. } => ErrorCode::InvalidParameter,
         }
     }

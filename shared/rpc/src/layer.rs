@@ -1,6 +1,7 @@
 //! What happens around every handler: a span, metrics, caught panics, deadlines, clear errors.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,93 +12,83 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
+use hyper::body::Incoming;
+use hyper::service::Service;
 use metrics::{Counter, Histogram};
 use parking_lot::RwLock;
 use redkite_runtime::error::panic_message;
 use redkite_types::{Error, ErrorCode, Outcome};
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tower::{Layer, Service};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Level, Span, error, span};
 
 use crate::deadline;
+use crate::dispatch::Services;
 use crate::status::{RpcError, is_too_large, to_status, too_large};
 
 /// Whether a process may answer at the moment; it may wait a little until it may.
 pub type Admit = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 
-#[derive(Clone, Default)]
-pub(crate) struct AroundHandlers {
+/// Answers the calls of a listener. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Calls(Arc<Inner>);
+
+struct Inner {
+    services: Services,
     /// Asked before each call; without it every call is admitted.
-    pub(crate) admit: Option<Admit>,
-    pub(crate) measured: Arc<Measured>,
+    admit: Option<Admit>,
+    measured: Measured,
 }
 
 /// What is measured of the calls that were answered with OK, by method: looked up once, because there
 /// are many of them.
 #[derive(Default)]
-pub(crate) struct Measured(RwLock<HashMap<String, (Counter, Histogram)>>);
+struct Measured(RwLock<HashMap<String, (Counter, Histogram)>>);
 
-impl<S> Layer<S> for AroundHandlers {
-    type Service = Around<S>;
-
-    fn layer(&self, inner: S) -> Around<S> {
-        Around {
-            inner,
-            admit: self.admit.clone(),
-            measured: self.measured.clone(),
-        }
+impl Calls {
+    pub(crate) fn new(services: Services, admit: Option<Admit>) -> Self {
+        Self(Arc::new(Inner {
+            services,
+            admit,
+            measured: Measured::default(),
+        }))
     }
 }
 
-#[derive(Clone)]
-pub(crate) struct Around<S> {
-    inner: S,
-    admit: Option<Admit>,
-    measured: Arc<Measured>,
-}
+impl Service<Request<Incoming>> for Calls {
+    type Response = Response<ClearTrailers>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<ClearTrailers>, Infallible>>;
 
-impl<S> Service<Request<Body>> for Around<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The clone is not ready, the one that was polled is.
-        let clone = self.inner.clone();
-        let mut ready = std::mem::replace(&mut self.inner, clone);
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let request = request.map(Body::new);
         let method = request.uri().path().to_owned();
         let span = span_of(&request, &method);
         let deadline = deadline::of(request.headers());
-        let admit = self.admit.clone();
-        let measured = self.measured.clone();
+        let inner = Arc::clone(&self.0);
         let handled = async move {
             let started = Instant::now();
-            let handler = AssertUnwindSafe(async move {
-                match admit {
-                    Some(admit) if !admit().await => Ok(to_status(&not_ready()).into_http()),
-                    _ => ready.call(request).await,
-                }
-            });
-            let mut response = match deadline::until(deadline, handler.catch_unwind()).await {
-                Some(Ok(answered)) => answered?,
+            let handler = AssertUnwindSafe(inner.handle(request)).catch_unwind();
+            let mut response = match deadline::until(deadline, handler).await {
+                Some(Ok(answered)) => answered,
                 Some(Err(panic)) => to_status(&panicked(&method, &*panic)).into_http(),
                 None => deadline::exceeded().into_http(),
             };
             clarify(response.headers_mut());
-            measured.record(&method, response.headers(), started);
-            Ok(response.map(|body| Body::new(ClearTrailers(body))))
+            inner.measured.record(&method, response.headers(), started);
+            Ok(response.map(ClearTrailers))
         };
         Box::pin(handled.instrument(span))
+    }
+}
+
+impl Inner {
+    async fn handle(&self, request: Request<Body>) -> Response<Body> {
+        match &self.admit {
+            Some(admit) if !admit().await => to_status(&not_ready()).into_http(),
+            _ => self.services.call(request).await,
+        }
     }
 }
 
@@ -193,6 +184,11 @@ fn registered(method: &str, code: Code) -> (Counter, Histogram) {
 /// Turns tonic's `OutOfRange` about a message beyond the limit into what gRPC means for it:
 /// `ResourceExhausted`, which clients do not retry for minutes.
 fn clarify(headers: &mut HeaderMap) {
+    // Reading a whole status copies all headers, and nearly all of them say that all is well.
+    let code = headers.get(Status::GRPC_STATUS);
+    if code.is_none_or(|code| Code::from_bytes(code.as_bytes()) != Code::OutOfRange) {
+        return;
+    }
     let Some(status) = Status::from_header_map(headers).filter(is_too_large) else {
         return;
     };
@@ -205,7 +201,7 @@ fn clarify(headers: &mut HeaderMap) {
 
 /// A body whose trailers went through [`clarify`]: there stands the error of an answer beyond the
 /// limit.
-struct ClearTrailers(Body);
+pub(crate) struct ClearTrailers(Body);
 
 impl http_body::Body for ClearTrailers {
     type Data = bytes::Bytes;

@@ -15,10 +15,12 @@
 pub mod admin;
 pub mod call;
 pub mod channel;
+mod connection;
 pub mod connector;
 mod deadline;
+mod dispatch;
 pub mod error;
-mod io;
+mod executor;
 mod layer;
 pub mod options;
 pub mod retry;

@@ -1,33 +1,32 @@
 //! A gRPC server on a bound listener, with health, tracing and an orderly end.
 
 use std::convert::Infallible;
+use std::pin::pin;
+use std::time::Duration;
 
+use futures::future::BoxFuture;
 use futures::{Stream, StreamExt as _};
-use http::Request;
+use http::{Request, Response};
 use redkite_runtime::{CancellationToken, Health, HealthState};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::server::NamedService;
-use tonic::service::{Routes, RoutesBuilder};
-use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 use tower::Service;
 use tracing::{info, warn};
 
-use crate::error::{Error, Result};
-use crate::io::Connection;
-use crate::layer::{Admit, AroundHandlers};
+use crate::connection::Serving;
+use crate::dispatch::Services;
+use crate::layer::{Admit, Calls};
 use crate::options::RpcOptions;
 
-/// HTTP/2 windows that fit a batch of vectors.
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
-
-/// How many calls one connection may have at a time.
-const MAX_STREAMS: u32 = 1 << 16;
+/// After a connection that could not be accepted: as a rule there are no file descriptors left, and at
+/// once there are none either.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Told to a generated server, applies the limit of messages in both directions:
 /// `limit_messages!(QueryNodeServer::from_arc(service), builder.max_message_size())`.
@@ -48,8 +47,7 @@ macro_rules! limit_messages {
 #[must_use = "a builder serves nothing before `serve`"]
 pub struct ServerBuilder {
     options: RpcOptions,
-    routes: RoutesBuilder,
-    names: Vec<&'static str>,
+    services: Services,
     health: Health,
     admit: Option<Admit>,
 }
@@ -59,8 +57,7 @@ impl ServerBuilder {
     pub fn new(options: RpcOptions, health: Health) -> Self {
         Self {
             options,
-            routes: Routes::builder(),
-            names: Vec::new(),
+            services: Services::default(),
             health,
             admit: None,
         }
@@ -80,67 +77,62 @@ impl ServerBuilder {
     /// Adds a generated server.
     pub fn add_service<S>(mut self, service: S) -> Self
     where
-        S: Service<Request<Body>, Error = Infallible>
-            + NamedService
+        S: Service<
+                Request<Body>,
+                Response = Response<Body>,
+                Error = Infallible,
+                Future = BoxFuture<'static, Result<Response<Body>, Infallible>>,
+            > + NamedService
             + Clone
             + Send
             + Sync
             + 'static,
-        S::Response: axum::response::IntoResponse,
-        S::Future: Send + 'static,
     {
-        self.routes.add_service(service);
-        self.names.push(S::NAME);
+        self.services.add(service);
         self
     }
 
     /// Serves until `shutdown` is cancelled and the calls that run are done, or their time limit
     /// is over; then their connections are cut.
     ///
-    /// # Errors
-    /// [`Error::Serve`].
-    ///
     /// # Cancel safety
     /// Dropping the future cuts all connections at once, as a crash would.
-    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<()> {
+    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) {
         if let Ok(address) = listener.local_addr() {
-            info!(%address, services = ?self.names, "serving gRPC");
+            let names: Vec<&str> = self.services.names().collect();
+            info!(%address, services = ?names, "serving gRPC");
         }
         self.serve_incoming(TcpListenerStream::new(listener), shutdown)
-            .await
+            .await;
     }
 
     /// [`ServerBuilder::serve`] for connections that somebody else accepts.
-    ///
-    /// # Errors
-    /// [`Error::Serve`].
     pub async fn serve_incoming(
         mut self,
         incoming: impl Stream<Item = std::io::Result<TcpStream>> + Send,
         shutdown: CancellationToken,
-    ) -> Result<()> {
+    ) {
         let cut = CancellationToken::new();
         let _cut_on_drop = cut.clone().drop_guard();
-        let connections = incoming.then(|accepted| accept(accepted, cut.clone()));
-
+        let names: Vec<&'static str> = self.services.names().collect();
         let reporter = HealthReporter::new();
         let health_service = HealthService::from_health_reporter(reporter.clone());
-        self.routes.add_service(HealthServer::new(health_service));
-        let report = report_health(self.health.clone(), reporter, self.names.clone());
+        self.services.add(HealthServer::new(health_service));
+        let report = report_health(self.health, reporter, names);
 
-        let server = Server::builder()
-            .layer(AroundHandlers {
-                admit: self.admit,
-                ..AroundHandlers::default()
-            })
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(MAX_STREAMS)
-            .http2_keepalive_interval(Some(self.options.keepalive_interval.get()))
-            .http2_keepalive_timeout(Some(self.options.keepalive_timeout.get()))
-            .add_routes(self.routes.routes())
-            .serve_with_incoming_shutdown(connections, shutdown.clone().cancelled_owned());
-
+        let calls = Calls::new(self.services, self.admit);
+        let serving = Serving::new(calls, &self.options, shutdown.clone(), cut.clone());
+        let connections = TaskTracker::new();
+        let served = async {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = accept(incoming, |stream| {
+                    connections.spawn(serving.clone().run(stream));
+                }) => {}
+            }
+            connections.close();
+            connections.wait().await;
+        };
         let drain_limit = self.options.drain_limit.get();
         let overtime = async {
             shutdown.cancelled().await;
@@ -154,9 +146,9 @@ impl ServerBuilder {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            served = server => served.map_err(|source| Error::Serve { source }),
-            () = overtime => Ok(()),
-            () = report => Ok(()),
+            () = served => {}
+            () = overtime => {}
+            () = report => {}
         }
     }
 }
@@ -164,28 +156,30 @@ impl ServerBuilder {
 impl std::fmt::Debug for ServerBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ServerBuilder")
-            .field("services", &self.names)
+            .field("services", &self.services.names().collect::<Vec<_>>())
             .finish()
     }
 }
 
+/// Takes connections until no more come; dropped, it closes the port.
 async fn accept(
-    accepted: std::io::Result<TcpStream>,
-    cut: CancellationToken,
-) -> std::io::Result<Connection> {
-    match accepted {
-        Ok(stream) => {
-            // Without it small answers wait for the peer's acknowledgement.
-            if let Err(error) = stream.set_nodelay(true) {
-                warn!(%error, "connection without TCP_NODELAY");
+    incoming: impl Stream<Item = std::io::Result<TcpStream>> + Send,
+    mut take: impl FnMut(TcpStream),
+) {
+    let mut incoming = pin!(incoming);
+    while let Some(accepted) = incoming.next().await {
+        match accepted {
+            Ok(stream) => {
+                // Without it small answers wait for the peer's acknowledgement.
+                if let Err(error) = stream.set_nodelay(true) {
+                    warn!(%error, "connection without TCP_NODELAY");
+                }
+                take(stream);
             }
-            Ok(Connection::new(stream, cut))
-        }
-        Err(error) => {
-            warn!(%error, "a connection could not be accepted");
-            // As a rule there are no file descriptors left, and at once there are none either.
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            Err(error)
+            Err(error) => {
+                warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }
