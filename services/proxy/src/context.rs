@@ -18,6 +18,7 @@ use tonic::Request;
 use crate::{
     auth::{Caller, Guard},
     options::{ProxyOptions, SecurityOptions},
+    plan::Shapes,
     services::Services,
 };
 
@@ -61,6 +62,8 @@ pub struct ProxyContext {
     pub(crate) flushed_all: Mutex<HashMap<String, u64>>,
     /// Lets calls in, or refuses them.
     pub(crate) guard: Guard,
+    /// What the last searches have asked for.
+    pub(crate) shapes: Shapes,
     /// Memory for writes on their way.
     write_buffer: Admission,
     sequence: AtomicU64,
@@ -91,6 +94,7 @@ impl ProxyContext {
             identity,
             lease,
             guard: Guard::new(security, &random),
+            shapes: Shapes::default(),
             run: random.next_u64(),
             random,
             flushed_all: Mutex::default(),

@@ -7,7 +7,7 @@ use redkite_catalog::CollectionEntry;
 use redkite_proto::redkite::{meta::ChannelOwner, querynode::query_node_server::QueryNode};
 use redkite_rpc::RpcError;
 use redkite_runtime::{Backoff, Deadline};
-use redkite_types::{CollectionId, Error, ErrorCode, Result};
+use redkite_types::{Error, ErrorCode, Result};
 
 use crate::{context::ProxyContext, lookup};
 
@@ -31,18 +31,21 @@ where
     F: Fn(Arc<dyn QueryNode>, String) -> Call,
     Call: Future<Output = Result<T, RpcError>>,
 {
-    let id = collection.id();
+    if let [channel] = collection.channels() {
+        let answer = call_owner(context, deadline, collection, channel, &call).await?;
+        return Ok(vec![answer]);
+    }
     let calls = collection
         .channels()
         .iter()
-        .map(|channel| call_owner(context, deadline, id, channel, &call));
+        .map(|channel| call_owner(context, deadline, collection, channel, &call));
     future::try_join_all(calls).await
 }
 
 async fn call_owner<T, F, Call>(
     context: &ProxyContext,
     deadline: Deadline,
-    collection: CollectionId,
+    collection: &CollectionEntry,
     channel: &str,
     call: &F,
 ) -> Result<(Arc<ChannelOwner>, T)>
@@ -51,8 +54,10 @@ where
     Call: Future<Output = Result<T, RpcError>>,
 {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    // Who owned it a moment ago most likely does.
+    let mut owner = owner_in(collection, channel);
     loop {
-        let error = match try_owner(context, collection, channel, call).await {
+        let error = match call_at(context, owner, channel, call).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
@@ -61,12 +66,15 @@ where
             return Err(error);
         }
         tokio::time::sleep(pause).await;
+        // A collection that was dropped meanwhile gets no owner any more: say so at once.
+        let now = lookup::collection_or_id(&context.view(), "", "", collection.id().0)?;
+        owner = owner_in(&now, channel);
     }
 }
 
-async fn try_owner<T, F, Call>(
+async fn call_at<T, F, Call>(
     context: &ProxyContext,
-    collection: CollectionId,
+    owner: Result<Arc<ChannelOwner>>,
     channel: &str,
     call: &F,
 ) -> Result<(Arc<ChannelOwner>, T)>
@@ -74,19 +82,19 @@ where
     F: Fn(Arc<dyn QueryNode>, String) -> Call,
     Call: Future<Output = Result<T, RpcError>>,
 {
-    let owner = {
-        let view = context.view();
-        // A collection that was dropped meanwhile gets no owner any more: say so at once.
-        let entry = lookup::collection_or_id(&view, "", "", collection.0)?;
-        entry.owners.get(channel).cloned().ok_or_else(|| {
-            Error::new(
-                ErrorCode::ChannelNotAvailable,
-                format!("channel not available[channel={channel}][it has no owner yet]"),
-            )
-        })?
-    };
+    let owner = owner?;
     let node = context.peers.query_node(&owner.address)?;
     Ok((owner, call(node, channel.to_owned()).await?))
+}
+
+fn owner_in(collection: &CollectionEntry, channel: &str) -> Result<Arc<ChannelOwner>> {
+    let owner = collection.owners.get(channel).cloned();
+    owner.ok_or_else(|| {
+        Error::new(
+            ErrorCode::ChannelNotAvailable,
+            format!("channel not available[channel={channel}][it has no owner yet]"),
+        )
+    })
 }
 
 #[cfg(test)]

@@ -149,18 +149,16 @@ pub(crate) async fn delete(
     request: DeleteRequest,
 ) -> Result<MutationResult> {
     refuse_namespace(request.namespace.as_deref())?;
-    let name = request.collection_name.clone();
-    let attempt = || delete_once(context, meta.clone(), request.clone());
-    replanned(context, &meta, &name, attempt).await
+    let attempt = |entry| delete_once(context, meta.clone(), entry, request.clone());
+    replanned(context, &meta, &request.collection_name, attempt).await
 }
 
 async fn delete_once(
     context: &Arc<ProxyContext>,
     meta: RequestContext,
+    entry: Arc<CollectionEntry>,
     request: DeleteRequest,
 ) -> Result<MutationResult> {
-    let view = context.view();
-    let entry = lookup::collection(&view, &meta.database, &request.collection_name)?;
     let filter = compile_filter(&entry, &request.expr, request.expr_template_values)?;
     if filter.is_all() {
         return Err(Error::invalid_parameter(

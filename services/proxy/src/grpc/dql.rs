@@ -34,20 +34,18 @@ pub(crate) async fn search(
     meta: RequestContext,
     request: SearchRequest,
 ) -> Result<SearchResults> {
-    let name = request.collection_name.clone();
-    let attempt = || search_once(context, meta.clone(), request.clone());
-    replanned(context, &meta, &name, attempt).await
+    let attempt = |entry| search_once(context, &meta, entry, &request);
+    replanned(context, &meta, &request.collection_name, attempt).await
 }
 
 async fn search_once(
     context: &Arc<ProxyContext>,
-    meta: RequestContext,
-    request: SearchRequest,
+    meta: &RequestContext,
+    entry: Arc<CollectionEntry>,
+    request: &SearchRequest,
 ) -> Result<SearchResults> {
-    let view = context.view();
-    let entry = lookup::collection(&view, &meta.database, &request.collection_name)?;
-    let mut plan = SearchPlan::new(&entry, request)?;
-    let reading = Reading::begin(context, &meta, &entry, plan.asked).await?;
+    let mut plan = SearchPlan::new(&context.shapes, &entry, request)?;
+    let reading = Reading::begin(context, meta, &entry, plan.asked).await?;
     let found = read::search::run(&reading, &mut plan).await?;
     let page = plan.page.as_ref().map(|page| SearchIteratorV2Results {
         token: page.token.clone(),
@@ -77,20 +75,18 @@ pub(crate) async fn hybrid_search(
     meta: RequestContext,
     request: HybridSearchRequest,
 ) -> Result<SearchResults> {
-    let name = request.collection_name.clone();
-    let attempt = || hybrid_search_once(context, meta.clone(), request.clone());
-    replanned(context, &meta, &name, attempt).await
+    let attempt = |entry| hybrid_search_once(context, &meta, entry, request.clone());
+    replanned(context, &meta, &request.collection_name, attempt).await
 }
 
 async fn hybrid_search_once(
     context: &Arc<ProxyContext>,
-    meta: RequestContext,
+    meta: &RequestContext,
+    entry: Arc<CollectionEntry>,
     request: HybridSearchRequest,
 ) -> Result<SearchResults> {
-    let view = context.view();
-    let entry = lookup::collection(&view, &meta.database, &request.collection_name)?;
     let mut plan = HybridPlan::new(&entry, request)?;
-    let reading = Reading::begin(context, &meta, &entry, plan.asked).await?;
+    let reading = Reading::begin(context, meta, &entry, plan.asked).await?;
     let found = read::hybrid::run(&reading, &mut plan).await?;
     let shape = Shape {
         output: &plan.output,
@@ -101,8 +97,8 @@ async fn hybrid_search_once(
     Ok(answer(&entry, results, &reading))
 }
 
-/// Carries a read out, and again when the collection was truncated under it: partitions that it was
-/// planned with have given their names to others.
+/// Carries a read of a collection out, and again when the collection was truncated under it:
+/// partitions that it was planned with have given their names to others.
 pub(crate) async fn replanned<T, F, Fut>(
     context: &ProxyContext,
     meta: &RequestContext,
@@ -110,17 +106,17 @@ pub(crate) async fn replanned<T, F, Fut>(
     attempt: F,
 ) -> Result<T>
 where
-    F: Fn() -> Fut,
+    F: Fn(Arc<CollectionEntry>) -> Fut,
     Fut: Future<Output = Result<T>>,
 {
     let partitions = |entry: &CollectionEntry| -> Vec<i64> {
         let visible = entry.visible_partitions();
         visible.map(|partition| partition.id).collect()
     };
-    let find = || lookup::collection(&context.view(), &meta.database, collection).ok();
+    let find = || lookup::collection(&context.view(), &meta.database, collection);
     loop {
-        let before = find();
-        let error = match Box::pin(attempt()).await {
+        let entry = find()?;
+        let error = match Box::pin(attempt(entry.clone())).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
@@ -128,7 +124,7 @@ where
             error.code,
             ErrorCode::PartitionNotLoaded | ErrorCode::PartitionNotFound
         );
-        let replaced = || before.as_deref().map(partitions) != find().as_deref().map(partitions);
+        let replaced = || find().ok().as_deref().map(partitions) != Some(partitions(&entry));
         if !gone || meta.deadline.left().is_zero() || !replaced() {
             return Err(error);
         }
@@ -157,20 +153,18 @@ pub(crate) async fn query(
     meta: RequestContext,
     request: QueryRequest,
 ) -> Result<QueryResults> {
-    let name = request.collection_name.clone();
-    let attempt = || query_once(context, meta.clone(), request.clone());
-    replanned(context, &meta, &name, attempt).await
+    let attempt = |entry| query_once(context, &meta, entry, request.clone());
+    replanned(context, &meta, &request.collection_name, attempt).await
 }
 
 async fn query_once(
     context: &Arc<ProxyContext>,
-    meta: RequestContext,
+    meta: &RequestContext,
+    entry: Arc<CollectionEntry>,
     request: QueryRequest,
 ) -> Result<QueryResults> {
-    let view = context.view();
-    let entry = lookup::collection(&view, &meta.database, &request.collection_name)?;
     let plan = QueryPlan::new(&entry, request)?;
-    let reading = Reading::begin(context, &meta, &entry, plan.asked).await?;
+    let reading = Reading::begin(context, meta, &entry, plan.asked).await?;
     let answers = if plan.partitions.is_empty() {
         Vec::new()
     } else {

@@ -1,5 +1,7 @@
 //! A hybrid search, parsed and checked.
 
+use std::sync::Arc;
+
 use redkite_catalog::CollectionEntry;
 use redkite_proto::milvus::milvus::HybridSearchRequest;
 use redkite_types::{Error, ErrorCode, Result, limits};
@@ -9,7 +11,7 @@ use super::{
     consistency::Asked,
     params::Params,
     rank::{GroupScorer, Ranker},
-    search,
+    shape,
 };
 
 const MAX_REQUESTS: usize = 1_024;
@@ -60,7 +62,7 @@ impl HybridPlan {
         }
         let mut params = Params::new(request.rank_params);
         let (limit, offset) = window(&mut params)?;
-        let round_decimal = search::round_decimal(&mut params)?;
+        let round_decimal = shape::round_decimal(&mut params)?;
         let group = GroupPlan::take(&mut params, entry.schema())?;
         let scorer = GroupScorer::take(&mut params)?;
         let ranker = Ranker::take(&mut params, request.function_score)?;
@@ -75,8 +77,8 @@ impl HybridPlan {
                 each.partition_names.clone_from(&request.partition_names);
             }
             each.output_fields.clear();
-            let mut search = SearchPlan::of_hybrid(entry, each, group)?;
-            search.output = output.clone();
+            let mut search = SearchPlan::of_hybrid(entry, &each, group)?;
+            Arc::make_mut(&mut search.shape).output = output.clone();
             searches.push(search);
         }
         let nq = searches[0].nq;
@@ -116,7 +118,7 @@ fn refuse_unsupported(request: &HybridSearchRequest) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(search::unsupported(what))
+    Err(shape::unsupported(what))
 }
 
 fn window(params: &mut Params) -> Result<(usize, usize)> {

@@ -2,6 +2,8 @@
 //!
 //! - [`params`]: the key-value pairs that clients send beside the message
 //! - [`search`], [`hybrid`], [`query`]: the kinds of reads
+//! - [`shape`]: a search without its vectors
+//! - [`shapes`]: those that were parsed before
 //! - [`group`]: how hits are grouped
 //! - `order`: the order of a query's rows
 //! - [`iterator`]: pages of a search iterator
@@ -21,6 +23,8 @@ pub mod query;
 pub mod rank;
 pub mod scope;
 pub mod search;
+pub mod shape;
+pub mod shapes;
 
 pub use consistency::ReadTime;
 pub use group::GroupPlan;
@@ -29,6 +33,8 @@ pub use iterator::PagePlan;
 pub use output::OutputFields;
 pub use query::QueryPlan;
 pub use search::SearchPlan;
+pub use shape::SearchShape;
+pub use shapes::Shapes;
 
 use redkite_catalog::CollectionEntry;
 use redkite_expr::Plan;

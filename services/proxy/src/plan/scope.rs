@@ -88,6 +88,12 @@ fn loaded(entry: &CollectionEntry, name: &str) -> Result<PartitionId> {
     ))
 }
 
+/// Whether a filter says which values of the partition key count.
+pub fn is_by_key(entry: &CollectionEntry, filter: &Plan) -> bool {
+    let key = entry.schema().partition_key();
+    key.is_some_and(|key| filter.partition_key_values(key.id).is_some())
+}
+
 /// The partitions that rows with the filter's partition keys fall into; `None` when the filter does
 /// not say.
 fn key_partitions(entry: &CollectionEntry, filter: &Plan) -> Option<Vec<PartitionId>> {
