@@ -35,7 +35,8 @@ pub struct Chunk {
     times: (Timestamp, Timestamp),
     /// Rows by primary key, made when first asked for.
     order: OnceLock<Vec<u32>>,
-    interim: InterimIndexes,
+    /// Of the segment that it belongs to, and which row of it is the first here.
+    interim: (Arc<InterimIndexes>, usize),
     late: Late,
 }
 
@@ -150,9 +151,18 @@ impl Chunk {
             key_column,
             times: (first, last),
             order: OnceLock::new(),
-            interim: InterimIndexes::default(),
+            interim: Default::default(),
             late: Late::default(),
         })
+    }
+
+    /// The same rows as the part of a segment that begins at a row; its interim indexes are the
+    /// segment's.
+    pub(crate) fn with_interim(self, all: Arc<InterimIndexes>, first: usize) -> Self {
+        Self {
+            interim: (all, first),
+            ..self
+        }
     }
 
     /// Number of rows.
@@ -243,7 +253,7 @@ impl Chunk {
         }
     }
 
-    /// The rows of several chunks in one, in order. Copies them.
+    /// The rows of several chunks in one, in order, without interim indexes. Copies them.
     pub(crate) fn concat<'a>(chunks: impl IntoIterator<Item = &'a Self>) -> Option<Self> {
         let mut chunks = chunks.into_iter();
         let first = chunks.next()?;
@@ -275,7 +285,7 @@ impl Chunk {
             key_column: first.key_column,
             times: first.times,
             order: OnceLock::new(),
-            interim: InterimIndexes::default(),
+            interim: Default::default(),
             late: Late::default(),
         };
         for chunk in std::iter::once(first).chain(rest) {
@@ -303,11 +313,12 @@ impl Chunk {
         let late = self.late.columns.lock();
         let late: usize = late.iter().map(|column| column.data.memory_bytes()).sum();
         let columns = self.batch.memory_bytes() - mapped.sum::<usize>();
-        columns + file + self.len() * 16 + order + late + self.interim.memory_bytes()
+        columns + file + self.len() * 16 + order + late + self.interim_memory_bytes()
     }
 
-    pub(crate) fn interim(&self) -> &InterimIndexes {
-        &self.interim
+    /// The interim indexes of the segment that it belongs to, and which row of it is the first here.
+    pub(crate) fn interim(&self) -> (&Arc<InterimIndexes>, usize) {
+        (&self.interim.0, self.interim.1)
     }
 
     /// The columns of some fields, decoded if need be, for a filter to look at.

@@ -4,7 +4,7 @@
 //! the digits of a binary counter, so that n single-row inserts make about log n chunks and copy a
 //! row about log n times; chunks of `MERGED_ROWS` rows are left alone.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -16,6 +16,7 @@ use crate::{
     chunk::Chunk,
     delete::{DeleteBatch, Entry, SegmentDeletes},
     error::{Error, Result},
+    interim::{InterimIndexes, InterimKind},
     segment::SegmentMeta,
 };
 
@@ -37,6 +38,8 @@ pub struct GrowingSnapshot {
     chunks: Vec<Arc<Chunk>>,
     rows: usize,
     deletes: Arc<SegmentDeletes>,
+    /// Over rows of all chunks; it goes on growing.
+    interim: Arc<InterimIndexes>,
 }
 
 /// The newest row of each key that was not deleted since: only it can be hit by a delete.
@@ -101,6 +104,7 @@ impl GrowingSegment {
             chunks: Vec::new(),
             rows: 0,
             deletes: Arc::new(SegmentDeletes::new()),
+            interim: Arc::default(),
         };
         Self {
             published: ArcSwap::from_pointee(empty),
@@ -151,7 +155,8 @@ impl GrowingSegment {
         }
         let key_field = meta.schema.primary_key().id;
         let chunk = Chunk::new(key_field, batch, row_ids, timestamps)
-            .map_err(|reason| meta.bad_rows(reason))?;
+            .map_err(|reason| meta.bad_rows(reason))?
+            .with_interim(before.interim.clone(), before.rows);
         if chunk.is_empty() {
             return Ok(());
         }
@@ -177,6 +182,7 @@ impl GrowingSegment {
             chunks,
             rows,
             deletes: before.deletes.clone(),
+            interim: before.interim.clone(),
         }));
         Ok(())
     }
@@ -249,11 +255,11 @@ fn push_chunk(chunks: &mut Vec<Arc<Chunk>>, chunk: Chunk) {
         from -= 1;
     }
     let small = chunks.split_off(from);
-    let merged = if small.is_empty() {
-        None
-    } else {
-        Chunk::concat(small.iter().map(Arc::as_ref).chain([&chunk]))
-    };
+    let merged = small.first().and_then(|first| {
+        let merged = Chunk::concat(small.iter().map(Arc::as_ref).chain([&chunk]))?;
+        let (interim, first) = first.interim();
+        Some(merged.with_interim(interim.clone(), first))
+    });
     chunks.push(Arc::new(merged.unwrap_or(chunk)));
 }
 
@@ -283,19 +289,24 @@ impl GrowingSnapshot {
         times.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
     }
 
-    /// The chunks that an interim index of a field would make faster to search. One that the next
-    /// rows will be merged with is not among them.
-    pub fn chunks_without_interim(
+    /// The next chunk, and which of its rows, that an interim index of a field would make faster to
+    /// search. A chunk that the next rows will be merged with gets no graph, which would not last.
+    pub fn next_interim(
         &self,
         field: FieldId,
         metric: MetricType,
-    ) -> impl Iterator<Item = &Arc<Chunk>> {
+        kind: InterimKind,
+    ) -> Option<(&Arc<Chunk>, Range<usize>)> {
         let last = self.chunks.len().saturating_sub(1);
-        let stays = move |at: usize, chunk: &Chunk| at < last || chunk.len() > MERGED_ROWS / 2;
+        let stays = |at: usize, chunk: &Chunk| at < last || chunk.len() > MERGED_ROWS / 2;
         let chunks = self.chunks.iter().enumerate();
         chunks
-            .filter(move |(at, chunk)| stays(*at, chunk) && chunk.lacks_interim(field, metric))
-            .map(|(_, chunk)| chunk)
+            .filter(|(at, chunk)| kind == InterimKind::Codes || stays(*at, chunk))
+            .find_map(|(_, chunk)| Some((chunk, chunk.lacks_interim(field, metric, kind)?)))
+    }
+
+    pub(crate) fn interim(&self) -> &InterimIndexes {
+        &self.interim
     }
 
     /// The segment's deletes, which go on growing.

@@ -79,11 +79,10 @@ impl SealedSegment {
                 snapshot.rows()
             )));
         }
-        let mut start = 0;
-        for grown in snapshot.chunks() {
-            chunk.interim().take_over(grown.interim(), start);
-            start += grown.len();
-        }
+        chunk
+            .interim()
+            .0
+            .take_over(snapshot.interim(), snapshot.rows());
         Ok(Self::with_parts(meta, chunk, snapshot.deletes().clone()))
     }
 
@@ -122,7 +121,7 @@ impl SealedSegment {
         let mut with = self.clone();
         with.indexes.insert(field, index);
         with.mapped.remove(&field);
-        self.chunk[0].interim().remove(field);
+        self.chunk[0].interim().0.remove(field);
         Ok(Arc::new(with))
     }
 

@@ -1,12 +1,12 @@
-//! Indexes over growing rows: built one after the other in the background, as rows come.
+//! Indexes over growing rows: built in the background as rows come, one of each kind at a time.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use redkite_index::IndexType;
 use redkite_node::MemoryUse;
 use redkite_proto::redkite::meta::IndexInfo;
 use redkite_runtime::Priority;
-use redkite_segment::{Chunk, StopFlag};
+use redkite_segment::{Chunk, StopFlag, interim::InterimKind};
 use redkite_types::{FieldId, MetricType, Result, SegmentId};
 use tokio::time::Instant;
 use tracing::warn;
@@ -24,18 +24,21 @@ struct Due {
     segment: SegmentId,
     field: FieldId,
     metric: MetricType,
+    kind: InterimKind,
     chunk: Arc<Chunk>,
+    rows: Range<usize>,
 }
 
-/// Builds what is missing whenever the channel's rows have changed, until the channel is given up.
-pub(super) async fn keep(channel: Arc<Channel>) {
+/// Builds what is missing of a kind whenever the channel's rows have changed, until the channel is
+/// given up.
+pub(super) async fn keep(channel: Arc<Channel>, kind: InterimKind) {
     let stop = channel.tasks.token();
     let mut changes = channel.growing_bytes.subscribe();
     loop {
         changes.borrow_and_update();
         let round = async {
             let mut pause = PAUSE;
-            while let Some(due) = next(&channel) {
+            while let Some(due) = next(&channel, kind) {
                 if let Err(error) = build(&channel, due).await {
                     warn!(channel = %channel.name, %error, "growing rows stay without an index for now");
                     pause = PAUSE_AFTER_FAILURE;
@@ -55,19 +58,21 @@ pub(super) async fn keep(channel: Arc<Channel>) {
 }
 
 /// The next index to build, of the rows as they are now.
-fn next(channel: &Channel) -> Option<Due> {
+fn next(channel: &Channel, kind: InterimKind) -> Option<Due> {
     let snapshot = channel.published.load();
     for (field, index) in &*snapshot.indexes {
         let Some(metric) = metric_of(index) else {
             continue;
         };
         for growing in &snapshot.growing {
-            if let Some(chunk) = growing.chunks_without_interim(*field, metric).next() {
+            if let Some((chunk, rows)) = growing.next_interim(*field, metric, kind) {
                 return Some(Due {
                     segment: growing.meta().segment,
                     field: *field,
                     metric,
+                    kind,
                     chunk: chunk.clone(),
+                    rows,
                 });
             }
         }
@@ -85,18 +90,24 @@ fn metric_of(index: &IndexInfo) -> Option<MetricType> {
 
 async fn build(channel: &Channel, due: Due) -> Result<()> {
     let started = Instant::now();
-    let (deps, rows) = (&channel.shared.deps, due.chunk.len());
-    let bytes = due.chunk.interim_bytes(due.field) as u64;
+    let (deps, rows) = (&channel.shared.deps, due.rows.len());
+    let bytes = due.chunk.interim_bytes(due.field, rows) as u64;
     let what = "an index over growing rows";
     deps.memory.claim(MemoryUse::Background, what, bytes)?;
     let stop = StopFlag::new();
     let _guard = StopOnDrop(stop.clone());
+    let priority = match due.kind {
+        // Without them each search compares with the whole rows, and they are made in a moment.
+        InterimKind::Codes => Priority::Segment,
+        InterimKind::Graph => Priority::Build,
+    };
     let work = move || {
+        let place = (due.segment, due.field);
         due.chunk
-            .build_interim(due.segment, due.field, due.metric, &stop)
+            .build_interim(place, due.metric, due.kind, due.rows, &stop)
     };
     deps.cpu
-        .run(Priority::Build, work)
+        .run(priority, work)
         .await?
         .map_err(|error| redkite_types::Error::from_coded(&error))?;
     metrics::interim_built(rows, started.elapsed());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use redkite_runtime::OnFailure;
+use redkite_segment::interim::InterimKind;
 use redkite_types::{Result, Timestamp};
 use redkite_wal::ChannelLog;
 use tokio::time::Instant;
@@ -66,8 +67,11 @@ impl Owner {
         };
         owner.note_growing();
         if owner.channel.shared.deps.options.interim_index {
-            let name = format!("interim indexes of {}", owner.channel.name);
-            tasks.spawn(name, OnFailure::Log, interim::keep(owner.channel.clone()));
+            for kind in [InterimKind::Codes, InterimKind::Graph] {
+                let name = format!("interim indexes of {}", owner.channel.name);
+                let keep = interim::keep(owner.channel.clone(), kind);
+                tasks.spawn(name, OnFailure::Log, keep);
+            }
         }
         tasks.spawn(name, OnFailure::Log, owner.run(inbox));
     }

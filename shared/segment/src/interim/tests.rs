@@ -1,0 +1,355 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use redkite_expr::Plan;
+use redkite_index::{Queries, RangeBounds};
+use redkite_types::{
+    CollectionSchema, Column, DataType, FieldSchema, PrimaryKey, PrimaryKeys, RowBatch, RowId,
+    Timestamp,
+};
+
+use super::*;
+use crate::{
+    DeleteBatch, GrowingSegment, GrowingSnapshot, ReadView, SealedSegment, Segment, SegmentMeta,
+    SegmentSearcher, TopK,
+    testing::{KEY, VECTOR, meta},
+};
+
+const DIM: usize = 24;
+const ROWS: usize = 20_000;
+const K: usize = 10;
+
+fn schema() -> CollectionSchema {
+    let key = FieldSchema {
+        is_primary_key: true,
+        ..FieldSchema::new("id", DataType::Int64)
+    };
+    let vector = FieldSchema {
+        dim: DIM,
+        ..FieldSchema::new("vector", DataType::FloatVector)
+    };
+    CollectionSchema {
+        fields: vec![key, vector],
+        ..CollectionSchema::default()
+    }
+    .prepare()
+    .unwrap()
+}
+
+fn random(rng: &mut StdRng, rows: usize) -> Vec<f32> {
+    (0..rows * DIM)
+        .map(|_| rng.random_range(-1.0..1.0f32))
+        .collect()
+}
+
+fn append(segment: &GrowingSegment, first: usize, values: &[f32]) {
+    let rows = values.len() / DIM;
+    let keys = (first..first + rows).map(|key| key as i64).collect();
+    let columns = vec![
+        Column::new(KEY, ColumnData::Int64(keys)),
+        Column::new(
+            VECTOR,
+            ColumnData::FloatVector {
+                dim: DIM,
+                values: values.to_vec().into(),
+            },
+        ),
+    ];
+    let ids = (first..first + rows).map(|id| RowId(id as i64)).collect();
+    let times = (first..first + rows).map(|ts| Timestamp(ts as u64 + 1));
+    let batch = RowBatch::new(rows, columns).unwrap();
+    segment.append(batch, ids, times.collect()).unwrap();
+}
+
+fn build(
+    snapshot: &GrowingSnapshot,
+    chunk: &Chunk,
+    metric: MetricType,
+    kind: InterimKind,
+    rows: Range<usize>,
+) {
+    let place = (snapshot.meta().segment, VECTOR);
+    chunk
+        .build_interim(place, metric, kind, rows, &StopFlag::new())
+        .unwrap();
+}
+
+/// Builds whatever is due; answers how many rows have an index then.
+fn build_all(segment: &GrowingSegment, metric: MetricType) -> usize {
+    let snapshot = segment.snapshot();
+    for kind in [InterimKind::Codes, InterimKind::Graph] {
+        while let Some((chunk, rows)) = snapshot.next_interim(VECTOR, metric, kind) {
+            build(&snapshot, chunk, metric, kind, rows);
+        }
+    }
+    let chunks = snapshot.chunks().iter();
+    let parts = chunks.flat_map(|chunk| chunk.interims(|_| true));
+    parts.map(|part| part.index.len()).sum()
+}
+
+fn searcher(metric: MetricType, queries: &[f32], at: u64) -> SegmentSearcher {
+    SegmentSearcher {
+        field: VECTOR,
+        metric,
+        queries: Queries::dense(queries, DIM),
+        k: K,
+        params: SearchParams::default(),
+        filter: Arc::new(Plan::all()),
+        view: ReadView {
+            at: Timestamp(at),
+            expired_before: Timestamp::ZERO,
+        },
+    }
+}
+
+fn keys(found: &TopK) -> Vec<BTreeSet<PrimaryKey>> {
+    let lists = found.lists.iter();
+    lists
+        .map(|list| list.iter().map(|hit| hit.key.clone()).collect())
+        .collect()
+}
+
+/// The share of the nearest rows that was found.
+fn recall(found: &TopK, exact: &TopK) -> f64 {
+    let (found, exact) = (keys(found), keys(exact));
+    let hits: usize = found
+        .iter()
+        .zip(&exact)
+        .map(|(found, exact)| found.intersection(exact).count())
+        .sum();
+    hits as f64 / exact.iter().map(BTreeSet::len).sum::<usize>() as f64
+}
+
+#[test]
+fn what_a_search_may_see_and_finds_is_as_without_an_index() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    for metric in [MetricType::L2, MetricType::Ip, MetricType::Cosine] {
+        let meta = SegmentMeta {
+            schema: Arc::new(schema()),
+            ..meta()
+        };
+        let (plain, indexed) = (GrowingSegment::new(meta.clone()), GrowingSegment::new(meta));
+        let values = random(&mut rng, ROWS);
+        let mut first = 0;
+        while first < ROWS {
+            let rows = rng.random_range(1..1_500).min(ROWS - first);
+            let batch = &values[first * DIM..(first + rows) * DIM];
+            append(&plain, first, batch);
+            append(&indexed, first, batch);
+            first += rows;
+        }
+        let covered = build_all(&indexed, metric);
+        assert!(covered >= ROWS / 2, "only {covered} rows have an index");
+        assert!(indexed.memory_bytes() > plain.memory_bytes());
+
+        let gone: Vec<i64> = (0..ROWS as i64).filter(|key| key % 3 == 0).collect();
+        let since = Timestamp(ROWS as u64 + 1);
+        let deletes = DeleteBatch::at(PrimaryKeys::Int(gone), since, crate::ALL_PARTITIONS);
+        plain.delete(&deletes);
+        indexed.delete(&deletes);
+        let queries = random(&mut rng, 20);
+        // Before half of the rows were written, at the end, and when a third is gone.
+        for at in [ROWS as u64 / 2, ROWS as u64, ROWS as u64 + 1] {
+            let searcher = searcher(metric, &queries, at);
+            let search = |segment: &GrowingSegment| {
+                let segment = Segment::Growing(segment.snapshot());
+                searcher.search(&segment, &StopFlag::new()).unwrap()
+            };
+            let (found, exact) = (search(&indexed), search(&plain));
+            assert!(found.lists.iter().all(|list| list.len() == K));
+            let share = recall(&found, &exact);
+            assert!(share >= 0.95, "{metric:?} at {at}: recall {share}");
+            let seen = |key: &PrimaryKey| match key {
+                PrimaryKey::Int(key) => (*key as u64) < at && (at <= ROWS as u64 || key % 3 != 0),
+                PrimaryKey::Str(_) => false,
+            };
+            assert!(keys(&found).iter().flatten().all(seen));
+        }
+    }
+}
+
+#[test]
+fn a_range_and_a_search_for_many_rows_look_at_every_row() {
+    let meta = SegmentMeta {
+        schema: Arc::new(schema()),
+        ..meta()
+    };
+    let segment = GrowingSegment::new(meta);
+    let mut rng = StdRng::seed_from_u64(7);
+    append(&segment, 0, &random(&mut rng, 8_192));
+    assert_eq!(build_all(&segment, MetricType::L2), 8_192);
+    let chunk = segment.snapshot().chunks()[0].clone();
+    let asks = |params: &SearchParams, k| chunk.interim_for(VECTOR, MetricType::L2, params, k);
+    let plain = SearchParams::default();
+    assert!(!asks(&plain, 512).is_empty());
+    assert!(asks(&plain, 513).is_empty());
+    let range = SearchParams {
+        range: Some(RangeBounds {
+            radius: 1.0,
+            range_filter: None,
+        }),
+        ..SearchParams::default()
+    };
+    assert!(asks(&range, 10).is_empty());
+    assert!(
+        chunk
+            .interim_for(VECTOR, MetricType::Ip, &plain, 10)
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_flushed_segment_keeps_the_indexes_until_it_has_one_over_all_rows() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let metric = MetricType::L2;
+    let meta = SegmentMeta {
+        schema: Arc::new(schema()),
+        ..meta()
+    };
+    let growing = GrowingSegment::new(meta);
+    let values = random(&mut rng, ROWS);
+    let mut first = 0;
+    while first < ROWS {
+        let rows = rng.random_range(1..1_500).min(ROWS - first);
+        append(&growing, first, &values[first * DIM..(first + rows) * DIM]);
+        first += rows;
+    }
+    // The last rows have none yet.
+    let snapshot = growing.snapshot();
+    let kind = InterimKind::Graph;
+    let mut graphs = 0;
+    while let Some((chunk, rows)) = snapshot.next_interim(VECTOR, metric, kind) {
+        build(&snapshot, chunk, metric, kind, rows);
+        graphs += 1;
+    }
+    assert!(graphs >= 2, "{graphs} graphs");
+    let file = || Chunk::concat(snapshot.chunks().iter().map(Arc::as_ref)).unwrap();
+    let sealed = Arc::new(SealedSegment::from_file_of(&snapshot, file()).unwrap());
+    let plain = SealedSegment::from_growing(&snapshot).unwrap();
+    assert!(plain.memory_bytes() < sealed.memory_bytes());
+    let plain = Segment::Sealed(Arc::new(plain));
+    let gone: Vec<i64> = (0..ROWS as i64).filter(|key| key % 3 == 0).collect();
+    let since = Timestamp(ROWS as u64 + 1);
+    // Both share the deletes of the rows that they come from.
+    sealed.delete(&DeleteBatch::at(
+        PrimaryKeys::Int(gone),
+        since,
+        crate::ALL_PARTITIONS,
+    ));
+    let queries = random(&mut rng, 20);
+    for at in [ROWS as u64 / 2, ROWS as u64, ROWS as u64 + 1] {
+        let searcher = searcher(metric, &queries, at);
+        let stop = StopFlag::new();
+        let found = searcher
+            .search(&Segment::Sealed(sealed.clone()), &stop)
+            .unwrap();
+        let exact = searcher.search(&plain, &stop).unwrap();
+        assert!(found.lists.iter().all(|list| list.len() == K));
+        let share = recall(&found, &exact);
+        assert!(share >= 0.95, "at {at}: recall {share}");
+        // What was found has the same place and score as by comparing all.
+        for (list, all) in found.lists.iter().zip(&exact.lists) {
+            for hit in list {
+                let same = all.iter().find(|other| other.key == hit.key);
+                assert!(same.is_none_or(|same| same == hit));
+            }
+        }
+    }
+    let searcher = searcher(metric, &queries[..DIM], ROWS as u64);
+    let work = searcher.work(&Segment::Sealed(sealed.clone())).unwrap();
+    assert!(work < searcher.work(&plain).unwrap());
+
+    let (stop, rows) = (
+        StopFlag::new(),
+        ColumnRows::of(sealed.chunks()[0].dense(VECTOR).unwrap()).unwrap(),
+    );
+    let options = BuildOptions {
+        threads: 1,
+        seed: 1,
+        progress: None,
+        stop: &stop,
+    };
+    let params = ColumnIndexParams::Dense(IndexParams::hnsw(metric, 8, 32));
+    let index = ColumnIndex::build(&params, &rows, &options).unwrap();
+    let with = sealed.with_index(VECTOR, Arc::new(index)).unwrap();
+    assert_eq!(with.chunks()[0].interim_memory_bytes(), 0);
+}
+
+#[test]
+fn a_stopped_build_leaves_nothing() {
+    let meta = SegmentMeta {
+        schema: Arc::new(schema()),
+        ..meta()
+    };
+    let segment = GrowingSegment::new(meta);
+    append(&segment, 0, &random(&mut StdRng::seed_from_u64(7), 8_192));
+    let chunk = segment.snapshot().chunks()[0].clone();
+    let stop = StopFlag::new();
+    stop.stop();
+    let (place, metric) = ((SegmentId(3), VECTOR), MetricType::L2);
+    for kind in [InterimKind::Codes, InterimKind::Graph] {
+        let ended = chunk.build_interim(place, metric, kind, 0..8_192, &stop);
+        assert!(ended.is_err());
+        assert_eq!(chunk.lacks_interim(VECTOR, metric, kind), Some(0..8_192));
+    }
+}
+
+#[test]
+fn merged_rows_keep_what_is_over_them_and_no_row_has_two_indexes() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let metric = MetricType::L2;
+    let meta = SegmentMeta {
+        schema: Arc::new(schema()),
+        ..meta()
+    };
+    let segment = GrowingSegment::new(meta);
+    // Builds that have begun and are not put in yet, as rows go on coming.
+    let mut begun: Vec<(Arc<Chunk>, InterimKind, Range<usize>)> = Vec::new();
+    let mut first = 0;
+    while first < ROWS {
+        let rows = rng.random_range(1..400).min(ROWS - first);
+        let covered = |snapshot: &GrowingSnapshot| -> usize {
+            let parts = snapshot
+                .chunks()
+                .iter()
+                .map(|chunk| chunk.interims(|_| true));
+            parts.flatten().map(|part| part.index.len()).sum()
+        };
+        let before = covered(&segment.snapshot());
+        append(&segment, first, &random(&mut rng, rows));
+        first += rows;
+        let snapshot = segment.snapshot();
+        assert_eq!(covered(&snapshot), before, "a merge takes nothing away");
+        let kind = match rng.random_range(0..3) {
+            0 => InterimKind::Graph,
+            _ => InterimKind::Codes,
+        };
+        if let Some((chunk, rows)) = snapshot.next_interim(VECTOR, metric, kind) {
+            begun.push((chunk.clone(), kind, rows));
+        }
+        while begun.len() > rng.random_range(0..4) {
+            let (chunk, kind, rows) = begun.swap_remove(rng.random_range(0..begun.len()));
+            build(&snapshot, &chunk, metric, kind, rows);
+            for chunk in segment.snapshot().chunks() {
+                let mut rows: Vec<_> = chunk.interims(|_| true).iter().map(Interim::rows).collect();
+                rows.sort_unstable_by_key(|rows| rows.start);
+                assert!(rows.windows(2).all(|pair| pair[0].end <= pair[1].start));
+            }
+        }
+    }
+    build_all(&segment, metric);
+    let snapshot = segment.snapshot();
+    for chunk in snapshot.chunks() {
+        let parts = chunk.interims(|_| true);
+        let without = gaps(parts.iter().map(Interim::rows).collect(), chunk.len());
+        assert!(without.iter().map(Range::len).sum::<usize>() < MIN_CODED);
+    }
+}
