@@ -61,6 +61,7 @@ use self::{
 use crate::{
     deps::{PendingBytes, Shared},
     metrics,
+    read::LastParams,
 };
 
 /// Messages other than writes that may wait.
@@ -125,6 +126,7 @@ pub(crate) struct Channel {
     control: mpsc::Sender<Control>,
     budget: Arc<Semaphore>,
     published: ArcSwap<ShardSnapshot>,
+    last_params: LastParams,
     times: SafeTime,
     progress: watch::Sender<Progress>,
     /// Bytes of rows and deletes that are in no committed segment.
@@ -152,6 +154,7 @@ impl Channel {
             control,
             budget: Arc::new(Semaphore::new(budget.min(u32::MAX as usize))),
             published: ArcSwap::from_pointee(state.snapshot()),
+            last_params: LastParams::default(),
             times: SafeTime::new(),
             progress: watch::Sender::new(Progress::default()),
             growing_bytes: watch::Sender::new(0),
@@ -179,6 +182,10 @@ impl Channel {
     /// What reads see now.
     pub(crate) fn snapshot(&self) -> Arc<ShardSnapshot> {
         self.published.load_full()
+    }
+
+    pub(crate) fn last_params(&self) -> &LastParams {
+        &self.last_params
     }
 
     pub(crate) fn times(&self) -> &SafeTime {

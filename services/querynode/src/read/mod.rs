@@ -22,7 +22,10 @@ use redkite_runtime::Deadline;
 use redkite_segment::{ReadView, Segment, StopFlag};
 use redkite_types::{Error, Result, Timestamp};
 
-pub(crate) use self::{query::query, search::search};
+pub(crate) use self::{
+    query::query,
+    search::{LastParams, search},
+};
 use crate::{
     channel::{Channel, ShardSnapshot, check_version},
     deps::QueryNodeDeps,

@@ -1,12 +1,16 @@
 //! The nearest rows.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
+use arc_swap::ArcSwapOption;
 use futures::future::try_join_all;
 use redkite_index::{IndexType, Queries, RangeBounds, SearchParams};
 use redkite_proto::{
     convert::keys,
-    redkite::querynode::{SearchRequest, SearchResponse},
+    redkite::{
+        meta::IndexInfo,
+        querynode::{SearchRequest, SearchResponse},
+    },
 };
 use redkite_runtime::Priority;
 use redkite_segment::{Segment, SegmentSearcher, StopFlag, TopK, merge_topk};
@@ -59,7 +63,7 @@ pub(crate) async fn search(
     let read = Read::begin(deps, channel, wanted, deadline).await?;
     metrics::SEARCHES.looked_at(request.partition_ids.len(), read.segments.len());
     let output = Output::new(&request.output_fields, &read.snapshot.schema)?;
-    let searcher = Arc::new(searcher(&request, &read)?);
+    let searcher = Arc::new(searcher(&request, &read, channel)?);
     let stop = StopFlag::new();
     let _guard = StopOnDrop(stop.clone());
     let answer = match super::group::by(&request, &read.snapshot.schema)? {
@@ -76,7 +80,7 @@ pub(crate) async fn search(
     Ok(answer)
 }
 
-fn searcher(request: &SearchRequest, read: &Read) -> Result<SegmentSearcher> {
+fn searcher(request: &SearchRequest, read: &Read, channel: &Channel) -> Result<SegmentSearcher> {
     let field = vector_field(request, &read.snapshot.schema)?;
     let metric = MetricType::parse_for(field.data_type, &request.metric_type)?;
     Ok(SegmentSearcher {
@@ -84,7 +88,13 @@ fn searcher(request: &SearchRequest, read: &Read) -> Result<SegmentSearcher> {
         metric,
         queries: queries(request, field)?,
         k: request.topk as usize,
-        params: params(request, field, metric, &read.snapshot)?,
+        params: params(
+            request,
+            field,
+            metric,
+            &read.snapshot,
+            channel.last_params(),
+        )?,
         filter: read.filter.clone(),
         view: read.view,
     })
@@ -119,24 +129,66 @@ fn queries(request: &SearchRequest, field: &FieldSchema) -> Result<Queries> {
     })
 }
 
-fn params(
-    request: &SearchRequest,
-    field: &FieldSchema,
-    metric: MetricType,
-    snapshot: &ShardSnapshot,
-) -> Result<SearchParams> {
+/// The parameters that were parsed last on a channel: clients send the same ones again and again.
+#[derive(Default)]
+pub(crate) struct LastParams(ArcSwapOption<ParsedParams>);
+
+/// Parameters and what they were parsed from.
+struct ParsedParams {
+    indexes: Arc<HashMap<FieldId, IndexInfo>>,
+    field: FieldId,
+    text: String,
+    params: SearchParams,
+}
+
+impl LastParams {
+    fn of(
+        &self,
+        text: &str,
+        field: &FieldSchema,
+        snapshot: &ShardSnapshot,
+    ) -> Result<SearchParams> {
+        if let Some(last) = &*self.0.load()
+            && last.field == field.id
+            && last.text == text
+            && Arc::ptr_eq(&last.indexes, &snapshot.indexes)
+        {
+            return Ok(last.params.clone());
+        }
+        let params = parse(text, field, snapshot)?;
+        self.0.store(Some(Arc::new(ParsedParams {
+            indexes: snapshot.indexes.clone(),
+            field: field.id,
+            text: text.to_owned(),
+            params: params.clone(),
+        })));
+        Ok(params)
+    }
+}
+
+fn parse(text: &str, field: &FieldSchema, snapshot: &ShardSnapshot) -> Result<SearchParams> {
     let index = snapshot.indexes.get(&field.id);
     let index_type = match index {
         Some(index) => IndexType::parse(&index.index_type).map_err(|e| Error::from_coded(&e))?,
         None => IndexType::AutoIndex,
     };
-    let map: Map<String, Value> = match request.params.as_str() {
+    let map: Map<String, Value> = match text {
         "" => Map::new(),
         text => serde_json::from_str(text).map_err(|error| {
             Error::invalid_parameter(format!("search params are no JSON object: {error}"))
         })?,
     };
-    let mut params = SearchParams::parse_for(field.data_type, index_type, &map).map_err(input)?;
+    SearchParams::parse_for(field.data_type, index_type, &map).map_err(input)
+}
+
+fn params(
+    request: &SearchRequest,
+    field: &FieldSchema,
+    metric: MetricType,
+    snapshot: &ShardSnapshot,
+    last: &LastParams,
+) -> Result<SearchParams> {
+    let mut params = last.of(&request.params, field, snapshot)?;
     if let Some(radius) = request.radius {
         params.range = Some(RangeBounds {
             radius: radius as f32,
@@ -272,9 +324,10 @@ impl Finish {
         let nq = searcher.queries.len();
         merged.lists.resize_with(nq, Vec::new);
         let counts = merged.lists.iter().map(|list| list.len() as u32).collect();
+        let total = merged.lists.iter().map(Vec::len).sum();
         let hits = merged.lists.into_iter().flatten();
-        let (mut rows, mut scores, mut timestamps) = (Vec::new(), Vec::new(), Vec::new());
-        let mut found = Vec::new();
+        let (mut rows, mut scores) = (Vec::with_capacity(total), Vec::with_capacity(total));
+        let (mut timestamps, mut found) = (Vec::with_capacity(total), Vec::with_capacity(total));
         for hit in hits {
             rows.push(hit.at);
             scores.push(hit.score);
