@@ -13,6 +13,7 @@ with a stored message of a search's size, so what gRPC costs at least.
 import argparse
 import concurrent.futures
 import contextlib
+import multiprocessing
 import pathlib
 import random
 import shutil
@@ -147,42 +148,55 @@ def measure_search(servers, data, efs, concurrencies, rounds):
 
 
 class Writer:
-    """Inserts rows at a steady rate, in batches, until it is left; requests are packed before."""
+    """Inserts rows at a steady rate, in batches, until it is left; requests are packed before.
+
+    It is a process of its own: in the searches' process they would wait for Python's lock whenever
+    a batch is sent, and the server would be blamed for it.
+    """
 
     def __init__(self, server, data, rate, batch=50, seconds=60):
-        self.server = server
-        self.period = batch / rate
-        dim = data.base.shape[1]
-        rng = np.random.default_rng(5)
-        self.batches = []
-        for number in range(int(seconds / self.period)):
-            rows = data.base[rng.integers(0, len(data.base), batch)]
-            keys = range(20_000_000 + number * batch, 20_000_000 + (number + 1) * batch)
-            columns = [longs("id", keys), vectors("vector", dim, rows.ravel())]
-            self.batches.append((columns, batch))
-        self.written = 0
-        self.ends = threading.Event()
+        context = multiprocessing.get_context("spawn")
+        self.ready, self.ends = context.Event(), context.Event()
+        self.count = context.Value("l", 0)
+        picks = np.random.default_rng(5).integers(0, len(data.base), int(rate * seconds))
+        arguments = (server.address, data.base[picks], batch, batch / rate)
+        events = (self.ready, self.ends, self.count)
+        self.process = context.Process(target=write, args=(*arguments, *events))
+
+    @property
+    def written(self):
+        return self.count.value
 
     def __enter__(self):
-        self.thread = threading.Thread(target=self.write)
-        self.thread.start()
+        self.process.start()
+        assert self.ready.wait(60)
         return self
-
-    def write(self):
-        raw = Raw(self.server.address, [("grpc.use_local_subchannel_pool", 1)])
-        due = time.perf_counter()
-        for columns, count in self.batches:
-            if self.ends.wait(max(0.0, due - time.perf_counter())):
-                break
-            reply = raw.insert(NAME, columns, count)
-            assert reply.status.code == 0, reply.status
-            self.written += count
-            due += self.period
-        raw.close()
 
     def __exit__(self, *_):
         self.ends.set()
-        self.thread.join()
+        self.process.join()
+        assert self.process.exitcode == 0
+
+
+def write(address, rows, batch, period, ready, ends, count):
+    """What a writer's process does; `rows` are sent once, `batch` of them each `period` seconds."""
+    dim = rows.shape[1]
+    batches = []
+    for start in range(0, len(rows), batch):
+        part = rows[start : start + batch]
+        keys = range(20_000_000 + start, 20_000_000 + start + len(part))
+        batches.append(([longs("id", keys), vectors("vector", dim, part.ravel())], len(part)))
+    raw = Raw(address)
+    ready.set()
+    due = time.perf_counter()
+    for columns, rows_of_batch in batches:
+        if ends.wait(max(0.0, due - time.perf_counter())):
+            break
+        reply = raw.insert(NAME, columns, rows_of_batch)
+        assert reply.status.code == 0, reply.status
+        count.value += rows_of_batch
+        due += period
+    raw.close()
 
 
 def measure_under_writes(servers, data, ef, rate, seconds):
@@ -204,8 +218,8 @@ def measure_under_writes(servers, data, ef, rate, seconds):
         latencies(client, 1)
         idle = latencies(client, seconds)
         writer = Writer(server, data, rate, seconds=seconds + 30)
-        started = time.perf_counter()
         with writer:
+            started = time.perf_counter()
             loaded = latencies(client, seconds)
             speed = writer.written / (time.perf_counter() - started)
         client.close()
