@@ -95,13 +95,13 @@ impl Sink {
     ///
     /// # Errors
     /// Of what was given before.
-    pub(super) async fn give(&mut self, bytes: Bytes) -> Result<()> {
-        if !bytes.is_empty() {
+    pub(super) async fn give(&mut self, pieces: Vec<Bytes>) -> Result<()> {
+        if pieces.iter().any(|piece| !piece.is_empty()) {
             self.settle().await?;
             let opening = self.opening();
             let writing = async move {
                 let (place, mut file) = opening.await?;
-                file.append(&place, bytes).await?;
+                file.append(&place, pieces).await?;
                 Ok(Written::Some(file))
             };
             self.state = State::Writing(writing.boxed());
@@ -113,12 +113,12 @@ impl Sink {
     ///
     /// # Errors
     /// Of what was given before.
-    pub(super) async fn close(&mut self, bytes: Bytes, rows: i64) -> Result<()> {
+    pub(super) async fn close(&mut self, pieces: Vec<Bytes>, rows: i64) -> Result<()> {
         self.settle().await?;
         let opening = self.opening();
         let writing = async move {
             let (place, mut file) = opening.await?;
-            file.append(&place, bytes).await?;
+            file.append(&place, pieces).await?;
             hold_here(&["export", "file_written"]).await;
             file.writer.finish().await.map_err(failed)?;
             file.record.rows = rows;
@@ -159,10 +159,13 @@ impl Sink {
 }
 
 impl OpenFile {
-    async fn append(&mut self, place: &Place, bytes: Bytes) -> Result<()> {
-        place.claim(bytes.len() as u64)?;
-        self.record.size += bytes.len() as u64;
-        self.record.crc32c = crc32c_append(self.record.crc32c, &bytes);
-        self.writer.write(bytes).await.map_err(failed)
+    async fn append(&mut self, place: &Place, pieces: Vec<Bytes>) -> Result<()> {
+        for bytes in pieces {
+            place.claim(bytes.len() as u64)?;
+            self.record.size += bytes.len() as u64;
+            self.record.crc32c = crc32c_append(self.record.crc32c, &bytes);
+            self.writer.write(bytes).await.map_err(failed)?;
+        }
+        Ok(())
     }
 }

@@ -4,13 +4,14 @@
 //! The same rows in the same batches give the same bytes.
 //!
 //! - `columns`: how each field is written
-//! - `parquet`, `json`: the two formats
+//! - `parquet`, `json`: the two formats; `vectors`: the pages of vectors
 
 mod columns;
 mod json;
 mod parquet;
 #[cfg(test)]
 mod tests;
+mod vectors;
 
 use bytes::Bytes;
 use redkite_types::RowBatch;
@@ -69,11 +70,11 @@ impl ExportFile {
         }
     }
 
-    /// The next bytes of the file, which may be none yet.
-    pub fn take(&mut self) -> Bytes {
+    /// The next bytes of the file, in pieces, of which there may be none yet.
+    pub fn take(&mut self) -> Vec<Bytes> {
         match &mut self.0 {
             Kind::Parquet(file) => file.take(),
-            Kind::Json(file) => file.take(),
+            Kind::Json(file) => vec![file.take()],
         }
     }
 
@@ -89,10 +90,10 @@ impl ExportFile {
     ///
     /// # Errors
     /// As [`ExportFile::write`].
-    pub fn finish(self) -> Result<Bytes> {
+    pub fn finish(self) -> Result<Vec<Bytes>> {
         match self.0 {
             Kind::Parquet(file) => file.finish(),
-            Kind::Json(file) => Ok(file.finish()),
+            Kind::Json(file) => Ok(vec![file.finish()]),
         }
     }
 }

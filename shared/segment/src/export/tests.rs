@@ -58,10 +58,10 @@ fn file(format: ExportFormat, batches: &[RowBatch]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for batch in batches {
         file.write(batch.clone()).unwrap();
-        bytes.extend_from_slice(&file.take());
+        bytes.extend(file.take().concat());
         assert!(file.size() >= bytes.len() as u64);
     }
-    bytes.extend_from_slice(&file.finish().unwrap());
+    bytes.extend(file.finish().unwrap().concat());
     bytes
 }
 
@@ -127,4 +127,73 @@ fn a_list_field_with_something_else_is_an_error() {
         let mut file = ExportFile::new(format, columns()).unwrap();
         assert!(file.write(wrong.clone()).is_err(), "{format:?}");
     }
+}
+
+/// What a reader finds of a column of vectors.
+fn vectors_of(bytes: Vec<u8>, column: usize) -> Vec<Option<Vec<f32>>> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).unwrap();
+    let batches = reader.with_batch_size(777).build().unwrap();
+    let mut found = Vec::new();
+    for batch in batches.map(Result::unwrap) {
+        let lists = batch.column(column).as_any();
+        let lists = lists.downcast_ref::<ListArray>().unwrap();
+        found.extend(lists.iter().map(|list| {
+            let list = list?;
+            let values = list.as_any().downcast_ref::<Float32Array>().unwrap();
+            Some(values.values().to_vec())
+        }));
+    }
+    found
+}
+
+#[test]
+fn vectors_of_many_pages_and_row_groups_are_those_that_were_written() {
+    for (dim, rows) in [(2, 150_000), (7, 40_000), (1_000, 5_000), (300_000, 9)] {
+        for share in [1.0, 0.6] {
+            let plain = |field| ExportColumn { field, list: None };
+            let mut vector = field(103, "vector", DataType::FloatVector, dim);
+            vector.nullable = share < 1.0;
+            let columns = vec![plain(vector), plain(field(100, "id", DataType::Int64, 0))];
+            let mut file = ExportFile::new(ExportFormat::Parquet, columns).unwrap();
+            let (mut bytes, mut wanted) = (Vec::new(), Vec::new());
+            let mut first = 0;
+            // Batches and pages do not end together.
+            while first < rows {
+                let count = (rows - first).min(1 + first / 2);
+                let keys: Vec<i64> = (first..first + count).map(|row| row as i64).collect();
+                let value = |at: usize| (first * dim + at) as f32;
+                let values: Vec<f32> = (0..count * dim).map(value).collect();
+                let valid =
+                    BitSet::from_fn(count, |row| (first + row) % 10 < (share * 10.0) as usize);
+                let of_row = |row: usize| values[row * dim..(row + 1) * dim].to_vec();
+                wanted.extend((0..count).map(|row| valid.get(row).then(|| of_row(row))));
+                let mut vectors = Column::new(
+                    FieldId(103),
+                    ColumnData::FloatVector {
+                        dim,
+                        values: values.into(),
+                    },
+                );
+                vectors.valid = (share < 1.0).then_some(valid);
+                let columns = vec![vectors, Column::new(FieldId(100), ColumnData::Int64(keys))];
+                file.write(RowBatch::new(count, columns).unwrap()).unwrap();
+                bytes.extend(file.take().concat());
+                first += count;
+            }
+            bytes.extend(file.finish().unwrap().concat());
+            assert_eq!(vectors_of(bytes, 0), wanted, "{rows} rows of {dim}");
+        }
+    }
+}
+
+#[test]
+fn a_row_without_a_vector_that_must_have_one_is_an_error() {
+    let mut vector = field(103, "vector", DataType::FloatVector, 2);
+    vector.nullable = false;
+    let mut columns = columns();
+    columns[3].field = vector;
+    let mut rows = rows(0, 2).into_columns();
+    rows[3].valid = Some(BitSet::from_fn(2, |row| row > 0));
+    let mut file = ExportFile::new(ExportFormat::Parquet, columns).unwrap();
+    assert!(file.write(RowBatch::new(2, rows).unwrap()).is_err());
 }

@@ -273,7 +273,7 @@ pub(crate) fn to_array(column: &Column) -> Result<ArrayRef, Failure> {
 }
 
 /// Which rows have a value, in Arrow's form; `None` when all do.
-pub(crate) fn nulls(column: &Column) -> Option<NullBuffer> {
+fn nulls(column: &Column) -> Option<NullBuffer> {
     let valid = column.valid.as_ref()?;
     Some(NullBuffer::new(BooleanBuffer::collect_bool(
         column.len(),

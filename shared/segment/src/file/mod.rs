@@ -64,9 +64,10 @@ pub use open::{Placement, open_segment};
 pub use streamed::{Piece, Streamed, StreamedColumns, open_streamed};
 
 pub(crate) use arrow::{ColumnSpec, key_column, parquet_bytes, read_batches};
-pub(crate) use arrow::{nulls as null_rows, to_array as export_array, user_type as export_type};
+pub(crate) use arrow::{to_array as export_array, user_type as export_type};
 pub(crate) use columns::FileColumns;
 pub(crate) use decode::missing as late_column;
+pub(crate) use page::{header as page_header, list_levels};
 pub(crate) use rows::RowsInFile;
 
 /// Version of the files written by this build.

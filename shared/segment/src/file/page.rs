@@ -56,33 +56,63 @@ pub(super) fn fits(rows: usize, row_bytes: usize) -> bool {
 /// The header of a page of rows that are byte arrays of one length.
 pub(super) fn before_rows(rows: usize, row_bytes: usize) -> Vec<u8> {
     // `fits` keeps both far below an i32.
-    header(rows as i32, (rows * row_bytes) as i32)
+    let bytes = (rows * row_bytes) as i32;
+    header(rows as i32, bytes, bytes)
 }
 
 /// Everything of the page that comes before the values: header, repetition and definition levels.
 pub(super) fn before_values(rows: usize, dim: usize) -> Vec<u8> {
     let values = rows * dim;
-    let mut levels = Vec::with_capacity(values / 8 + 64);
+    let levels = list_levels(std::iter::repeat_n(true, rows), dim, false);
+    // `fits` keeps both far below an i32.
+    let bytes = (levels.len() + values * 4) as i32;
+    let mut page = header(values as i32, bytes, bytes);
+    page.extend_from_slice(&levels);
+    page
+}
+
+/// Repetition and definition levels of lists of `dim` required values, where there are lists at all; `is_optional` says
+/// whether the column lets any be absent.
+pub(crate) fn list_levels(
+    rows: impl Iterator<Item = bool> + Clone,
+    dim: usize,
+    is_optional: bool,
+) -> Vec<u8> {
+    let entries = |is_there: bool| if is_there { dim } else { 1 };
+    let all: usize = rows.clone().map(entries).sum();
+    let mut levels = Vec::with_capacity(all / 8 + 64);
     level_run(&mut levels, |out| {
         // Packed bits, in groups of eight: zero where a row begins, one after.
-        let groups = values.div_ceil(8);
+        let groups = all.div_ceil(8);
         varint(out, (groups as u64) << 1 | 1);
         let start = out.len();
         out.resize(start + groups, u8::MAX);
-        for row in 0..rows {
-            let first = row * dim;
+        let mut first = 0;
+        for row in rows.clone() {
             out[start + first / 8] &= !(1 << (first % 8));
+            first += entries(row);
         }
     });
     level_run(&mut levels, |out| {
-        // One run of ones: every value is there.
-        varint(out, (values as u64) << 1);
-        out.push(1);
+        // One run for rows side by side that are there, or not.
+        let present = 1 + u8::from(is_optional);
+        let mut run = (0, true);
+        let mut end = |(length, is_there): (usize, bool)| {
+            if length > 0 {
+                varint(out, (length as u64) << 1);
+                out.push(if is_there { present } else { 0 });
+            }
+        };
+        for row in rows {
+            if row != run.1 {
+                end(run);
+                run = (0, row);
+            }
+            run.0 += entries(row);
+        }
+        end(run);
     });
-    // `fits` keeps both far below an i32.
-    let mut page = header(values as i32, (levels.len() + values * 4) as i32);
-    page.extend_from_slice(&levels);
-    page
+    levels
 }
 
 /// Writes levels behind their length.
@@ -94,12 +124,12 @@ fn level_run(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out[at..at + 4].copy_from_slice(&length.to_le_bytes());
 }
 
-/// `PageHeader` with a `DataPageHeader`.
-fn header(values: i32, bytes: i32) -> Vec<u8> {
+/// `PageHeader` with a `DataPageHeader`; a page takes `plain` bytes, `stored` as it is compressed.
+pub(crate) fn header(values: i32, plain: i32, stored: i32) -> Vec<u8> {
     let mut out = Vec::with_capacity(32);
     int_field(&mut out, 1, 0);
-    int_field(&mut out, 1, bytes);
-    int_field(&mut out, 1, bytes);
+    int_field(&mut out, 1, plain);
+    int_field(&mut out, 1, stored);
     // Field 5, after field 3.
     out.push(2 << 4 | TYPE_STRUCT);
     int_field(&mut out, 1, values);
