@@ -438,17 +438,9 @@ impl Chunk {
         file.whole(key_field, columns, self.row_ids, self.timestamps)
     }
 
-    /// The same rows' keys, and their columns, of rows in memory.
-    ///
-    /// # Errors
-    /// `Corrupt`
-    pub(crate) fn into_keys(self, key_field: FieldId) -> Result<(Self, RowBatch)> {
-        let key: Vec<Column> = self.batch.column(key_field).cloned().into_iter().collect();
-        let keys = RowBatch::new(self.len(), key);
-        let keys = keys.ok_or_else(|| Error::corrupt("rows of a segment", "they have no keys"))?;
-        let keys = Self::new(key_field, keys, self.row_ids, self.timestamps);
-        let keys = keys.map_err(|reason| Error::corrupt("rows of a segment", reason))?;
-        Ok((keys, self.batch))
+    /// The columns of rows in memory, their row ids and their times.
+    pub(crate) fn into_parts(self) -> (RowBatch, Vec<RowId>, Vec<Timestamp>) {
+        (self.batch, self.row_ids, self.timestamps)
     }
 
     /// Single rows of a vector field, if its values stay in the file.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use arrow_array::{Array, ArrayRef, Int64Array, StringArray};
 use bytes::Bytes;
 use redkite_storage::{ObjectStore, layout};
-use redkite_types::{PartitionId, PrimaryKeys, SegmentId, Timestamp};
+use redkite_types::{DataType, PartitionId, PrimaryKeys, SegmentId, Timestamp};
 
 use crate::{
     delete::DeleteBatch,
     error::{Error, Result},
     file::{
-        ColumnSpec, FileEntry, FileKind, blocking, key_column, parquet_bytes, read_batches, reading,
+        CheckedFiles, ColumnSpec, FileEntry, FileKind, InOrder, blocking, deletes_in_order,
+        key_column, parquet_bytes, read_batches, reading,
     },
 };
 
@@ -45,6 +46,19 @@ pub async fn read_delta(store: &dyn ObjectStore, entry: &FileEntry) -> Result<De
     let bytes = entry.read(store).await?;
     let path = entry.path.clone();
     reading(&entry.path, move || decode(&path, bytes)).await
+}
+
+/// Opens a delete file to be read some deletes at a time, after checking its checksum; `key` is the type of the keys.
+///
+/// # Errors
+/// `Storage` · `Corrupt` · `UnsupportedVersion`
+pub async fn stream_delta(
+    store: &dyn ObjectStore,
+    entry: &FileEntry,
+    key: DataType,
+    checked: &CheckedFiles,
+) -> Result<InOrder> {
+    deletes_in_order(store, entry, key, checked, FORMAT_VERSION).await
 }
 
 fn encode(id: i64, batch: &DeleteBatch) -> Result<Bytes> {

@@ -15,6 +15,7 @@
 //! - [`mod@group`]: nearest rows of the nearest groups
 //! - [`reduce`]: many answers become one
 //! - [`mod@fetch`]: output columns for the winners
+//! - [`newest`]: which rows of a segment are seen, without holding its keys
 //! - [`compact`]: the rows of several segments that still count
 //! - [`mod@file`], [`delta`], [`bloom`]: Parquet files, their manifest and their checksums
 //! - [`export`]: rows as files for other programs
@@ -34,6 +35,7 @@ pub mod group;
 pub mod growing;
 pub mod interim;
 pub mod manifest;
+pub mod newest;
 pub mod reduce;
 pub mod retrieve;
 pub mod sealed;
@@ -51,6 +53,7 @@ pub use fetch::{fetch, gather};
 pub use file::{ColumnCache, FileEntry, FileKind, Placement, SegmentManifest};
 pub use group::{GroupBy, InGroup, merge_groups};
 pub use growing::{GrowingSegment, GrowingSnapshot};
+pub use newest::{KeyLimits, NewestRows};
 pub use redkite_types::StopFlag;
 pub use reduce::{Hit, Keyed, RowAt, TopK, merge_hits, merge_keyed, merge_topk};
 pub use retrieve::SegmentRetriever;

@@ -14,9 +14,9 @@ use common::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use redkite_expr::{Plan, Templates, compile};
 use redkite_segment::{
-    ALL_PARTITIONS, Chunk, DeleteBatch, Error, FileKind, ReadView, SealedSegment, Segment,
-    SegmentManifest, SegmentRetriever,
-    file::{self, CheckedFiles, Streamed},
+    ALL_PARTITIONS, Chunk, DeleteBatch, Error, FileKind, KeyLimits, NewestRows, ReadView,
+    SealedSegment, Segment, SegmentManifest, SegmentRetriever,
+    file::{self, CheckedFiles, KeyRows, StreamedColumns},
 };
 use redkite_storage::{ObjectStore, open};
 use redkite_types::{
@@ -42,8 +42,20 @@ async fn opened(
     store: &dyn ObjectStore,
     manifest: &SegmentManifest,
     schema: &Arc<CollectionSchema>,
-) -> Result<Streamed, Error> {
+) -> Result<Arc<StreamedColumns>, Error> {
     file::open_streamed(store, manifest, schema.clone(), &CheckedFiles::new()).await
+}
+
+async fn all_keys(
+    store: &dyn ObjectStore,
+    opened: &Arc<StreamedColumns>,
+) -> Result<Vec<KeyRows>, Error> {
+    let mut all = Vec::new();
+    let mut keys = opened.keys_in_order()?;
+    while let Some(rows) = keys.read(store).await? {
+        all.push(rows.into_keys()?);
+    }
+    Ok(all)
 }
 
 fn all_fields(schema: &CollectionSchema) -> Vec<FieldId> {
@@ -53,14 +65,14 @@ fn all_fields(schema: &CollectionSchema) -> Vec<FieldId> {
 /// All fields of some rows, read in parts of about so many bytes.
 async fn read(
     store: &dyn ObjectStore,
-    opened: &Streamed,
+    opened: &Arc<StreamedColumns>,
     fields: &[FieldId],
     rows: &[u32],
     bytes: u64,
 ) -> Result<Vec<RowBatch>, Error> {
     let mut batches = Vec::new();
-    for part in opened.columns.divide(rows, fields, bytes, 1_000)? {
-        let piece = opened.columns.read(store, &rows[part], fields).await?;
+    for part in opened.divide(rows, fields, bytes, 1_000)? {
+        let piece = opened.read(store, &rows[part], fields).await?;
         batches.push(piece.decode()?);
     }
     Ok(batches)
@@ -130,10 +142,17 @@ async fn rows_of_any_schema_are_read_as_they_were_written() {
         for store in stores {
             let (chunk, manifest) = written(&*store, &schema, rows.clone()).await;
             let opened = opened(&*store, &manifest, &schema).await.unwrap();
-            let key = schema.primary_key().id;
-            assert_eq!(opened.keys.row_ids(), chunk.row_ids());
-            assert_eq!(opened.keys.timestamps(), chunk.timestamps());
-            assert_eq!(opened.keys.batch().column(key), chunk.batch().column(key));
+            let mut row = 0;
+            for keys in all_keys(&*store, &opened).await.unwrap() {
+                assert_eq!(keys.first_row as usize, row);
+                let rows = row..row + keys.keys.len();
+                assert_eq!(keys.row_ids, chunk.row_ids()[rows.clone()]);
+                assert_eq!(keys.timestamps, chunk.timestamps()[rows.clone()]);
+                let wanted = rows.clone().map(|row| chunk.key(row));
+                assert!(keys.keys.iter().eq(wanted));
+                row = rows.end;
+            }
+            assert_eq!(row, chunk.len());
             for _ in 0..4 {
                 let rows = some_rows(&mut rng, count as usize);
                 let mut fields = all_fields(&schema);
@@ -178,12 +197,17 @@ async fn deletes_and_filters_leave_the_rows_that_a_whole_segment_leaves() {
         };
         let doomed = DeleteBatch::at(doomed, Timestamp(1 << 41), ALL_PARTITIONS);
         let whole = Arc::new(SealedSegment::new(meta(&schema, 7), chunk).unwrap());
-        let mut of_keys = CollectionSchema::clone(&schema);
-        of_keys.fields.retain(|field| field.is_primary_key);
-        let seen = SealedSegment::new(meta(&Arc::new(of_keys), 7), streamed.keys).unwrap();
-        let seen = Arc::new(seen);
-        assert_eq!(whole.delete(&doomed), seen.delete(&doomed));
-        let all = rows_that(&seen, &Arc::new(Plan::all()));
+        whole.delete(&doomed);
+        let view = ReadView::latest();
+        let (rows, partition) = (streamed.rows(), whole.meta().partition);
+        let limits = KeyLimits::default();
+        let mut seen = NewestRows::new(rows, partition, view, Timestamp::MAX, limits);
+        for rows in all_keys(&*store, &streamed).await.unwrap() {
+            seen.add(rows).unwrap();
+        }
+        seen.delete(&doomed);
+        assert!(!seen.end_range());
+        let all: Vec<u32> = seen.into_rows().0.iter().map(|row| row as u32).collect();
         assert_eq!(all, rows_that(&whole, &Arc::new(Plan::all())));
         let low = rng.random_range(-100..100);
         for text in [
@@ -197,8 +221,8 @@ async fn deletes_and_filters_leave_the_rows_that_a_whole_segment_leaves() {
             let fields: Vec<FieldId> = filter.fields().into_iter().collect();
             let bytes = rng.random_range(1 << 9..1 << 18);
             let mut passing = Vec::new();
-            for part in streamed.columns.divide(&all, &fields, bytes, 700).unwrap() {
-                let piece = streamed.columns.read(&*store, &all[part], &fields).await;
+            for part in streamed.divide(&all, &fields, bytes, 700).unwrap() {
+                let piece = streamed.read(&*store, &all[part], &fields).await;
                 passing.extend(piece.unwrap().passing(&filter).unwrap());
             }
             assert_eq!(passing, rows_that(&whole, &filter), "{text}");
@@ -262,7 +286,7 @@ async fn values_that_lie_across_blocks_are_whole() {
         same(&found, &chunk, &fields, &rows);
     }
     let behind = [count as u32];
-    let read = opened.columns.read(&*store, &behind, &fields).await;
+    let read = opened.read(&*store, &behind, &fields).await;
     assert!(read.is_err());
 }
 
@@ -277,10 +301,11 @@ async fn whatever_is_read_is_read_once_more_than_the_check() {
     let checked = CheckedFiles::new();
     let open = || file::open_streamed(&store, &manifest, schema.clone(), &checked);
     let opened = open().await.unwrap();
+    all_keys(&store, &opened).await.unwrap();
     let to_open = store.bytes_read();
     // The keys, and where pages are.
     assert!(to_open < size + size / 4, "{to_open} bytes of {size}");
-    open().await.unwrap();
+    all_keys(&store, &open().await.unwrap()).await.unwrap();
     let again = store.bytes_read() - to_open;
     assert!(again < size / 4, "{again} bytes of {size} to open it again");
     let before = store.bytes_read();

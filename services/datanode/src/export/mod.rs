@@ -5,10 +5,12 @@
 //!
 //! - [`options`]: what an operator may set
 //! - `target`: where files go
+//! - `batches`: rows of a segment, some at a time
 //! - `output`: rows to encoded files
 //! - `sink`: encoded files to a place
 //! - `source`: which rows of a segment count
 
+mod batches;
 pub mod options;
 mod output;
 mod sink;
@@ -20,7 +22,7 @@ mod tests;
 use std::{sync::Arc, time::Instant};
 
 use redkite_expr::Plan;
-use redkite_node::{DiskSpace, MemoryBudget};
+use redkite_node::{DiskSpace, MemoryBudget, MemoryReservation};
 use redkite_proto::{
     convert::schema,
     redkite::{
@@ -39,6 +41,7 @@ use redkite_segment::{
 use redkite_storage::ObjectStore;
 use redkite_types::{Error, Result, Timestamp};
 use serde_json::json;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::info;
 
 pub use self::options::ExportOptions;
@@ -48,12 +51,19 @@ use self::{
     target::Targets,
 };
 
+/// Parts that are written, or counted, at the same time; more wait for their turn.
+const AT_ONCE: usize = 2;
+/// Memory that one of them takes, whatever there is to read and to write.
+const PART_BYTES: u64 = 112 << 20;
+
 /// Writes exports.
 #[derive(Debug)]
 pub struct Exporter {
     source: Source,
     targets: Targets,
     cpu: CpuPool,
+    memory: Arc<MemoryBudget>,
+    turns: Semaphore,
     options: ExportOptions,
 }
 
@@ -68,11 +78,20 @@ impl Exporter {
         options: ExportOptions,
     ) -> Self {
         Self {
-            source: Source::new(store.clone(), cpu.clone(), memory),
+            source: Source::new(store.clone(), cpu.clone()),
             targets: Targets::new(store, disk, options.buckets.clone()),
             cpu,
+            memory,
+            turns: Semaphore::new(AT_ONCE),
             options,
         }
+    }
+
+    /// Waits until there is a place, and takes the memory.
+    async fn turn(&self, what: &str) -> Result<(SemaphorePermit<'_>, MemoryReservation)> {
+        let turn = self.turns.acquire().await;
+        let turn = turn.map_err(|error| Error::internal(error.to_string()))?;
+        Ok((turn, self.memory.reserve(what, PART_BYTES)?))
     }
 
     /// Writes the rows of one part. The same request again writes the same files.
@@ -88,6 +107,7 @@ impl Exporter {
         let target = target_of(request.target.as_ref())?;
         let place = self.targets.open(target).await?;
         place.take(&request.task_id).await?;
+        let _turn = self.turn("a part of an export").await?;
         let schema = request.schema.clone().ok_or_else(|| absent("schema"))?;
         let schema = Arc::new(schema::from_proto(schema)?);
         let filter = match request.filter.is_empty() {
@@ -106,7 +126,7 @@ impl Exporter {
             samples: request.samples as usize,
         };
         let mut output = Output::new(place, self.cpu.clone(), wanted);
-        let mut reading = self.source.reading(
+        let reading = self.source.reading(
             &request,
             source::Wanted {
                 schema,
@@ -155,6 +175,7 @@ impl Exporter {
     /// # Errors
     /// Code 1009 when a file that is read is damaged, 3 while memory is full; else as the store says.
     pub async fn count(&self, request: CountRowsRequest) -> Result<CountRowsResponse> {
+        let _turn = self.turn("rows to be counted").await?;
         let schema = request.schema.ok_or_else(|| absent("schema"))?;
         let schema = Arc::new(schema::from_proto(schema)?);
         let view = ReadView {
@@ -174,7 +195,7 @@ impl Exporter {
             view,
             filter: Arc::new(Plan::all()),
         };
-        let mut reading = self.source.reading(&part, wanted);
+        let reading = self.source.reading(&part, wanted);
         for info in &part.segments {
             let (rows, later) = reading.count(info, request.since).await?;
             counted.rows += rows;

@@ -1,18 +1,27 @@
 //! Rows to files.
 
-use std::ops::Range;
-
 use redkite_proto::redkite::meta;
 use redkite_runtime::{CpuPool, Priority};
 use redkite_segment::export::{ExportColumn, ExportFile, ExportFormat, json_rows};
 use redkite_types::{Error, FieldId, Result, RowBatch, StopFlag};
 
-use super::{sink::Sink, source::Rows, target::Place};
+use super::{
+    batches::{Batches, Limits, on_pool},
+    sink::Sink,
+    source::Rows,
+    target::Place,
+};
 
-/// Bytes and rows that are in memory at a time, as they are read and decoded.
-const PARQUET_AT_ONCE: (u64, usize) = (8 << 20, 16_384);
+/// What is in memory at a time.
+const PARQUET_AT_ONCE: Limits = Limits {
+    bytes: 8 << 20,
+    rows: 16_384,
+};
 /// The same for JSON, which takes several times as much once it is written.
-const JSON_AT_ONCE: (u64, usize) = (2 << 20, 4_096);
+const JSON_AT_ONCE: Limits = Limits {
+    bytes: 2 << 20,
+    rows: 4_096,
+};
 
 /// What is to be written.
 #[derive(Clone, Debug)]
@@ -62,18 +71,16 @@ impl Output {
     pub(super) async fn write(&mut self, rows: &Rows) -> Result<()> {
         let fields = self.wanted.columns.iter().map(|column| column.field.id);
         let fields: Vec<FieldId> = fields.collect();
-        let parts = divide(&self.cpu, self.wanted.format, rows, &fields).await?;
-        let mut parts = parts.into_iter();
-        let cpu = self.cpu.clone();
-        let read = |part: Range<usize>| read(&cpu, rows, part, &fields);
-        let Some(part) = parts.next() else {
-            return Ok(());
+        let limits = match self.wanted.format {
+            ExportFormat::Parquet => PARQUET_AT_ONCE,
+            ExportFormat::Json => JSON_AT_ONCE,
         };
-        let mut batch = read(part).await?;
-        for part in parts {
-            ((), batch) = futures::try_join!(self.write_batch(batch), read(part))?;
+        let mut batches = Batches::new(&self.cpu, rows, &fields, limits);
+        let mut next = batches.decode().await?;
+        while let Some(batch) = next {
+            ((), next) = futures::try_join!(self.write_batch(batch), batches.decode())?;
         }
-        self.write_batch(batch).await
+        Ok(())
     }
 
     async fn write_batch(&mut self, batch: RowBatch) -> Result<()> {
@@ -135,46 +142,6 @@ impl Output {
             samples: self.samples,
         })
     }
-}
-
-// Functions of their own: a file on its way cannot be shared between threads, so neither can the
-// output.
-async fn divide(
-    cpu: &CpuPool,
-    format: ExportFormat,
-    rows: &Rows,
-    fields: &[FieldId],
-) -> Result<Vec<Range<usize>>> {
-    let (bytes, most) = match format {
-        ExportFormat::Parquet => PARQUET_AT_ONCE,
-        ExportFormat::Json => JSON_AT_ONCE,
-    };
-    let (columns, fields) = (rows.columns.clone(), fields.to_vec());
-    let rows = rows.rows.clone();
-    let divide = move |_: &StopFlag| columns.divide(&rows, &fields, bytes, most);
-    on_pool(cpu, Priority::Build, divide).await
-}
-
-/// Rows of a segment, decoded beside the encoding of those before them.
-async fn read(
-    cpu: &CpuPool,
-    rows: &Rows,
-    part: Range<usize>,
-    fields: &[FieldId],
-) -> Result<RowBatch> {
-    let read = rows.columns.read(&*rows.store, &rows.rows[part], fields);
-    let piece = read.await.map_err(|error| Error::from_coded(&error))?;
-    on_pool(cpu, Priority::Segment, move |_: &StopFlag| piece.decode()).await
-}
-
-async fn on_pool<T: Send + 'static>(
-    cpu: &CpuPool,
-    priority: Priority,
-    work: impl FnOnce(&StopFlag) -> redkite_segment::Result<T> + Send + 'static,
-) -> Result<T> {
-    let outcome = cpu.run_stoppable(priority, work).await;
-    let outcome = outcome.map_err(|error| Error::from_coded(&error))?;
-    outcome.map_err(|error| Error::from_coded(&error))
 }
 
 /// The first rows of a batch as JSON.

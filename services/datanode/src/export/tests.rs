@@ -12,6 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt as _;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use redkite_config::ByteSize;
 use redkite_expr::{Plan, Templates, compile};
@@ -33,8 +34,8 @@ use redkite_storage::{
     Result as StorageResult,
 };
 use redkite_types::{
-    CollectionId, CollectionSchema, Column, ColumnData, DataType, FieldSchema, PartitionId,
-    PrimaryKeys, RowBatch, RowId, SegmentId, Timestamp,
+    CollectionId, CollectionSchema, Column, ColumnData, DataType, ErrorCode, FieldSchema,
+    PartitionId, PrimaryKeys, RowBatch, RowId, SegmentId, Timestamp,
 };
 use serde_json::Value;
 
@@ -113,6 +114,10 @@ type Row = (i64, i64, u64);
 
 impl World {
     fn new(is_short: bool) -> Self {
+        Self::with_memory(is_short, MemoryBudget::unlimited())
+    }
+
+    fn with_memory(is_short: bool, memory: MemoryBudget) -> Self {
         let store = Arc::new(Faulty {
             inner: redkite_storage::open("memory://").unwrap(),
             left: AtomicI64::new(-1),
@@ -126,7 +131,7 @@ impl World {
             store.clone(),
             CpuPool::new(2, 8).unwrap(),
             Arc::new(DiskSpace::unlimited()),
-            Arc::new(MemoryBudget::unlimited()),
+            Arc::new(memory),
             options,
         );
         let fields = vec![
@@ -378,4 +383,26 @@ async fn deletes_and_newer_rows_of_other_segments_count_up_to_the_time() {
             (newest.len() as i64, later as i64)
         );
     }
+}
+
+#[tokio::test]
+async fn two_parts_run_at_once_and_more_wait() {
+    let world = World::new(false);
+    let turn = || world.exporter.turn("a test").now_or_never();
+    let first = turn().unwrap().unwrap();
+    let _second = turn().unwrap().unwrap();
+    assert!(turn().is_none());
+    drop(first);
+    let _third = turn().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_part_is_refused_while_there_is_no_memory_for_it() {
+    let world = World::with_memory(false, MemoryBudget::new(64 << 20));
+    let segment = world.segment(3, &[(1, 2, 5)]).await;
+    let refused = world.exporter.part(world.request(9, vec![segment])).await;
+    assert_eq!(refused.unwrap_err().code, ErrorCode::MemoryLimitExceeded);
+    assert!(world.files().await.is_empty());
+    // Its turn is over.
+    assert_eq!(world.exporter.turns.available_permits(), 2);
 }

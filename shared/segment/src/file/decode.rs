@@ -31,6 +31,29 @@ pub(super) fn data_file(path: &str, bytes: Bytes, schema: &CollectionSchema) -> 
     whole.into_chunk(schema).map_err(|reason| corrupt(&reason))
 }
 
+/// Reads a file as a whole whose columns are found by the names of the schema's fields.
+pub(super) fn table(path: &str, bytes: Bytes, schema: &CollectionSchema) -> Result<RowBatch> {
+    let corrupt = |reason: &dyn std::fmt::Display| Error::corrupt(path, reason);
+    let (_, batches) = read_batches(bytes).map_err(|error| corrupt(&error))?;
+    let empty =
+        |field: &FieldSchema| Column::new(field.id, ColumnData::empty(field.data_type, field.dim));
+    let mut columns: Vec<Column> = schema.fields.iter().map(empty).collect();
+    let mut rows = 0;
+    for batch in batches {
+        let batch = batch.map_err(|error| corrupt(&error))?;
+        rows += batch.num_rows();
+        for (column, field) in columns.iter_mut().zip(&schema.fields) {
+            let array = batch.column_by_name(&field.name);
+            let read = array
+                .and_then(|array| from_array(array.as_ref(), field.id, field.data_type, field.dim));
+            let name = &field.name;
+            column.extend(&read.ok_or_else(|| corrupt(&format!("it has no such column {name}")))?);
+        }
+    }
+    let batch = RowBatch::new(rows, columns);
+    batch.ok_or_else(|| corrupt(&"its columns differ in length"))
+}
+
 fn check_version(path: &str, found: Option<&String>) -> Result<()> {
     let found = found.and_then(|text| text.parse().ok());
     match found {

@@ -22,6 +22,7 @@
 //! - `rows`: single rows of a vector column
 //! - `open`: a file to a chunk; `column`: to one column; `decode`: version 1
 //! - `streamed`: a file read some rows at a time; `remote`: one on no local disk; `blocks`: its bytes
+//! - `in_order`: all keys or deletes of a file, some at a time
 //! - `arrow`: columns to Arrow and back
 
 mod arrow;
@@ -32,6 +33,7 @@ mod column;
 mod columns;
 mod decode;
 mod encode;
+mod in_order;
 mod open;
 mod page;
 mod pages;
@@ -60,13 +62,15 @@ pub use blocks::CheckedFiles;
 pub use cache::ColumnCache;
 pub use checked::{CheckedBytes, read_checked};
 pub use column::{ColumnSource, find_column};
+pub use in_order::{InOrder, KeyRows};
 pub use open::{Placement, open_segment};
-pub use streamed::{Piece, Streamed, StreamedColumns, open_streamed};
+pub use streamed::{Piece, StreamedColumns, open_streamed};
 
 pub(crate) use arrow::{ColumnSpec, key_column, parquet_bytes, read_batches};
 pub(crate) use arrow::{to_array as export_array, user_type as export_type};
 pub(crate) use columns::FileColumns;
 pub(crate) use decode::missing as late_column;
+pub(crate) use in_order::deletes_in_order;
 pub(crate) use page::{header as page_header, list_levels};
 pub(crate) use rows::RowsInFile;
 

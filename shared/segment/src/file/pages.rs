@@ -156,11 +156,17 @@ impl Pages {
         self.position(field).is_some()
     }
 
-    /// The position of a field's column, by the field id in the column's metadata.
+    /// The position of a field's column, by the field id in the column's metadata, or by its name if it has none.
     fn position(&self, field: FieldId) -> Option<usize> {
         let wanted = field.to_string();
+        let name = self.schema.field_by_id(field).map(|field| &field.name);
         let mut columns = self.metadata.schema().fields().iter();
-        columns.position(|column| column.metadata().get(PARQUET_FIELD_ID_META_KEY) == Some(&wanted))
+        columns.position(
+            |column| match column.metadata().get(PARQUET_FIELD_ID_META_KEY) {
+                Some(id) => *id == wanted,
+                None => Some(column.name()) == name,
+            },
+        )
     }
 
     /// The leaves of a column and their bytes.
@@ -307,7 +313,10 @@ pub(super) fn divide(rows: &[u32], costs: &[Costs], bytes: u64, most: usize) -> 
         let row = u64::from(*row);
         let mut cost = 0;
         for (Costs(of_column), page) in costs.iter().zip(&mut pages) {
-            let mut here = page.unwrap_or_default();
+            let mut here = page.unwrap_or_else(|| {
+                let after = of_column.partition_point(|page| page.first_row <= row);
+                after.saturating_sub(1)
+            });
             while of_column
                 .get(here + 1)
                 .is_some_and(|next| next.first_row <= row)

@@ -8,7 +8,7 @@ use parquet::file::{
 };
 
 use super::{
-    FORMAT_VERSION, METADATA_PREFIX, SCALAR_BYTES_KEY, VECTORS_KEY,
+    FORMAT_VERSION, FileEntry, METADATA_PREFIX, SCALAR_BYTES_KEY, VECTORS_KEY,
     checked::Found,
     page::{ALIGNMENT, VectorPart},
 };
@@ -31,21 +31,9 @@ impl Layout {
     /// `Corrupt` · `UnsupportedVersion`
     pub(super) fn parse(path: &str, file: &impl ChunkReader) -> Result<Self> {
         let corrupt = |reason: &dyn std::fmt::Display| Error::corrupt(path, reason);
-        let metadata = ParquetMetaDataReader::new()
-            .with_page_index_policy(PageIndexPolicy::Skip)
-            .parse_and_finish(file)
-            .map_err(|error| corrupt(&error))?;
+        let metadata = footer_of(path, file)?;
         let of_file = metadata.file_metadata();
-        let version = entry(of_file, &format!("{METADATA_PREFIX}format_version"));
-        let version = version.and_then(|text| text.parse().ok());
-        let version: u32 = version.ok_or_else(|| corrupt(&"it names no format version"))?;
-        if version > FORMAT_VERSION {
-            return Err(Error::UnsupportedVersion {
-                path: path.to_owned(),
-                found: version,
-                supported: FORMAT_VERSION,
-            });
-        }
+        let version = version_of(path, of_file, FORMAT_VERSION)?;
         if version < 2 {
             return Ok(Self {
                 version,
@@ -63,6 +51,26 @@ impl Layout {
             metadata,
             scalar_bytes,
             vectors,
+        })
+    }
+
+    /// Reads the footer of a file that is no segment's data, and all of whose columns are as the library writes them. A
+    /// file that is not in one row group is said to be of version 1.
+    ///
+    /// # Errors
+    /// `Corrupt` · `UnsupportedVersion`, of one later than `newest`
+    pub(super) fn of_table(
+        file: &FileEntry,
+        footer: &impl ChunkReader,
+        newest: u32,
+    ) -> Result<Self> {
+        let metadata = footer_of(&file.path, footer)?;
+        version_of(&file.path, metadata.file_metadata(), newest)?;
+        Ok(Self {
+            version: if metadata.num_row_groups() == 1 { 2 } else { 1 },
+            metadata,
+            scalar_bytes: file.size_bytes,
+            vectors: Vec::new(),
         })
     }
 
@@ -108,6 +116,27 @@ impl Found {
             Self::Local(local) => Layout::parse(path, &local.file),
             Self::Fetched(bytes) => Layout::parse(path, bytes),
         }
+    }
+}
+
+fn footer_of(path: &str, file: &impl ChunkReader) -> Result<ParquetMetaData> {
+    let reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Skip);
+    let metadata = reader.parse_and_finish(file);
+    metadata.map_err(|error| Error::corrupt(path, error))
+}
+
+/// The version of a file's format.
+fn version_of(path: &str, of_file: &FileMetaData, newest: u32) -> Result<u32> {
+    let version = entry(of_file, &format!("{METADATA_PREFIX}format_version"));
+    let version = version.and_then(|text| text.parse().ok());
+    match version {
+        Some(found) if found > newest => Err(Error::UnsupportedVersion {
+            path: path.to_owned(),
+            found,
+            supported: newest,
+        }),
+        Some(version) => Ok(version),
+        None => Err(Error::corrupt(path, "it names no format version")),
     }
 }
 

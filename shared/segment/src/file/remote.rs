@@ -16,13 +16,11 @@ use super::{
     FileEntry,
     blocks::{Blocks, CheckedFiles, Held, Wish},
     checked::Found,
-    decode,
     open::vector_column,
     page::VectorPart,
     pages::{Pages, index_range},
-    parts::Layout,
     reading,
-    streamed::{Opened, Place},
+    streamed::{Form, Place},
 };
 use crate::error::{Error, Result};
 
@@ -51,17 +49,18 @@ pub(super) async fn open(
     file: &FileEntry,
     schema: &Arc<CollectionSchema>,
     checked: &CheckedFiles,
-) -> Result<Opened> {
+    form: Form,
+) -> Result<Place> {
     let path = &file.path;
     let corrupt = |reason: String| Error::corrupt(path, reason);
     let blocks = Blocks::check(store, file, checked).await?;
-    let layout = Layout::parse(path, &Tail::read(store, &blocks).await?)?;
-    if layout.version < 2 {
+    let tail = Tail::read(store, &blocks).await?;
+    let Some(layout) = form.layout(file, &tail)? else {
         let found = Found::Fetched(store.get(path).await?);
         let (file, schema) = (file.clone(), schema.clone());
-        let whole = move || decode::data_file(&file.path, found.whole(&file)?, &schema);
-        return Ok(Opened::Whole(reading(path, whole).await?));
-    }
+        let whole = move || form.whole(&file.path, found.whole(&file)?, &schema);
+        return Ok(Place::Decoded(reading(path, whole).await?));
+    };
     layout.ranges(file.size_bytes).map_err(corrupt)?;
     let vectors = layout.vectors.clone();
     let index = index_range(&layout.metadata).unwrap_or_default();
@@ -70,13 +69,13 @@ pub(super) async fn open(
         false => Vec::new(),
     };
     let index = Held::new(file.size_bytes, index);
-    Ok(Opened::Apart(Place::Remote(Remote {
+    Ok(Place::Remote(Remote {
         pages: Pages::new(path, &index, layout, schema.clone()).map_err(corrupt)?,
         blocks,
         vectors,
         dictionaries: Mutex::default(),
         last: Mutex::default(),
-    })))
+    }))
 }
 
 async fn bytes_of(store: &dyn ObjectStore, blocks: &Blocks, range: Range<u64>) -> Result<Bytes> {

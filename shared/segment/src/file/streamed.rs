@@ -1,47 +1,31 @@
 //! A data file that is read some rows at a time, so that what it takes does not grow with it.
 //!
-//! In memory are the keys, row ids and times while somebody holds them, where pages are, and the rows that are being
-//! read. The file is mapped where it is on a local disk; else its bytes are asked of the store (`remote`). A
-//! file of version 1 is decoded as a whole.
+//! In memory are where pages are and the rows that are being read. The file is mapped where it is on a local disk; else
+//! its bytes are asked of the store (`remote`). A file of version 1 is decoded as a whole.
 
 use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
-use parquet::arrow::arrow_reader::RowSelectionPolicy;
+use parquet::{arrow::arrow_reader::RowSelectionPolicy, file::reader::ChunkReader};
 use redkite_expr::Plan;
 use redkite_storage::ObjectStore;
 use redkite_types::{
-    CollectionSchema, Column, ColumnData, DataType, FieldId, FieldSchema, RowBatch, RowId,
-    SegmentId, Timestamp,
+    CollectionSchema, Column, ColumnData, FieldId, FieldSchema, FloatBuffer, RowBatch, SegmentId,
 };
 
 use super::{
     FileEntry, SegmentManifest,
     blocks::{CheckedFiles, Held},
     checked::{Found, OpenFile, local},
-    decode, hidden_name,
+    decode,
     open::{data_entry, vector_column},
     pages::{Costs, Pages, divide},
+    parts::Layout,
     reading,
     remote::{self, Remote},
 };
-use crate::{
-    chunk::Chunk,
-    error::{Error, Result},
-};
-
-/// Keys that are decoded at a time, in bytes and in rows.
-const KEYS_AT_ONCE: (u64, usize) = (8 << 20, 65_536);
-
-/// A segment's rows, of which only the keys are in memory.
-#[derive(Debug)]
-pub struct Streamed {
-    /// Keys, row ids and times.
-    pub keys: Chunk,
-    /// All columns.
-    pub columns: Arc<StreamedColumns>,
-}
+use crate::error::{Error, Result};
 
 /// The columns of a segment, read some rows at a time.
 #[derive(Debug)]
@@ -73,6 +57,56 @@ pub struct Piece {
     bytes: Held,
 }
 
+/// What kind of file is opened.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Form {
+    /// A segment's data.
+    Segment,
+    /// Columns that are found by their names, of which this build knows versions up to one.
+    Table(u32),
+}
+
+impl Form {
+    /// What the footer says; `None` of a file that must be decoded as a whole.
+    pub(super) fn layout(
+        self,
+        file: &FileEntry,
+        footer: &impl ChunkReader,
+    ) -> Result<Option<Layout>> {
+        let layout = match self {
+            Self::Segment => Layout::parse(&file.path, footer)?,
+            Self::Table(newest) => Layout::of_table(file, footer, newest)?,
+        };
+        if layout.version < 2 {
+            return Ok(None);
+        }
+        Ok(Some(layout))
+    }
+
+    /// Decodes a file as a whole. Computes.
+    pub(super) fn whole(
+        self,
+        path: &str,
+        bytes: Bytes,
+        schema: &CollectionSchema,
+    ) -> Result<RowBatch> {
+        match self {
+            Self::Segment => {
+                let (batch, ids, times) = decode::data_file(path, bytes, schema)?.into_parts();
+                let ids = ids.into_iter().map(|id| id.0).collect();
+                let times = times.into_iter().map(|ts| ts.0 as i64).collect();
+                let rows = batch.len();
+                let mut columns = batch.into_columns();
+                columns.push(Column::new(FieldId::ROW_ID, ColumnData::Int64(ids)));
+                columns.push(Column::new(FieldId::TIMESTAMP, ColumnData::Int64(times)));
+                let batch = RowBatch::new(rows, columns);
+                batch.ok_or_else(|| Error::corrupt(path, "its columns differ in length"))
+            }
+            Self::Table(_) => decode::table(path, bytes, schema),
+        }
+    }
+}
+
 /// Opens a segment's rows, after checking the file's checksum. `checked` saves reading a file as a whole that was
 /// opened before. Decoding runs where blocking is allowed. `schema` is today's, as for [`super::read_segment`].
 ///
@@ -83,67 +117,62 @@ pub fn open_streamed<'a>(
     manifest: &'a SegmentManifest,
     schema: Arc<CollectionSchema>,
     checked: &'a CheckedFiles,
-) -> BoxFuture<'a, Result<Streamed>> {
-    open_anywhere(store, manifest, schema, checked).boxed()
+) -> BoxFuture<'a, Result<Arc<StreamedColumns>>> {
+    let open = async move {
+        let file = data_entry(manifest)?;
+        let (segment, form) = (manifest.segment, Form::Segment);
+        let columns = open_as(store, file, schema, checked, segment, form).await?;
+        if columns.rows() as u64 != manifest.rows {
+            let (found, rows) = (columns.rows(), manifest.rows);
+            let reason = format!("it has {found} rows instead of {rows}");
+            return Err(Error::corrupt(&file.path, reason));
+        }
+        Ok(columns)
+    };
+    open.boxed()
 }
 
-async fn open_anywhere(
+pub(crate) async fn open_as(
     store: &dyn ObjectStore,
-    manifest: &SegmentManifest,
+    file: &FileEntry,
     schema: Arc<CollectionSchema>,
     checked: &CheckedFiles,
-) -> Result<Streamed> {
-    let (segment, file) = (manifest.segment, data_entry(manifest)?.clone());
-    let place = match local(store, &file).await? {
+    segment: SegmentId,
+    form: Form,
+) -> Result<Arc<StreamedColumns>> {
+    let place = match local(store, file).await? {
         Some(local) => {
-            let (path, schema) = (file.path.clone(), schema.clone());
-            let file = file.clone();
-            reading(&path, move || map(local, &file, &schema)).await?
+            let (file, schema) = (file.clone(), schema.clone());
+            let path = file.path.clone();
+            reading(&path, move || map(local, &file, &schema, form)).await?
         }
-        None => remote::open(store, &file, &schema, checked).await?,
+        None => remote::open(store, file, &schema, checked, form).await?,
     };
-    let opened = match place {
-        Opened::Whole(chunk) => {
-            let (keys, batch) = chunk.into_keys(schema.primary_key().id)?;
-            let place = Place::Decoded(batch);
-            let columns = Arc::new(StreamedColumns {
-                segment,
-                schema,
-                place,
-            });
-            Streamed { keys, columns }
-        }
-        Opened::Apart(place) => {
-            let columns = Arc::new(StreamedColumns {
-                segment,
-                schema,
-                place,
-            });
-            let keys = columns.keys(store, &file.path).await?;
-            Streamed { keys, columns }
-        }
+    let columns = StreamedColumns {
+        segment,
+        schema,
+        place,
     };
-    if opened.keys.len() as u64 != manifest.rows {
-        let (found, rows) = (opened.keys.len(), manifest.rows);
-        let reason = format!("it has {found} rows instead of {rows}");
+    if u32::try_from(columns.rows()).is_err() {
+        let reason = format!("it has {} rows", columns.rows());
         return Err(Error::corrupt(&file.path, reason));
     }
-    Ok(opened)
+    Ok(Arc::new(columns))
 }
 
-pub(super) enum Opened {
-    Whole(Chunk),
-    Apart(Place),
-}
-
-fn map(local: OpenFile, file: &FileEntry, schema: &Arc<CollectionSchema>) -> Result<Opened> {
+fn map(
+    local: OpenFile,
+    file: &FileEntry,
+    schema: &Arc<CollectionSchema>,
+    form: Form,
+) -> Result<Place> {
     let corrupt = |reason: String| Error::corrupt(&file.path, reason);
+    let layout = form.layout(file, &local.file)?;
     let found = Found::Local(local);
-    let layout = found.layout(&file.path)?;
-    if layout.version < 2 {
+    let Some(layout) = layout else {
         let bytes = found.whole(file)?;
-        return Ok(Opened::Whole(decode::data_file(&file.path, bytes, schema)?));
-    }
+        return Ok(Place::Decoded(form.whole(&file.path, bytes, schema)?));
+    };
     let ranges = layout.ranges(file.size_bytes).map_err(corrupt)?;
     let whole = found.map(file)?;
     let mut parts = ranges.iter();
@@ -161,14 +190,31 @@ fn map(local: OpenFile, file: &FileEntry, schema: &Arc<CollectionSchema>) -> Res
         }
     }
     let pages = Pages::new(&file.path, &scalars, layout, schema.clone()).map_err(corrupt)?;
-    Ok(Opened::Apart(Place::Mapped {
+    Ok(Place::Mapped {
         pages,
         scalars,
         vectors,
-    }))
+    })
 }
 
 impl StreamedColumns {
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        match &self.place {
+            Place::Decoded(batch) => batch.len(),
+            Place::Mapped { pages, .. } | Place::Remote(Remote { pages, .. }) => pages.rows(),
+        }
+    }
+
+    pub(super) fn schema(&self) -> &CollectionSchema {
+        &self.schema
+    }
+
+    /// The file, or what there is to say of rows that are in memory.
+    pub(super) fn path(&self) -> &str {
+        self.pages().map_or("rows of a segment", Pages::path)
+    }
+
     /// Divides rows, which are in order, so that what reading and decoding some fields of a part takes is about `bytes`
     /// at the most, unless a single row takes more, and no part has more than `most` rows.
     ///
@@ -186,7 +232,7 @@ impl StreamedColumns {
         Ok(divide(rows, &self.costs(&fields)?, bytes, most))
     }
 
-    fn costs(&self, fields: &[FieldSchema]) -> Result<Vec<Costs>> {
+    pub(super) fn costs(&self, fields: &[FieldSchema]) -> Result<Vec<Costs>> {
         let mut costs = Vec::with_capacity(fields.len());
         for field in fields {
             let vectors = field.data_type.vector_bytes(field.dim) as u64;
@@ -233,7 +279,7 @@ impl StreamedColumns {
         self.piece(store, rows, fields.cloned().collect()).boxed()
     }
 
-    async fn piece(
+    pub(super) async fn piece(
         self: &Arc<Self>,
         store: &dyn ObjectStore,
         rows: &[u32],
@@ -251,65 +297,18 @@ impl StreamedColumns {
             bytes,
         })
     }
-
-    /// Keys, row ids and times of all rows.
-    async fn keys(self: &Arc<Self>, store: &dyn ObjectStore, path: &str) -> Result<Chunk> {
-        let key = self.schema.fields.iter().find(|field| field.is_primary_key);
-        let key = key.ok_or_else(|| Error::corrupt(path, "the schema has no primary key"))?;
-        let count = self.pages().map_or(0, Pages::rows);
-        let last = u32::try_from(count);
-        let last = last.map_err(|_| Error::corrupt(path, format!("it has {count} rows")))?;
-        let fields = vec![
-            key.clone(),
-            hidden(FieldId::ROW_ID),
-            hidden(FieldId::TIMESTAMP),
-        ];
-        let rows: Vec<u32> = (0..last).collect();
-        let (bytes, most) = KEYS_AT_ONCE;
-        let data = ColumnData::with_capacity(key.data_type, key.dim, count);
-        let mut keys = Column::new(key.id, data);
-        let (mut ids, mut times) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for part in divide(&rows, &self.costs(&fields)?, bytes, most) {
-            let piece = self.piece(store, &rows[part], fields.clone()).await?;
-            let batch = reading(path, move || piece.decode()).await?;
-            let [part, row_ids, timestamps] = batch.columns() else {
-                return Err(Error::corrupt(path, "its keys cannot be told"));
-            };
-            keys.extend(part);
-            ids.extend(numbers(path, row_ids)?.iter().map(|id| RowId(*id)));
-            times.extend(
-                numbers(path, timestamps)?
-                    .iter()
-                    .map(|ts| Timestamp(*ts as u64)),
-            );
-        }
-        let batch = RowBatch::new(count, vec![keys]);
-        let batch = batch.ok_or_else(|| Error::corrupt(path, "its columns differ in length"))?;
-        let chunk = Chunk::new(key.id, batch, ids, times);
-        chunk.map_err(|reason| Error::corrupt(path, reason))
-    }
-}
-
-/// A hidden column as a field.
-fn hidden(field: FieldId) -> FieldSchema {
-    FieldSchema {
-        id: field,
-        ..FieldSchema::new(hidden_name(field), DataType::Int64)
-    }
-}
-
-fn numbers<'a>(path: &str, column: &'a Column) -> Result<&'a [i64]> {
-    match column {
-        Column {
-            data: ColumnData::Int64(values),
-            valid: None,
-            ..
-        } => Ok(values),
-        _ => Err(Error::corrupt(path, "a hidden column has nulls")),
-    }
 }
 
 impl Piece {
+    /// The first of the rows.
+    pub(super) fn first_row(&self) -> u32 {
+        self.rows.first().copied().unwrap_or_default()
+    }
+
+    pub(super) fn columns(&self) -> &Arc<StreamedColumns> {
+        &self.columns
+    }
+
     /// Those of the rows that pass a filter, whose fields were read. Computes.
     ///
     /// # Errors
@@ -345,8 +344,7 @@ impl Piece {
             });
         }
         let batch = RowBatch::new(rows.len(), decoded);
-        let path = columns.pages().map_or("rows of a segment", Pages::path);
-        batch.ok_or_else(|| Error::corrupt(path, "its columns differ in length"))
+        batch.ok_or_else(|| Error::corrupt(columns.path(), "its columns differ in length"))
     }
 }
 
@@ -364,7 +362,7 @@ impl StreamedColumns {
                 scalars,
                 vectors,
             } => match vectors.iter().find(|column| column.field == field.id) {
-                Some(column) => Ok(column.take(rows)),
+                Some(column) => Ok(in_place(column, rows).unwrap_or_else(|| column.take(rows))),
                 None => pages.decode(field, scalars.clone(), some, RowSelectionPolicy::default()),
             },
             // A mask would decode the pages between the rows too, which are not there.
@@ -373,4 +371,23 @@ impl StreamedColumns {
             }
         }
     }
+}
+
+/// Rows of a vector column that lie side by side, without a copy of what is mapped.
+fn in_place(column: &Column, rows: &[usize]) -> Option<Column> {
+    let (first, last) = (*rows.first()?, *rows.last()?);
+    let ColumnData::FloatVector { dim, values } = &column.data else {
+        return None;
+    };
+    if last - first + 1 != rows.len() || column.valid.is_some() {
+        return None;
+    }
+    let row_bytes = dim * size_of::<f32>();
+    let bytes = values.shared_bytes()?;
+    let values = bytes.slice(first * row_bytes..(last + 1) * row_bytes);
+    let data = ColumnData::FloatVector {
+        dim: *dim,
+        values: FloatBuffer::from_le_bytes(values)?,
+    };
+    Some(Column::new(column.field, data))
 }
