@@ -101,6 +101,27 @@ def export(cluster, number, kind, text):
     return rows, size, seconds, peak
 
 
+def pair(cluster, number, kind):
+    """Two exports of everything at once; rows, bytes, seconds and memory of both together."""
+    coordinator = cluster.services["datacoord"][0]
+    command = [BIN_DIR / "redkite", "export", "--collection", "bench", "--format", kind]
+    command += ["--admin", f"127.0.0.1:{coordinator.admin_port}"]
+    with Peak(cluster.services["datanode"][0]) as peak:
+        start = time.perf_counter()
+        both = [
+            subprocess.Popen(
+                [*command, "--to", f"s3://bench/{number}-{one}"], stdout=subprocess.PIPE, text=True
+            )
+            for one in range(2)
+        ]
+        outputs = [one.communicate()[0] for one in both]
+        seconds = time.perf_counter() - start
+    if any(one.returncode for one in both):
+        raise SystemExit(f"an export failed: {outputs}")
+    found = [list(map(int, re.findall(r"\d+", text.split(" at ")[0]))) for text in outputs]
+    return sum(one[0] for one in found), sum(one[3] for one in found), seconds, peak
+
+
 def floor(rows, *file):
     command = [BIN_DIR / "examples" / "export_floor", str(rows), str(DIM), *file]
     answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
@@ -113,16 +134,22 @@ def measure(store, rows, settings, table):
             client = connect(cluster.services["proxy"][0].uri)
             fill(client, rows)
             number = 0
+            cases = [*CASES, ("two at once", None)]
             for kind in ["parquet", "json"]:
-                for name, text in CASES:
+                for name, text in cases:
                     number += 1
-                    found, size, seconds, peak = export(cluster, number, kind, text)
+                    looked_at = rows
+                    if text is None:
+                        looked_at = 2 * rows
+                        found, size, seconds, peak = pair(cluster, number, kind)
+                    else:
+                        found, size, seconds, peak = export(cluster, number, kind, text)
                     memory = f"{peak.largest / 2**20:.0f}, {(peak.largest - peak.before) / 2**20:.0f}"
                     table.add(
                         f"{kind}, {name}, {store}",
                         f"{found:,}",
                         f"{found / seconds:,.0f}",
-                        f"{rows / seconds:,.0f}",
+                        f"{looked_at / seconds:,.0f}",
                         f"{size / seconds / 1e6:,.1f}",
                         f"{seconds:.2f}",
                         memory,
