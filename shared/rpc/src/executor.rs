@@ -13,17 +13,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use redkite_runtime::error::panic_message;
+use tokio::time::Instant;
 use tracing::error;
 
 /// Requests that become tasks, before one is carried out at once again.
 const SPREAD: u32 = 256;
 
 /// A request that runs for so long without waiting holds up too much of its connection.
-const LONG: Duration = Duration::from_millis(2);
+const LONG: Duration = Duration::from_millis(10);
 
 /// How often a connection looks for requests within one turn of its task.
 const MOST_PASSES: usize = 16;
@@ -212,7 +213,7 @@ mod tests {
         executor.turns(reads).await
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_request_alone_is_carried_out_at_once_and_several_are_not() {
         let executor = Executor::default();
         for _ in 0..3 {
@@ -226,7 +227,7 @@ mod tests {
         assert_eq!(turn(&executor, 1).await, 1);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_request_that_waits_goes_on_in_a_task_and_others_are_not_held_up() {
         let executor = Executor::default();
         let (go, gone) = oneshot::channel::<()>();
@@ -242,15 +243,17 @@ mod tests {
         told.await.unwrap();
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_panic_ends_its_request_only() {
         let executor = Executor::default();
-        executor.execute(async { panic!("no") });
+        executor.execute(async {
+            panic!("no");
+        });
         assert_eq!(turn(&executor, 1).await, 1);
     }
 
-    #[tokio::test]
-    async fn a_wake_within_a_turn_makes_another_pass_and_later_ones_wake_the_task() {
+    #[test]
+    fn a_wake_within_a_turn_makes_another_pass_and_later_ones_wake_the_task() {
         let executor = Executor::default();
         let mut passes = 0;
         let mut last = None;
@@ -281,8 +284,8 @@ mod tests {
         assert!(last.is_some());
     }
 
-    #[tokio::test]
-    async fn a_connection_that_wakes_itself_without_end_lets_others_run() {
+    #[test]
+    fn a_connection_that_wakes_itself_without_end_lets_others_run() {
         let executor = Executor::default();
         let mut turns = executor.turns(poll_fn(|context| {
             context.waker().wake_by_ref();

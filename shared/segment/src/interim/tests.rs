@@ -350,6 +350,8 @@ fn merged_rows_keep_what_is_over_them_and_no_row_has_two_indexes() {
     for chunk in snapshot.chunks() {
         let parts = chunk.interims(|_| true);
         let without = gaps(parts.iter().map(Interim::rows).collect(), chunk.len());
-        assert!(without.iter().map(Range::len).sum::<usize>() < MIN_CODED);
+        // Before, between and behind graphs there may be some.
+        let without: usize = without.iter().map(Range::len).sum();
+        assert!(without < MIN_CODED * (parts.len() + 1));
     }
 }
