@@ -10,10 +10,8 @@
 use std::{
     ops::Range,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    pin::pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -175,24 +173,18 @@ async fn run(folder: &Path, format: Format, exports: usize, remote: bool) -> Res
         Arc::new(MemoryBudget::unlimited()),
         ExportOptions::default(),
     );
-    let is_done = Arc::new(AtomicBool::new(false));
-    let watch = std::thread::spawn({
-        let is_done = is_done.clone();
-        move || {
-            let mut most = 0;
-            while !is_done.load(Ordering::Relaxed) {
-                most = most.max(anonymous_kib());
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            most
-        }
-    });
     let started = Instant::now();
     let all = (0..exports).map(|number| export(&exporter, &request, format, number));
-    let done = futures::future::try_join_all(all).await?;
+    let mut work = pin!(futures::future::try_join_all(all));
+    let mut ticks = tokio::time::interval(Duration::from_millis(5));
+    let mut most = 0;
+    let done = loop {
+        tokio::select! {
+            done = &mut work => break done?,
+            _ = ticks.tick() => most = most.max(anonymous_kib()),
+        }
+    };
     let seconds = started.elapsed().as_secs_f64();
-    is_done.store(true, Ordering::Relaxed);
-    let most = watch.join().unwrap_or_default();
     let rows: i64 = done.iter().map(|one| one.0).sum();
     let bytes: u64 = done.iter().map(|one| one.1).sum();
     println!("{rows} {bytes} {seconds:.3} {}", most / 1024);
