@@ -204,11 +204,8 @@ impl VectorIndex for DiskIndex {
         }
         let wanted = Wanted {
             allowed,
-            size: PoolSize {
-                expanded: list_size,
-                // A little more than `k`, to undo what rounding to 8 bits mixed up.
-                kept: list_size.max(k + k / 2 + 5),
-            },
+            // A little more than `k`, to undo what rounding to 8 bits mixed up.
+            size: PoolSize::of(list_size.max(k + k / 2 + 5)),
             needed: k,
         };
         with_scratch(|scratch| {

@@ -19,9 +19,6 @@ const SCOUTS_TELL_FROM: f64 = 0.3;
 /// lies around the query: two hops from a few rows on the rim lead to one side of it only.
 const HOLE: f64 = 0.125;
 
-/// When they meet less than this part, there is more to be found around them than they met.
-const THIN: f64 = 0.5;
-
 /// What a filtered walk may return.
 pub(super) struct Filter<'a> {
     pub(super) set: &'a BitSet,
@@ -65,11 +62,10 @@ impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
         if is_hole || (met as f64) < HOLE * expected {
             return Ok(false);
         }
+        // Also where they met enough rows: those allowed within two hops of the scouts are the nearest.
         let mut touched = 0;
-        if met < size.expanded || (met as f64) < THIN * expected {
-            for scout in scouts {
-                touched += self.expand(prepared, walk, scout);
-            }
+        for scout in scouts {
+            touched += self.expand(prepared, walk, scout);
         }
         while let Some(node) = walk.pool.next() {
             self.stop.check()?;
