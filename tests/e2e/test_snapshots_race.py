@@ -94,6 +94,7 @@ def check_files(server):
     assert report["problems"] == [], report["problems"]
 
 
+@pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("store", ["files", "s3"])
 def test_every_snapshot_is_a_moment_while_all_goes_on(tmp_path, s3, store):
     """Writers, snapshots, restores, compactions and collections of garbage at the same time. Each
