@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use redkite_catalog::CatalogView;
+use redkite_proto::redkite::meta::RestoreJobInfo;
 use redkite_proto::redkite::rootcoord::{
     DdlRequest, RestoreBundleRequest, RestoreSnapshotRequest, ddl_request::Command,
 };
@@ -185,44 +187,49 @@ impl DdlGate {
     where
         S: Saga<Params = restore::RestoreParams, Output = ()>,
     {
-        let job = params.job();
+        // Asked again after a failover, the saga of the first time goes on, whose job has another id.
+        let own = params.job();
+        let job_in = |view: &CatalogView| {
+            let mut jobs = view.restore_jobs();
+            let is_it = |job: &&Arc<RestoreJobInfo>| {
+                job.job_id == own || (!id.is_empty() && job.request_id == id)
+            };
+            jobs.find(is_it).map(|job| job.job_id)
+        };
         let handle = self
             .executor
             .submit::<S>(params, id)
             .map_err(into_user_error)?;
         let ended = handle.wait();
         tokio::pin!(ended);
-        let error = match tokio::time::timeout(RESTORED_WITHIN, &mut ended).await {
-            Ok(Ok(done)) => return Ok((job, done.revision)),
-            Ok(Err(error)) => Some(into_user_error(error)),
-            Err(_) => None,
-        };
+        let first = tokio::time::timeout(RESTORED_WITHIN, &mut ended).await;
         let view = self.context.fresh_view().await?;
-        if view.restore_job(job).is_some() {
+        if let Some(job) = job_in(&view) {
             return Ok((job, view.revision()));
         }
-        if let Some(error) = error {
-            return Err(error);
+        if let Ok(ended) = first {
+            // A job without a record is one that was over long ago.
+            return match ended {
+                Ok(_) => Ok((own, view.revision())),
+                Err(error) => Err(into_user_error(error)),
+            };
         }
         // It waits for a lock, or for the data coordinator.
         let mut revisions = self.context.catalog.subscribe();
-        let is_there = || self.context.catalog.view().restore_job(job).is_some();
+        let is_there = || job_in(&self.context.catalog.view()).is_some();
         let began = async { revisions.wait_for(|_| is_there()).await.is_ok() };
-        tokio::select! {
-            done = ended => match done {
-                Ok(done) => Ok((job, done.revision)),
-                Err(error) => {
-                    let view = self.context.fresh_view().await?;
-                    match view.restore_job(job) {
-                        Some(_) => Ok((job, view.revision())),
-                        None => Err(into_user_error(error)),
-                    }
-                }
-            },
-            true = began => Ok((job, self.context.catalog.view().revision())),
-            () = tokio::time::sleep(JOB_WITHIN) => Err(Error::new(
+        let error = tokio::select! {
+            done = ended => done.err().map(into_user_error),
+            true = began => None,
+            () = tokio::time::sleep(JOB_WITHIN) => None,
+        };
+        let view = self.context.fresh_view().await?;
+        match (job_in(&view), error) {
+            (Some(job), _) => Ok((job, view.revision())),
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(Error::new(
                 ErrorCode::ServiceUnavailable,
-                format!("restore job {job} has not begun yet, ask again"),
+                format!("restore job {own} has not begun yet, ask again"),
             )),
         }
     }

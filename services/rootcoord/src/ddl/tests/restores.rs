@@ -1,6 +1,9 @@
 //! Restores, and what others make of one that is under way.
 
-use redkite_proto::redkite::meta::{RestoreJobInfo, restore_job_info};
+use redkite_proto::redkite::{
+    meta::{RestoreJobInfo, restore_job_info},
+    rootcoord,
+};
 
 use super::*;
 
@@ -34,6 +37,47 @@ async fn restore_snapshot_is_all_or_nothing_and_leaves_no_pin() {
         },
     )
     .await;
+}
+
+/// Who asks again under the same request id while the job has no record yet is told the job that there
+/// will be, and no other.
+#[tokio::test]
+async fn asked_twice_a_restore_has_one_job() {
+    let deployment = Deployment::with(vec![create_partition("p1")]).await;
+    let context = &deployment.context;
+    let view = context.fresh_view().await.unwrap();
+    let entry = view.collection(DatabaseId::DEFAULT, "books").unwrap();
+    let partitions = entry.visible_partitions();
+    let snapshot = SnapshotInfo {
+        id: 7,
+        collection_id: entry.id().0,
+        name: "s1".into(),
+        partition_names: partitions.map(|one| one.name.clone()).collect(),
+        segment_ids: vec![1],
+        ..SnapshotInfo::default()
+    };
+    put(&context.kv, keys::snapshot(entry.id(), "s1"), &snapshot).await;
+    let request = rootcoord::RestoreSnapshotRequest {
+        request_id: "r1".into(),
+        command: Some(RestoreSnapshotRequest {
+            name: "s1".into(),
+            collection_name: "books".into(),
+            target_collection_name: "copy".into(),
+            ..RestoreSnapshotRequest::default()
+        }),
+        ..rootcoord::RestoreSnapshotRequest::default()
+    };
+    let gate = deployment.gate().await;
+    let (first, second) =
+        tokio::join!(gate.restore(request.clone()), gate.restore(request.clone()));
+    let job = first.unwrap().0;
+    assert_eq!(second.unwrap().0, job);
+    // Also long after.
+    assert_eq!(gate.restore(request).await.unwrap().0, job);
+    let view = context.fresh_view().await.unwrap();
+    let jobs: Vec<i64> = view.restore_jobs().map(|known| known.job_id).collect();
+    assert_eq!(jobs, [job]);
+    gate.close(Duration::from_secs(5)).await;
 }
 
 #[tokio::test]
