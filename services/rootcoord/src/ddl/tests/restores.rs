@@ -7,31 +7,41 @@ use redkite_proto::redkite::{
 
 use super::*;
 
+/// Puts a snapshot "s1" of the collection "books" on record, which had so many indexes.
+async fn snapshot_books(context: &DdlContext, indexes: i32) {
+    let view = context.fresh_view().await.unwrap();
+    let entry = view.collection(DatabaseId::DEFAULT, "books").unwrap();
+    let partitions = entry.visible_partitions();
+    let snapshot = SnapshotInfo {
+        id: 7,
+        collection_id: entry.id().0,
+        name: "s1".into(),
+        partition_names: partitions.map(|one| one.name.clone()).collect(),
+        segment_ids: vec![1],
+        indexes,
+        ..SnapshotInfo::default()
+    };
+    put(&context.kv, keys::snapshot(entry.id(), "s1"), &snapshot).await;
+}
+
+/// Asks for that snapshot as the collection "copy".
+fn into_copy() -> RestoreSnapshotRequest {
+    RestoreSnapshotRequest {
+        name: "s1".into(),
+        collection_name: "books".into(),
+        target_collection_name: "copy".into(),
+        ..RestoreSnapshotRequest::default()
+    }
+}
+
 #[tokio::test]
 async fn restore_snapshot_is_all_or_nothing_and_leaves_no_pin() {
     suites(
         vec![create_partition("p1"), create_index()],
         restore::RestoreSnapshot,
         |context| async move {
-            let view = context.fresh_view().await.unwrap();
-            let entry = view.collection(DatabaseId::DEFAULT, "books").unwrap();
-            let partitions = entry.visible_partitions();
-            let snapshot = SnapshotInfo {
-                id: 7,
-                collection_id: entry.id().0,
-                name: "s1".into(),
-                partition_names: partitions.map(|one| one.name.clone()).collect(),
-                segment_ids: vec![1],
-                indexes: 1,
-                ..SnapshotInfo::default()
-            };
-            put(&context.kv, keys::snapshot(entry.id(), "s1"), &snapshot).await;
-            let request = RestoreSnapshotRequest {
-                name: "s1".into(),
-                collection_name: "books".into(),
-                target_collection_name: "copy".into(),
-                ..RestoreSnapshotRequest::default()
-            };
+            snapshot_books(&context, 1).await;
+            let request = into_copy();
             let params = restore::params(&context, "", &request, "r1", 1);
             params.await.unwrap()
         },
@@ -45,26 +55,10 @@ async fn restore_snapshot_is_all_or_nothing_and_leaves_no_pin() {
 async fn asked_twice_a_restore_has_one_job() {
     let deployment = Deployment::with(vec![create_partition("p1")]).await;
     let context = &deployment.context;
-    let view = context.fresh_view().await.unwrap();
-    let entry = view.collection(DatabaseId::DEFAULT, "books").unwrap();
-    let partitions = entry.visible_partitions();
-    let snapshot = SnapshotInfo {
-        id: 7,
-        collection_id: entry.id().0,
-        name: "s1".into(),
-        partition_names: partitions.map(|one| one.name.clone()).collect(),
-        segment_ids: vec![1],
-        ..SnapshotInfo::default()
-    };
-    put(&context.kv, keys::snapshot(entry.id(), "s1"), &snapshot).await;
+    snapshot_books(context, 0).await;
     let request = rootcoord::RestoreSnapshotRequest {
         request_id: "r1".into(),
-        command: Some(RestoreSnapshotRequest {
-            name: "s1".into(),
-            collection_name: "books".into(),
-            target_collection_name: "copy".into(),
-            ..RestoreSnapshotRequest::default()
-        }),
+        command: Some(into_copy()),
         ..rootcoord::RestoreSnapshotRequest::default()
     };
     let gate = deployment.gate().await;
