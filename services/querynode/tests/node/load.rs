@@ -284,10 +284,12 @@ async fn vectors_leave_memory_when_an_index_goes_by_its_codes() {
         setting.inspect(|value| world.set_mmap(value));
         world
     };
+    // What the rows take where nothing is left in a file.
+    let mut in_memory = None;
     for (mut world, mmap, leaves) in [
+        (on_disk(None), Mmap::Off, false),
         (on_disk(None), Mmap::Vectors, true),
         (on_disk(Some("false")), Mmap::Vectors, false),
-        (on_disk(None), Mmap::Off, false),
         (World::new(), Mmap::Vectors, false),
     ] {
         world.options.mmap = mmap;
@@ -297,8 +299,6 @@ async fn vectors_leave_memory_when_an_index_goes_by_its_codes() {
         let segment = node.flush().await.segment_ids[0];
         node.delete(&[2_500]).await;
         let exact = node.nearest([2_500.0, 3.0], 5).await;
-        let rows_in_memory = async || node.stats().await.segments[0].memory_bytes;
-        let before = rows_in_memory().await;
         let graph = build_graph(&world, segment, &rows).await;
         let graph_bytes = graph.files[0].size as i64;
         world.played.change(|meta| {
@@ -309,11 +309,14 @@ async fn vectors_leave_memory_when_an_index_goes_by_its_codes() {
             (node.stats().await.segments[0].indexed_fields == [VECTOR]).then_some(())
         })
         .await;
-        let after = rows_in_memory().await;
-        assert_eq!(
-            after < before + graph_bytes - vectors,
-            leaves,
-            "{before} bytes, then {after} with a graph of {graph_bytes}"
+        let beside_graph = node.stats().await.segments[0].memory_bytes - graph_bytes;
+        let in_memory = *in_memory.get_or_insert(beside_graph);
+        let gone = in_memory - beside_graph;
+        // Files of one size hold graphs that take a little more or less.
+        let expected = if leaves { vectors } else { 0 };
+        assert!(
+            (gone - expected).abs() < vectors / 4,
+            "{in_memory} bytes, then {beside_graph} beside a graph of {graph_bytes}"
         );
         assert_eq!(node.nearest([2_500.0, 3.0], 5).await, exact);
         let left: Vec<(i64, i64)> = rows.iter().filter(|row| row.0 != 2_500).copied().collect();
