@@ -2,11 +2,13 @@
 
     make bench-storage
     .venv/bin/python tests/bench/bench_storage.py --stores fs --rows 200000     # a quick look
+    .venv/bin/python tests/bench/bench_storage.py --cases memory mapped-sq8 --only-recovery
 
 Requests are packed before the clock starts, so latencies are those of the server and of gRPC.
 Bytes written are the kernel's count for the server's process (/proc/PID/io), so they are what
 reached the file system; on S3 they are the log of the metadata only, and the object store's own
-process is counted beside it.
+process is counted beside it. On S3 the objects in the bucket are counted, not the object store's own
+files, in which deleted ones lie for a while.
 """
 
 import argparse
@@ -30,6 +32,14 @@ from harness.weed import Bucket, Weed
 
 DIM = 128
 NAME = "bench"
+
+HNSW = {"index_type": "HNSW", "M": 16, "efConstruction": 200}
+# What a case is called in the table, its index, and whether the collection is mapped.
+CASES = {
+    "memory": ("HNSW in memory", HNSW, False),
+    "mapped": ("HNSW, mmap", HNSW, True),
+    "mapped-sq8": ("IVF_SQ8, mmap", {"index_type": "IVF_SQ8", "nlist": 1024}, True),
+}
 
 
 def pack(keys, rows):
@@ -106,11 +116,11 @@ def insert_all(server, client, base, first_key=0, batch=5000):
         raw.close()
 
 
-def build(server, client, base, mmap):
+def build(server, client, base, index, mmap):
     client.create_collection(
         NAME,
         schema=schema(base.shape[1]),
-        index_params=index_params("HNSW", "COSINE", M=16, efConstruction=200),
+        index_params=index_params(metric_type="COSINE", **index),
         consistency_level="Strong",
         properties={"mmap.enabled": mmap} if mmap else None,
     )
@@ -125,7 +135,7 @@ def measure_flush(folder, store, make_server, table):
         client = server.client()
         writers = [server.child.pid, *server.store_pids]
         before = sum(map(written_bytes, writers))
-        build(server, client, base, mmap=False)
+        build(server, client, base, HNSW, mmap=False)
         logged = sum(map(written_bytes, writers))
         table.add(store, f"flush of {len(base):,} × {base.shape[1]}", f"{timed(client.flush, NAME):.2f} s")
         wait_indexed(client, NAME)
@@ -147,17 +157,18 @@ def measure_flush(folder, store, make_server, table):
         client.close()
 
 
-def measure_recovery(folder, store, make_server, rows, mmap, table):
+def measure_recovery(folder, store, make_server, rows, case, table):
     """Kill -9 with a full collection and a log behind the checkpoint."""
     rng = np.random.default_rng(2)
     centres = rng.normal(size=(1000, DIM)).astype(np.float32)
     base = centres[rng.integers(0, 1000, rows)]
     base += rng.normal(scale=0.5, size=base.shape).astype(np.float32)
     raw_bytes = base.nbytes
-    shape = f"{rows:,} × {DIM}, {'mmap' if mmap else 'in memory'}"
+    what, index, mmap = CASES[case]
+    shape = f"{rows:,} × {DIM}, {what}"
     with make_server(folder) as server:
         client = server.client()
-        build(server, client, base, mmap)
+        build(server, client, base, index, mmap)
         client.flush(NAME)
         wait_indexed(client, NAME)
         wait_quiet(server)
@@ -192,8 +203,10 @@ def measure_recovery(folder, store, make_server, rows, mmap, table):
             f"{mib(rss)} = {rss / raw_bytes:.2f} × the raw vectors "
             f"(of it not mapped from files: {mib(server.anonymous_bytes())})",
         )
-        disk = disk_bytes(folder)
-        table.add(store, f"disk, {shape}", f"{mib(disk)} = {disk / raw_bytes:.2f} × the raw vectors")
+        for what, measured in server.homes.items():
+            disk = measured()
+            size = f"{mib(disk)} = {disk / raw_bytes:.2f} × the raw vectors"
+            table.add(store, f"{what}, {shape}", size)
         client.close()
 
 
@@ -201,6 +214,7 @@ def measure_recovery(folder, store, make_server, rows, mmap, table):
 def fs_server(folder, binary):
     server = Server(folder, binary=binary)
     server.store_pids = []
+    server.homes = {"disk": lambda: disk_bytes(folder)}
     with running(server):
         yield server
 
@@ -209,8 +223,14 @@ def fs_server(folder, binary):
 def s3_server(folder, binary):
     weed = Weed(folder).start()
     try:
-        server = Server(folder, binary=binary, settings=Bucket(weed).settings)
+        bucket, own = Bucket(weed), pathlib.Path(folder) / "server"
+        own.mkdir()
+        server = Server(own, binary=binary, settings=bucket.settings)
         server.store_pids = [weed.pid]
+        server.homes = {
+            "objects in the bucket": bucket.bytes,
+            "local disk, mostly the cache of objects": lambda: disk_bytes(own),
+        }
         with running(server):
             yield server
     finally:
@@ -233,6 +253,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the recovery")
     parser.add_argument("--stores", nargs="+", default=["fs", "s3"], choices=["fs", "s3"])
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--only-recovery", action="store_true", help="loading, kill -9 and sizes")
     parser.add_argument("--binary", default=str(ROOT / "target" / "release" / "redkite"))
     args = parser.parse_args()
     servers = {"fs": fs_server, "s3": s3_server}
@@ -254,15 +276,16 @@ def main():
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
-        with scratch() as folder, make_server(folder) as server:
-            client = server.client()
-            measure_acknowledgement(server, client, store, acknowledged)
-            client.close()
-        with scratch() as folder:
-            measure_flush(folder, store, make_server, files)
-        for mmap in (False, True):
+        if not args.only_recovery:
+            with scratch() as folder, make_server(folder) as server:
+                client = server.client()
+                measure_acknowledgement(server, client, store, acknowledged)
+                client.close()
             with scratch() as folder:
-                measure_recovery(folder, store, make_server, args.rows, mmap, files)
+                measure_flush(folder, store, make_server, files)
+        for case in args.cases:
+            with scratch() as folder:
+                measure_recovery(folder, store, make_server, args.rows, case, files)
 
     print(f"{os.cpu_count()} cores, {platform.machine()}, client and server on the same ones\n")
     for table in (acknowledged, files):

@@ -151,8 +151,14 @@ class Bucket:
             for key, value in self.settings.items()
         }
 
+    def entries(self):
+        pages = self.weed.client().get_paginator("list_objects_v2").paginate(Bucket=self.name)
+        return [entry for page in pages for entry in page.get("Contents", [])]
+
     def keys(self):
         """All object keys, without the prefix."""
-        pages = self.weed.client().get_paginator("list_objects_v2").paginate(Bucket=self.name)
-        found = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-        return sorted(key.removeprefix("some/prefix/") for key in found)
+        return sorted(entry["Key"].removeprefix("some/prefix/") for entry in self.entries())
+
+    def bytes(self):
+        """What all objects take together."""
+        return sum(entry["Size"] for entry in self.entries())

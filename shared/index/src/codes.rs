@@ -242,17 +242,44 @@ impl Codes {
     /// Appends the key of each listed row to `keys`.
     #[inline]
     pub(crate) fn keys(&self, prepared: &mut Prepared, rows: &[u32], keys: &mut Vec<f32>) {
+        self.keys_of(&self.data, self.adds(), prepared, rows, keys);
+    }
+
+    /// As [`Codes::keys`], of rows from number `first` on whose codes were read from the file; `rows` are
+    /// counted from there.
+    pub(crate) fn keys_from(
+        &self,
+        data: &[u8],
+        first: usize,
+        prepared: &mut Prepared,
+        rows: &[u32],
+        keys: &mut Vec<f32>,
+    ) {
+        let add = self.adds().get(first..).unwrap_or(&[]);
+        self.keys_of(data, add, prepared, rows, keys);
+    }
+
+    #[inline]
+    fn keys_of(
+        &self,
+        data: &[u8],
+        add: &[f32],
+        prepared: &mut Prepared,
+        rows: &[u32],
+        keys: &mut Vec<f32>,
+    ) {
         match &self.encoding {
             Encoding::F32 => {
                 for row in rows {
-                    keys.push(self.f32_key(&prepared.values, self.f32_row(*row)));
+                    let row = &data[*row as usize * LINE_BYTES..][..self.dim * 4];
+                    keys.push(self.f32_key(&prepared.values, bytemuck::cast_slice(row)));
                 }
             }
             Encoding::Sq8(_) => {
                 prepared.dots.resize(rows.len(), 0);
                 let dot_rows: DotRows = kernels().dot_rows;
                 dot_rows(
-                    &self.data,
+                    data,
                     self.stride(),
                     rows,
                     &prepared.codes,
@@ -265,7 +292,6 @@ impl Codes {
                     ..
                 } = *prepared;
                 if prepared.use_add {
-                    let add = self.adds();
                     keys.extend(rows.iter().zip(&prepared.dots).map(|(row, dot)| {
                         base + add[*row as usize] + factor * (dot - offset) as f32
                     }));

@@ -26,12 +26,14 @@
 //! of 4096, and puts product codes of up to 4 bits (SCANN, IVF_PQ) into blocks of 32 rows.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use redkite_types::MetricType;
 
 use crate::buffer::aligned;
 use crate::error::{Error, Result};
+use crate::in_file::{InFile, ReadAt};
 use crate::kernel::LINE_BYTES;
 use crate::params::IndexType;
 
@@ -261,18 +263,29 @@ impl Header {
 /// An opened file: verified, its sections not yet taken.
 pub(crate) struct Stored {
     pub(crate) header: Header,
-    /// Kind, level, checksum and bytes of each.
-    sections: Vec<(u32, u32, u32, Bytes)>,
+    /// The file that it is mapped from, if it is.
+    mapped: Option<Arc<dyn ReadAt>>,
+    sections: Vec<StoredSection>,
+}
+
+struct StoredSection {
+    kind: u32,
+    level: u32,
+    crc: u32,
+    /// Byte of the file at which it begins.
+    offset: u64,
+    bytes: Bytes,
 }
 
 impl Stored {
     /// Reads the header and the table and verifies every checksum.
     pub(crate) fn open(bytes: Bytes) -> Result<Self> {
         let stored = Self::open_verified(bytes)?;
-        for (kind, level, crc, section) in &stored.sections {
-            if crc32c::crc32c(section) != *crc {
+        for section in &stored.sections {
+            if crc32c::crc32c(&section.bytes) != section.crc {
                 return Err(Error::corrupt(format!(
-                    "checksum of section {kind} {level}"
+                    "checksum of section {} {}",
+                    section.kind, section.level
                 )));
             }
         }
@@ -304,17 +317,44 @@ impl Stored {
             .chunks_exact(ENTRY_BYTES)
             .map(|entry| read_section(&bytes, entry))
             .collect::<Result<_>>()?;
-        Ok(Self { header, sections })
+        Ok(Self {
+            header,
+            mapped: None,
+            sections,
+        })
+    }
+
+    /// Says that the bytes are mapped from a file.
+    #[must_use]
+    pub(crate) fn mapped_from(mut self, file: Arc<dyn ReadAt>) -> Self {
+        self.mapped = Some(file);
+        self
+    }
+
+    pub(crate) fn is_mapped(&self) -> bool {
+        self.mapped.is_some()
+    }
+
+    /// Where to read a section that was not taken yet, if the file is mapped.
+    pub(crate) fn in_file(&self, kind: Section, level: usize) -> Option<InFile> {
+        let file = self.mapped.clone()?;
+        let offset = self.sections[self.position(kind, level)?].offset;
+        Some(InFile { file, offset })
+    }
+
+    fn position(&self, kind: Section, level: usize) -> Option<usize> {
+        let is_it = |section: &StoredSection| {
+            section.kind == kind as u32 && section.level as usize == level
+        };
+        self.sections.iter().position(is_it)
     }
 
     /// Takes a section that must have exactly `len` bytes.
     pub(crate) fn take(&mut self, kind: Section, level: usize, len: usize) -> Result<Bytes> {
         let at = self
-            .sections
-            .iter()
-            .position(|(k, l, ..)| *k == kind as u32 && *l as usize == level)
+            .position(kind, level)
             .ok_or_else(|| Error::corrupt(format!("section {kind:?} {level} is missing")))?;
-        let (_, _, _, bytes) = self.sections.swap_remove(at);
+        let StoredSection { bytes, .. } = self.sections.swap_remove(at);
         if bytes.len() == len {
             Ok(bytes)
         } else {
@@ -326,22 +366,26 @@ impl Stored {
 
     /// Length of a section that says how many nodes there are.
     pub(crate) fn len_of(&self, kind: Section, level: usize) -> Result<usize> {
-        self.sections
-            .iter()
-            .find(|(k, l, ..)| *k == kind as u32 && *l as usize == level)
-            .map(|(_, _, _, bytes)| bytes.len())
+        self.position(kind, level)
+            .map(|at| self.sections[at].bytes.len())
             .ok_or_else(|| Error::corrupt(format!("section {kind:?} {level} is missing")))
     }
 }
 
-fn read_section(file: &Bytes, entry: &[u8]) -> Result<(u32, u32, u32, Bytes)> {
+fn read_section(file: &Bytes, entry: &[u8]) -> Result<StoredSection> {
     let (kind, level, crc) = (u32_at(entry, 0), u32_at(entry, 4), u32_at(entry, 8));
     let (start, len) = (u64_at(entry, 16) as usize, u64_at(entry, 24) as usize);
     let end = start
         .checked_add(len)
         .filter(|end| *end <= file.len())
         .ok_or_else(|| Error::corrupt(format!("section {kind} {level} is cut short")))?;
-    Ok((kind, level, crc, aligned(file.slice(start..end))))
+    Ok(StoredSection {
+        kind,
+        level,
+        crc,
+        offset: start as u64,
+        bytes: aligned(file.slice(start..end)),
+    })
 }
 
 /// A whole file in pieces, the sections among them as they are.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::file::Stored;
 use crate::flat::FlatIndex;
 use crate::hnsw::HnswIndex;
+use crate::in_file::ReadAt;
 use crate::ivf::IvfIndex;
 use crate::params::{IndexParams, IndexType, SearchParams};
 use crate::raw::{RawSlice, RawVectors};
@@ -205,7 +207,7 @@ pub fn build_raw(
 /// # Errors
 /// `Corrupt` (fetch the file again) · `UnsupportedVersion`.
 pub fn open(bytes: Bytes) -> Result<Box<dyn VectorIndex>> {
-    opened(Stored::open(bytes)?, false)
+    opened(Stored::open(bytes)?)
 }
 
 /// As [`open`], for bytes whose checksum as a whole was verified just now: the sections' own are
@@ -214,19 +216,20 @@ pub fn open(bytes: Bytes) -> Result<Box<dyn VectorIndex>> {
 /// # Errors
 /// As [`open`].
 pub fn open_verified(bytes: Bytes) -> Result<Box<dyn VectorIndex>> {
-    opened(Stored::open_verified(bytes)?, false)
+    opened(Stored::open_verified(bytes)?)
 }
 
-/// As [`open_verified`], for bytes of a mapped file: what every search reads and must not wait for the
-/// disk is copied into memory, [`VectorIndex::pinned_bytes`] in all.
+/// As [`open_verified`], for bytes that are mapped from a file: what every search reads and must not wait for
+/// the disk is copied into memory, [`VectorIndex::pinned_bytes`] in all; what it reads in long runs is read
+/// from the file, so that it does not become memory of the process.
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_mapped(bytes: Bytes) -> Result<Box<dyn VectorIndex>> {
-    opened(Stored::open_verified(bytes)?, true)
+pub fn open_mapped(bytes: Bytes, file: Arc<dyn ReadAt>) -> Result<Box<dyn VectorIndex>> {
+    opened(Stored::open_verified(bytes)?.mapped_from(file))
 }
 
-pub(crate) fn opened(stored: Stored, is_mapped: bool) -> Result<Box<dyn VectorIndex>> {
+pub(crate) fn opened(stored: Stored) -> Result<Box<dyn VectorIndex>> {
     Ok(match stored.header.index_type {
         IndexType::Flat => Box::new(FlatIndex::from_stored(stored)?),
         IndexType::Hnsw | IndexType::HnswSq | IndexType::HnswPq | IndexType::AutoIndex => {
@@ -241,7 +244,7 @@ pub(crate) fn opened(stored: Stored, is_mapped: bool) -> Result<Box<dyn VectorIn
         | IndexType::BinIvfFlat
         | IndexType::SparseInverted
         | IndexType::SparseWand => return Err(Error::corrupt("no index of dense vectors")),
-        IndexType::DiskAnn => Box::new(DiskIndex::from_stored(stored, is_mapped)?),
+        IndexType::DiskAnn => Box::new(DiskIndex::from_stored(stored)?),
     })
 }
 
@@ -271,13 +274,15 @@ pub fn load(mut file: impl Read + Seek) -> Result<Box<dyn VectorIndex>> {
 /// # Errors
 /// As [`open`]; `Io` when the file cannot be mapped.
 pub fn open_file(path: &Path) -> Result<Box<dyn VectorIndex>> {
-    let bytes = File::open(path)
-        .and_then(|file| crate::kernel::map_file(&file))
-        .map_err(|source| Error::Io {
-            action: "cannot be mapped",
-            source,
-        })?;
-    opened(Stored::open(bytes)?, true)
+    let mapped = File::open(path).and_then(|file| {
+        let bytes = crate::kernel::map_file(&file)?;
+        Ok((file, bytes))
+    });
+    let (file, bytes) = mapped.map_err(|source| Error::Io {
+        action: "cannot be mapped",
+        source,
+    })?;
+    opened(Stored::open(bytes)?.mapped_from(Arc::new(file)))
 }
 
 /// Checks vectors before building: all finite, not too many. How many there are.

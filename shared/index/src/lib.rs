@@ -39,6 +39,7 @@ mod error;
 mod file;
 mod flat;
 mod hnsw;
+mod in_file;
 mod index;
 mod ivf;
 mod kernel;
@@ -63,7 +64,7 @@ pub use error::{Error, Result};
 pub use file::VERSION as FORMAT_VERSION;
 pub use flat::{FlatIndex, scan_range, scan_raw_range, scan_raw_topk, scan_topk};
 pub use hnsw::HnswIndex;
-
+pub use in_file::ReadAt;
 pub use index::{
     BuildOptions, Hit, VectorIndex, build, build_raw, load, open, open_file, open_mapped,
     open_verified,

@@ -121,7 +121,7 @@ impl ListVisits {
 }
 
 /// Cuts the places of a list into parts that stay in the cache.
-pub(crate) fn parts(places: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+pub(crate) fn parts(places: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
     let mut start = places.start;
     std::iter::from_fn(move || {
         if start >= places.end {

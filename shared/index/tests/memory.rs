@@ -6,6 +6,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
 
 use redkite_index::{
     BuildOptions, ColumnIndex, ColumnIndexParams, ColumnRows, IndexParams, build, map_file,
@@ -107,7 +108,10 @@ fn a_mapped_graph_on_disk_holds_its_codes_only() {
         .unwrap();
     drop(built);
     let file = std::fs::File::open(&path).unwrap();
-    let (index, held, peak) = measured(|| open_mapped(map_file(&file).unwrap()).unwrap());
+    let (index, held, peak) = measured(|| {
+        let bytes = map_file(&file).unwrap();
+        open_mapped(bytes, Arc::new(file)).unwrap()
+    });
     // A row of codes takes two cache lines, and its squared length a number.
     let codes = ROWS * (128 + 4);
     assert!(index.pinned_bytes() >= codes);

@@ -416,10 +416,10 @@ async fn open_index(
     let entry = manifest::from_file(FileKind::Index, file);
     let checked = read_checked(store, &entry, mapped).await;
     let checked = checked.map_err(|error| Error::from_coded(&error))?;
-    let is_mapped = checked.is_mapped;
-    let open = move || match is_mapped {
-        true => ColumnIndex::open_mapped(checked.bytes),
-        false => ColumnIndex::open_verified(checked.bytes),
+    let is_mapped = checked.mapped_from.is_some();
+    let open = move || match checked.mapped_from {
+        Some(file) => ColumnIndex::open_mapped(checked.bytes, file),
+        None => ColumnIndex::open_verified(checked.bytes),
     };
     match tokio::task::spawn_blocking(open).await {
         Ok(Ok(index)) => Ok(OpenIndex {

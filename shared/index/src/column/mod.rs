@@ -1,6 +1,7 @@
 //! An index over a vector column of any type, its parameters and its file.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use redkite_types::{BitSet, DataType, Error as UserError, ErrorCode, MetricType, StopFlag};
@@ -10,6 +11,7 @@ use crate::{
     binary::{BinaryIndex, BinaryParams},
     error::{Error, Result},
     file::Stored,
+    in_file::ReadAt,
     index::{BuildOptions, Hit, VectorIndex, build_raw, opened},
     params::{
         DEFAULT_NLIST, IndexParams, IndexType, MMAP_KEY, SearchParams, boolean, build_integer,
@@ -221,7 +223,7 @@ impl ColumnIndex {
     /// # Errors
     /// As [`crate::open`].
     pub fn open(bytes: Bytes) -> Result<Self> {
-        Self::opened(Stored::open(bytes)?, false)
+        Self::opened(Stored::open(bytes)?)
     }
 
     /// As [`ColumnIndex::open`], for bytes whose checksum as a whole was verified just now.
@@ -229,25 +231,25 @@ impl ColumnIndex {
     /// # Errors
     /// As [`crate::open`].
     pub fn open_verified(bytes: Bytes) -> Result<Self> {
-        Self::opened(Stored::open_verified(bytes)?, false)
+        Self::opened(Stored::open_verified(bytes)?)
     }
 
     /// As [`crate::open_mapped`].
     ///
     /// # Errors
     /// As [`crate::open`].
-    pub fn open_mapped(bytes: Bytes) -> Result<Self> {
-        Self::opened(Stored::open_verified(bytes)?, true)
+    pub fn open_mapped(bytes: Bytes, file: Arc<dyn ReadAt>) -> Result<Self> {
+        Self::opened(Stored::open_verified(bytes)?.mapped_from(file))
     }
 
-    fn opened(stored: Stored, is_mapped: bool) -> Result<Self> {
+    fn opened(stored: Stored) -> Result<Self> {
         let index_type = stored.header.index_type;
         if index_type.is_binary() {
             BinaryIndex::from_stored(stored).map(Self::Binary)
         } else if index_type.is_sparse() {
             SparseIndex::from_stored(stored).map(Self::sparse)
         } else {
-            opened(stored, is_mapped).map(Self::Dense)
+            opened(stored).map(Self::Dense)
         }
     }
 

@@ -88,13 +88,13 @@ impl DiskIndex {
     }
 
     /// Takes the index out of a file. Of one that is mapped, the codes are copied into memory.
-    pub(crate) fn from_stored(mut stored: Stored, is_mapped: bool) -> Result<Self> {
+    pub(crate) fn from_stored(mut stored: Stored) -> Result<Self> {
         let header = stored.header.clone();
         if !(1..=2048).contains(&header.m) || header.rows > MAX_NODES {
             return Err(Error::corrupt("graph shape"));
         }
         let mut codes = stored_codes(&header, &mut stored)?;
-        if is_mapped {
+        if stored.is_mapped() {
             codes.data = aligned_copy(&codes.data);
             codes.add = aligned_copy(&codes.add);
         }

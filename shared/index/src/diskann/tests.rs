@@ -195,7 +195,7 @@ fn damage_is_named_and_a_link_that_points_nowhere_leads_nowhere() {
         let at = pages + rng.below(bytes.len() - pages);
         damaged[at] = rng.below(256) as u8;
     }
-    let opened = crate::open_mapped(damaged.into()).unwrap();
+    let opened = crate::index::opened(Stored::open_verified(damaged.into()).unwrap()).unwrap();
     for query in case.queries.chunks(20) {
         let hits = case.search(opened.as_ref(), query, &list(30), None, 10);
         assert!(hits.len() <= 10 && hits.iter().all(|hit| hit.row < 700));

@@ -124,7 +124,7 @@ impl IvfIndex {
             );
             for part in parts(lists.places(list)) {
                 if self.in_blocks().is_none() {
-                    self.gather(part.clone(), wanted.allowed, &mut scratch.gathered);
+                    self.gather_codes(part.clone(), wanted.allowed, &mut scratch.gathered)?;
                 }
                 for (at, base) in visitors.clone().zip(&bases) {
                     let Member { asked, scorer, .. } = &mut members[at];

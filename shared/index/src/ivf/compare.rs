@@ -8,9 +8,10 @@ use super::{IvfIndex, Payload, rabitq};
 use crate::allowed::Allowed;
 use crate::buffer::view;
 use crate::codes::{Codes, Prepared, normalised};
+use crate::error::Result;
 use crate::kernel::{BLOCK_ROWS, kernels};
 use crate::params::SearchParams;
-use crate::raw::{ExactScorer, RawVectors};
+use crate::raw::{ExactScorer, RawVectors, RowRoom};
 use crate::rerank::prefetch_raw;
 use crate::topk::TopK;
 use redkite_types::MetricType;
@@ -33,9 +34,18 @@ pub(super) struct Asked {
 #[derive(Default)]
 pub(super) struct Gathered {
     pub(super) rows: Vec<u32>,
-    /// Where they lie in the lists.
+    /// Where they lie in the lists, counted from the first place whose codes were read, if they were.
     places: Vec<u32>,
     keys: Vec<f32>,
+    /// Codes that were read from the file.
+    read: Option<Read>,
+    room: RowRoom,
+}
+
+/// Codes of places in a row.
+struct Read {
+    first: usize,
+    bytes: usize,
 }
 
 impl Asked {
@@ -62,7 +72,7 @@ impl IvfIndex {
         let query = &asked.query;
         match &self.payload {
             Payload::Flat => {}
-            Payload::Sq8(codes) => codes.prepare(query, &mut asked.prepared),
+            Payload::Sq8 { codes, .. } => codes.prepare(query, &mut asked.prepared),
             Payload::Pq { pq, .. } => match pq.layout {
                 Layout::Rows => pq.table(query, parts, &mut asked.table),
                 Layout::Blocks => pq.fast_table(query, parts, &mut asked.fast),
@@ -78,7 +88,7 @@ impl IvfIndex {
     pub(super) fn prepared_bytes(&self) -> usize {
         let tables = match &self.payload {
             Payload::Flat => 0,
-            Payload::Sq8(codes) => codes.stride() + self.dim * size_of::<f32>(),
+            Payload::Sq8 { codes, .. } => codes.stride() + self.dim * size_of::<f32>(),
             Payload::Pq { pq, .. } => match pq.layout {
                 Layout::Rows => pq.table_len() * size_of::<f32>(),
                 Layout::Blocks => pq.shape.block_bytes(),
@@ -100,12 +110,53 @@ impl IvfIndex {
         }
     }
 
+    /// Whether lists are read from the file: a part at a time, so that what is read stays in the cache.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(
+            self.payload,
+            Payload::Sq8 {
+                in_file: Some(_),
+                ..
+            }
+        )
+    }
+
+    /// As [`IvfIndex::gather`], with the codes of the rows, if they are to be read.
+    ///
+    /// # Errors
+    /// `Io` when they cannot be.
+    pub(super) fn gather_codes(
+        &self,
+        places: Range<usize>,
+        allowed: Allowed<'_>,
+        out: &mut Gathered,
+    ) -> Result<()> {
+        self.gather(places, allowed, out);
+        let Payload::Sq8 {
+            codes,
+            in_file: Some(file),
+        } = &self.payload
+        else {
+            return Ok(());
+        };
+        if let (Some(first), Some(last)) = (out.places.first(), out.places.last()) {
+            let (first, end) = (*first as usize, *last as usize + 1);
+            let stride = codes.stride();
+            let part = first * stride..end * stride;
+            let bytes = file.read(part, &mut out.room)?.len();
+            out.places.iter_mut().for_each(|place| *place -= first as u32);
+            out.read = Some(Read { first, bytes });
+        }
+        Ok(())
+    }
+
     /// Gathers the allowed rows of a list, or of a part of it, and their places.
     pub(super) fn gather(&self, places: Range<usize>, allowed: Allowed<'_>, out: &mut Gathered) {
         let rows = &self.list_rows()[places.clone()];
         let places = places.start as u32..places.end as u32;
         out.rows.clear();
         out.places.clear();
+        out.read = None;
         match allowed.set {
             None => {
                 out.rows.extend_from_slice(rows);
@@ -125,7 +176,7 @@ impl IvfIndex {
     /// What all keys of a list's rows have in common.
     pub(super) fn base(&self, list: u32, asked: &Asked) -> f32 {
         match &self.payload {
-            Payload::Flat | Payload::Sq8(_) => 0.0,
+            Payload::Flat | Payload::Sq8 { .. } => 0.0,
             Payload::Pq { centroids, .. } | Payload::Rabitq { centroids, .. } => {
                 self.base_key(centroids, list, &asked.query)
             }
@@ -143,7 +194,7 @@ impl IvfIndex {
     ) {
         match &self.payload {
             Payload::Flat => self.compare_exact(scorer, raw, gathered, asked),
-            Payload::Sq8(codes) => compare_codes(codes, gathered, asked),
+            Payload::Sq8 { codes, .. } => compare_codes(codes, gathered, asked),
             Payload::Pq { pq, .. } => {
                 let add = pq.adds();
                 if self.metric == MetricType::Ip {
@@ -190,10 +241,21 @@ impl IvfIndex {
 }
 
 fn compare_codes(codes: &Codes, gathered: &mut Gathered, asked: &mut Asked) {
-    let Gathered { rows, places, keys } = gathered;
+    let Gathered {
+        rows,
+        places,
+        keys,
+        read,
+        room,
+    } = gathered;
     for (rows, places) in rows.chunks(BLOCK).zip(places.chunks(BLOCK)) {
         keys.clear();
-        codes.keys(&mut asked.prepared, places, keys);
+        match read {
+            None => codes.keys(&mut asked.prepared, places, keys),
+            Some(Read { first, bytes }) => {
+                codes.keys_from(room.bytes(*bytes), *first, &mut asked.prepared, places, keys);
+            }
+        }
         for (row, key) in rows.iter().zip(&*keys) {
             asked.best.push(*key, *row);
         }

@@ -35,6 +35,7 @@ use crate::codes::{Codes, Encoding, F32_DIM_MAX, stride};
 use crate::error::{Error, Result};
 use crate::file::{Header, Section, Stored};
 use crate::flat::{inverse_norms, norm_section};
+use crate::in_file::InFile;
 use crate::index::{BuildOptions, Hit, VectorIndex, check_raw, check_rows};
 use crate::params::{IndexParams, IndexType, SearchParams};
 use crate::raw::{RawSlice, RawVectors, check_query};
@@ -43,7 +44,11 @@ use crate::sq8::Quantizer;
 /// What the lists hold of the rows, in the order of the lists.
 enum Payload {
     Flat,
-    Sq8(Codes),
+    Sq8 {
+        codes: Codes,
+        /// Where the codes are read instead of looked at.
+        in_file: Option<InFile>,
+    },
     Pq {
         /// `[nlist, dim]` f32.
         centroids: Bytes,
@@ -127,7 +132,10 @@ impl IvfIndex {
                     raw.row(in_order[at]).normalised(metric, out);
                 });
                 codes.finish();
-                Payload::Sq8(codes)
+                Payload::Sq8 {
+                    codes,
+                    in_file: None,
+                }
             }
             IndexType::IvfPq | IndexType::Scann => {
                 let lists = Lists {
@@ -195,7 +203,13 @@ impl IvfIndex {
         let list_rows = stored.take(Section::ListRows, 0, rows * 4)?;
         check_lists(view(&offsets), view(&list_rows), rows)?;
         let payload = match index_type {
-            IndexType::IvfSq8 => Payload::Sq8(stored_codes(&mut stored, metric, dim, rows, ROWS)?),
+            IndexType::IvfSq8 => {
+                let in_file = stored.in_file(Section::Codes, ROWS);
+                let codes = stored_codes(&mut stored, metric, dim, rows, ROWS)?;
+                // Rows that are short enough to be kept as they are make no large lists.
+                let in_file = in_file.filter(|_| matches!(codes.encoding, Encoding::Sq8(_)));
+                Payload::Sq8 { codes, in_file }
+            }
             IndexType::IvfPq | IndexType::Scann => Payload::Pq {
                 centroids: stored.take(Section::Centroids, 0, nlist * dim * 4)?,
                 pq: Pq::from_stored(
@@ -421,7 +435,7 @@ impl VectorIndex for IvfIndex {
     fn memory_bytes(&self) -> usize {
         let payload = match &self.payload {
             Payload::Flat => 0,
-            Payload::Sq8(codes) => codes.memory_bytes(),
+            Payload::Sq8 { codes, .. } => codes.memory_bytes(),
             Payload::Pq { centroids, pq } => centroids.len() + pq.memory_bytes(),
             Payload::Rabitq { centroids, signs } => centroids.len() + signs.memory_bytes(),
         };
@@ -441,7 +455,7 @@ impl VectorIndex for IvfIndex {
         sections.extend(code_sections(&self.coarse, CENTROIDS));
         match &self.payload {
             Payload::Flat => {}
-            Payload::Sq8(codes) => {
+            Payload::Sq8 { codes, .. } => {
                 header.is_sq8 = matches!(codes.encoding, Encoding::Sq8(_));
                 sections.extend(code_sections(codes, ROWS));
             }

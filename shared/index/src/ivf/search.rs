@@ -18,6 +18,7 @@ use crate::index::Hit;
 use crate::params::{RangeBounds, SearchParams};
 use crate::raw::{ExactScorer, RawVectors, RowRoom, flip};
 use crate::rerank::rerank;
+use crate::together::parts;
 use crate::topk::TopK;
 
 /// Lists visited when no `nprobe` is given.
@@ -84,11 +85,20 @@ impl IvfIndex {
         offsets[list as usize] as usize..offsets[list as usize + 1] as usize
     }
 
+    /// Places that are compared together.
+    fn at_once(&self, places: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (whole, divided) = match self.is_read() {
+            true => (None, Some(parts(places))),
+            false => (Some(places), None),
+        };
+        whole.into_iter().chain(divided.into_iter().flatten())
+    }
+
     /// Rows to score exactly for `k` results.
     fn rerank_count(&self, params: &SearchParams, k: usize) -> usize {
         match self.payload {
             Payload::Flat => k,
-            Payload::Sq8(_) => k + k / 2 + 5,
+            Payload::Sq8 { .. } => k + k / 2 + 5,
             // Codes of a few bits a dimension mix up many more.
             Payload::Pq { .. } => params.reorder_k.unwrap_or(k * 10).max(k),
             Payload::Rabitq { .. } => {
@@ -174,9 +184,13 @@ impl IvfIndex {
             let found = if let Some(pq) = self.in_blocks() {
                 compare_blocks(pq, self.list_rows(), places, base, allowed, asked)
             } else {
-                self.gather(places, allowed, gathered);
-                self.compare(base, &scorer, raw, gathered, asked);
-                gathered.rows.len()
+                let mut found = 0;
+                for part in self.at_once(places) {
+                    self.gather_codes(part, allowed, gathered)?;
+                    self.compare(base, &scorer, raw, gathered, asked);
+                    found += gathered.rows.len();
+                }
+                found
             };
             visits.add(rows, found);
         }

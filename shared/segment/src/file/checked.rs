@@ -2,12 +2,13 @@
 
 use std::{
     fs::File,
-    io::{Read, Seek as _},
+    io::{self, Read, Seek as _},
     ops::Range,
+    sync::Arc,
 };
 
 use bytes::Bytes;
-use redkite_index::{AlignedBuffer, map_file};
+use redkite_index::{AlignedBuffer, ReadAt, map_file};
 use redkite_storage::{
     LocalFile, ObjectStore,
     checksum::{crc32c_append, verify, verify_crc, verify_size},
@@ -63,8 +64,8 @@ impl AsRef<[u8]> for Mapping {
 pub struct CheckedBytes {
     /// They start on a cache line.
     pub bytes: Bytes,
-    /// Whether they are mapped rather than in memory.
-    pub is_mapped: bool,
+    /// The file that they are mapped from, unless they are in memory.
+    pub mapped_from: Option<Arc<dyn ReadAt>>,
 }
 
 /// Reads a whole file and checks its size and checksum, in one pass. The bytes are mapped if that is
@@ -81,12 +82,17 @@ pub async fn read_checked(
     let entry = entry.clone();
     let path = entry.path.clone();
     reading(&path, move || {
-        let is_mapped = mapped && found.is_local();
-        let bytes = match is_mapped {
-            true => found.map(&entry)?,
-            false => found.whole(&entry)?,
-        };
-        Ok(CheckedBytes { bytes, is_mapped })
+        if !mapped {
+            return Ok(CheckedBytes {
+                bytes: found.whole(&entry)?,
+                mapped_from: None,
+            });
+        }
+        let Mapped { bytes, file, .. } = found.map_and_read(&entry, None)?;
+        Ok(CheckedBytes {
+            bytes,
+            mapped_from: file.map(|file| Arc::new(file) as Arc<dyn ReadAt>),
+        })
     })
     .await
 }
@@ -186,6 +192,12 @@ fn on_a_line(whole: &Bytes, part: Bytes) -> Bytes {
     let mut copy = AlignedBuffer::zeroed(part.len());
     copy.as_mut().copy_from_slice(&part);
     copy.into_bytes()
+}
+
+impl ReadAt for OpenFile {
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_at(out, offset)
+    }
 }
 
 impl OpenFile {
