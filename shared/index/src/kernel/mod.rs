@@ -120,7 +120,7 @@ pub(crate) fn available() -> Vec<Kernels> {
     #[cfg(target_arch = "x86_64")]
     found.extend(x86::available());
     #[cfg(target_arch = "aarch64")]
-    found.push(neon::KERNELS);
+    found.extend([neon::KERNELS]);
     found.push(scalar::KERNELS);
     found
 }

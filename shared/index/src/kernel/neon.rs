@@ -1,18 +1,17 @@
 //! NEON kernels, which every 64-bit Arm processor can run.
-//!
-//! f16 keeps the scalar twin: its conversions are one instruction there, but not in stable Rust's
-//! vectors.
 
 use core::arch::aarch64::*;
 
-use half::bf16;
+use half::{bf16, f16};
 
-use super::{BLOCK_ROWS, BlockQuery, Kernels, check_block, scalar};
+use super::{BLOCK_ROWS, BlockQuery, Kernels, check_block};
 
 pub(super) const KERNELS: Kernels = Kernels {
     name: "neon",
     l2_f32,
     ip_f32,
+    l2_f16,
+    ip_f16,
     l2_bf16,
     ip_bf16,
     l2_i8,
@@ -22,7 +21,6 @@ pub(super) const KERNELS: Kernels = Kernels {
     dot_rows,
     dot_codes,
     score_block,
-    ..scalar::KERNELS
 };
 
 /// One reduction to f32: four independent sums over 16 values, then one by one.
@@ -87,6 +85,8 @@ macro_rules! ip_f32 {
 
 l2_f32!(l2_f32, f32, f32_128);
 ip_f32!(ip_f32, f32, f32_128);
+l2_f32!(l2_f16, f16, f16_128);
+ip_f32!(ip_f16, f16, f16_128);
 l2_f32!(l2_bf16, bf16, bf16_128);
 ip_f32!(ip_bf16, bf16, bf16_128);
 
@@ -99,7 +99,15 @@ unsafe fn f32_128(from: *const f32) -> float32x4_t {
 }
 
 /// # Safety
-/// Four values can be read.
+/// As [`f32_128`].
+#[inline]
+unsafe fn f16_128(from: *const f16) -> float32x4_t {
+    // SAFETY: by the contract; widening is part of NEON, only arithmetic of f16 is not.
+    unsafe { vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from.cast()))) }
+}
+
+/// # Safety
+/// As [`f32_128`].
 #[inline]
 unsafe fn bf16_128(from: *const bf16) -> float32x4_t {
     // SAFETY: by the contract; a bf16 is the upper half of the f32 of the same value.
