@@ -13,8 +13,8 @@ use std::{
 };
 
 use redkite_index::{
-    BuildOptions, Hit, IndexParams, IndexType, RawSlice, ReadAt, SearchParams, VectorIndex, build_raw, open,
-    open_mapped,
+    BuildOptions, Hit, IndexParams, IndexType, RawSlice, ReadAt, SearchParams, VectorIndex,
+    build_raw, open, open_mapped,
 };
 use redkite_types::{BitSet, Coded as _, ErrorCode, MetricType, StopFlag};
 

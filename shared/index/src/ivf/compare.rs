@@ -144,7 +144,9 @@ impl IvfIndex {
             let stride = codes.stride();
             let part = first * stride..end * stride;
             let bytes = file.read(part, &mut out.room)?.len();
-            out.places.iter_mut().for_each(|place| *place -= first as u32);
+            out.places
+                .iter_mut()
+                .for_each(|place| *place -= first as u32);
             out.read = Some(Read { first, bytes });
         }
         Ok(())
@@ -253,7 +255,13 @@ fn compare_codes(codes: &Codes, gathered: &mut Gathered, asked: &mut Asked) {
         match read {
             None => codes.keys(&mut asked.prepared, places, keys),
             Some(Read { first, bytes }) => {
-                codes.keys_from(room.bytes(*bytes), *first, &mut asked.prepared, places, keys);
+                codes.keys_from(
+                    room.bytes(*bytes),
+                    *first,
+                    &mut asked.prepared,
+                    places,
+                    keys,
+                );
             }
         }
         for (row, key) in rows.iter().zip(&*keys) {
