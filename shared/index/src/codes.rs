@@ -52,6 +52,8 @@ pub(crate) struct Prepared {
     offset: i32,
     use_add: bool,
     dots: Vec<i32>,
+    /// What a key that is larger by one adds to an exact key, but for rounding; of a query only.
+    pub(crate) unit: f32,
 }
 
 /// Rows that a walk compares with a query: 8-bit codes, or product-quantised ones.
@@ -192,7 +194,14 @@ impl Codes {
     pub(crate) fn prepare(&self, query: &[f32], out: &mut Prepared) {
         out.values.resize(self.dim, 0.0);
         normalised(self.metric, query, &mut out.values);
+        // −cos = |a − b|² / 2 − 1, on normalised rows.
+        let share = if self.metric == MetricType::Cosine {
+            0.5
+        } else {
+            1.0
+        };
         let Encoding::Sq8(quantizer) = &self.encoding else {
+            out.unit = share;
             return;
         };
         out.codes.resize(self.stride(), 0);
@@ -210,6 +219,12 @@ impl Codes {
         out.offset = 128 * out.codes.iter().map(|code| i32::from(*code)).sum::<i32>();
         out.base = 0.0;
         out.use_add = self.metric != MetricType::Ip;
+        out.unit = match self.metric {
+            MetricType::Ip => quantizer.scale * query_scale,
+            MetricType::L2 | MetricType::Cosine | MetricType::Hamming | MetricType::Jaccard => {
+                share * quantizer.scale * quantizer.scale
+            }
+        };
         out.factor = match self.metric {
             // Any positive factor orders inner products alike.
             MetricType::Ip => -1.0,

@@ -72,8 +72,13 @@ impl TopK {
 
     /// Appends the rows of the kept hits to `out`, best first, and forgets them.
     pub(crate) fn drain_rows(&mut self, out: &mut Vec<u32>) {
+        out.extend(self.drain().map(|(_, row)| row));
+    }
+
+    /// Takes the keys and rows of the kept hits out, best first.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = (f32, u32)> {
         self.heap.sort_unstable();
-        out.extend(self.heap.drain(..).map(|packed| unpack(packed).1));
+        self.heap.drain(..).map(unpack)
     }
 
     fn sift_up(&mut self, mut child: usize) {

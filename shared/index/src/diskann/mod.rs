@@ -23,6 +23,7 @@ use crate::codes::{Codes, Prepared};
 use crate::error::{Error, Result};
 use crate::file::{Header, Section, Stored};
 use crate::hnsw::find::{Buffers, Find, Graph, Wanted};
+use crate::hnsw::margin::Margin;
 use crate::hnsw::scratch::{MAX_NODES, PoolSize, Scratch, Walk, with_scratch};
 use crate::hnsw::{scalar_sections, stored_codes};
 use crate::index::{BuildOptions, Hit, VectorIndex, check_raw, check_rows};
@@ -212,7 +213,8 @@ impl VectorIndex for DiskIndex {
             self.prepare(query, scratch);
             self.candidates(wanted, stop, scratch)?;
             let scorer = ExactScorer::new(self.metric, query, Element::F32);
-            self.rerank(&scorer, raw, k, scratch, out)
+            let margin = Margin::new(scratch.prepared.unit);
+            self.rerank(&scorer, raw, k, Some(margin), scratch, out)
         })
     }
 

@@ -4,6 +4,7 @@ use redkite_types::StopFlag;
 
 use super::filtered::{Filter, FilteredWalk};
 use super::graph::Layer;
+use super::margin::Margin;
 use super::scratch::{PoolSize, Scratch, Walk};
 use super::walk::beam;
 use crate::allowed::Allowed;
@@ -85,7 +86,8 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Buffers<'a> {
     pub(crate) walk: &'a mut Walk,
     pub(crate) topk: &'a mut TopK,
-    pub(crate) candidates: &'a mut Vec<u32>,
+    /// Keys, which are those of codes, and rows.
+    pub(crate) candidates: &'a mut Vec<(f32, u32)>,
 }
 
 impl<L: Layer, C: Comparable> Graph<'_, L, C> {
@@ -127,8 +129,8 @@ impl<L: Layer, C: Comparable> Graph<'_, L, C> {
                     size.times(widened),
                     stop,
                 )?;
-                let is_allowed = |row: &u32| allowed.has(*row);
-                candidates.extend(walk.pool.iter().map(|(_, row)| row).filter(is_allowed));
+                let is_allowed = |(_, row): &(f32, u32)| allowed.has(*row);
+                candidates.extend(walk.pool.iter().filter(is_allowed));
                 if candidates.len() >= needed.max(pool_size * 3 / 4).min(allowed.count) {
                     return Ok(());
                 }
@@ -154,7 +156,7 @@ impl<L: Layer, C: Comparable> Graph<'_, L, C> {
             };
             let is_done = filtered.run(prepared, walk, entry, size)?;
             if is_done && walk.pool.len() >= pool_size.min(allowed.count) {
-                candidates.extend(walk.pool.iter().map(|(_, row)| row));
+                candidates.extend(walk.pool.iter());
                 return Ok(());
             }
         }
@@ -195,7 +197,7 @@ impl<L: Layer, C: Comparable> Graph<'_, L, C> {
             }
         }
         candidates.clear();
-        topk.drain_rows(candidates);
+        candidates.extend(topk.drain());
         Ok(())
     }
 }
@@ -232,7 +234,8 @@ pub(crate) trait Find: VectorIndex {
         raw.element()
     }
 
-    /// Scores the candidates exactly and appends the best `k`, best first.
+    /// Scores the candidates exactly and appends the best `k`, best first. Where `margin` says that no
+    /// candidate that is left can be one of them, those are not looked at.
     ///
     /// # Errors
     /// As [`RawVectors::fetch`].
@@ -241,6 +244,7 @@ pub(crate) trait Find: VectorIndex {
         scorer: &ExactScorer<'_>,
         raw: &dyn RawVectors,
         k: usize,
+        mut margin: Option<Margin>,
         scratch: &mut Scratch,
         out: &mut Vec<Hit>,
     ) -> Result<()> {
@@ -251,19 +255,29 @@ pub(crate) trait Find: VectorIndex {
             ..
         } = scratch;
         let in_place = !self.is_read(raw);
-        let ask = |row: &u32, lines| {
+        let ask = |(_, row): &(f32, u32), lines| {
             if in_place {
                 self.exact(raw, *row).0.prefetch(lines);
             }
         };
         candidates.iter().for_each(|row| ask(row, RAW_LINES_AHEAD));
         topk.reset(k);
-        for (at, row) in candidates.iter().enumerate() {
+        for (at, (coarse, row)) in candidates.iter().enumerate() {
+            if margin
+                .as_ref()
+                .is_some_and(|margin| margin.is_beyond(*coarse, topk.limit()))
+            {
+                break;
+            }
             if let Some(soon) = candidates.get(at + RAW_ROWS_AHEAD) {
                 ask(soon, usize::MAX / LINE_BYTES);
             }
             let (values, norm) = self.fetch(raw, *row, room)?;
-            topk.push(scorer.key(values, norm), *row);
+            let exact = scorer.key(values, norm);
+            topk.push(exact, *row);
+            if let Some(margin) = &mut margin {
+                margin.learn(*coarse, exact);
+            }
         }
         topk.drain_into(self.metric(), out);
         Ok(())
@@ -304,7 +318,7 @@ pub(crate) trait Find: VectorIndex {
             };
             self.candidates(wanted, stop, scratch)?;
             let found = scratch.candidates.len();
-            self.rerank(&scorer, raw, found, scratch, out)?;
+            self.rerank(&scorer, raw, found, None, scratch, out)?;
             let is_past = out.last().is_some_and(|last| {
                 let score = last.score;
                 !range.contains(metric, score) && range.far_enough(metric, score)

@@ -264,7 +264,7 @@ pub(crate) struct Scratch {
     pub(crate) product: ProductQuery,
     pub(crate) topk: TopK,
     /// Rows to score exactly, best first by code.
-    pub(crate) candidates: Vec<u32>,
+    pub(crate) candidates: Vec<(f32, u32)>,
     /// Room for one of them.
     pub(crate) room: RowRoom,
 }

@@ -4,6 +4,7 @@ use redkite_types::StopFlag;
 
 use super::find::{Buffers, Find, Graph, Wanted};
 use super::graph::{LevelView, max_links};
+use super::margin::Margin;
 use super::scratch::{PoolSize, Scratch, Walk};
 use super::walk::greedy;
 use super::{HnswIndex, Rows};
@@ -60,7 +61,12 @@ impl HnswIndex {
         self.candidates(wanted, stop, scratch)?;
         scratch.candidates.truncate(reranked);
         let scorer = ExactScorer::new(self.metric, query, raw.element());
-        self.rerank(&scorer, raw, k, scratch, out)
+        let margin = match (&self.codes, params.refine_k) {
+            (Rows::Scalar(_), None) => Some(Margin::new(scratch.prepared.unit)),
+            // Product codes are too coarse, and who says how many are to be scored gets that.
+            (Rows::Product(_), _) | (_, Some(_)) => None,
+        };
+        self.rerank(&scorer, raw, k, margin, scratch, out)
     }
 
     /// One over a row's length, for cosine.
