@@ -312,10 +312,14 @@ async fn vectors_leave_memory_when_an_index_goes_by_its_codes() {
         let beside_graph = node.stats().await.segments[0].memory_bytes - graph_bytes;
         let in_memory = *in_memory.get_or_insert(beside_graph);
         let gone = in_memory - beside_graph;
-        // Files of one size hold graphs that take a little more or less.
-        let expected = if leaves { vectors } else { 0 };
+        // Opened again from its file, a segment has no other columns in memory either, until they are asked
+        // for. Files of one size hold graphs that take a little more or less.
+        let is_right = match leaves {
+            true => gone > vectors * 3 / 4,
+            false => gone.abs() < vectors / 4,
+        };
         assert!(
-            (gone - expected).abs() < vectors / 4,
+            is_right,
             "{in_memory} bytes, then {beside_graph} beside a graph of {graph_bytes}"
         );
         assert_eq!(node.nearest([2_500.0, 3.0], 5).await, exact);
