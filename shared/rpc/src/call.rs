@@ -70,20 +70,7 @@ pub fn deadline_of<T>(request: &Request<T>, default: Duration) -> Deadline {
 /// The time that a call has, as its header says.
 pub(crate) fn timeout_of(metadata: &MetadataMap) -> Option<Duration> {
     let text = metadata.get(TIMEOUT_HEADER)?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 {
-        return None;
-    }
-    let count: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(count * 3600)),
-        "M" => Some(Duration::from_secs(count * 60)),
-        "S" => Some(Duration::from_secs(count)),
-        "m" => Some(Duration::from_millis(count)),
-        "u" => Some(Duration::from_micros(count)),
-        "n" => Some(Duration::from_nanos(count)),
-        _ => None,
-    }
+    crate::deadline::parse(text)
 }
 
 #[cfg(test)]

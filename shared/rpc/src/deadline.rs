@@ -18,7 +18,8 @@ pub(crate) fn of(headers: &HeaderMap) -> Option<Instant> {
     Instant::now().checked_add(parse(text)?)
 }
 
-fn parse(text: &str) -> Option<Duration> {
+/// The time that a header gives; nothing if it is not in gRPC's form.
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > MOST_DIGITS {
         return None;
