@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import json
 
 import grpc
 import pytest
@@ -338,3 +339,65 @@ def test_keys_of_vikingdb_s_api_are_users(guarded, root):
         assert status == 200, answer
     finally:
         bob.end()
+
+
+def test_tasks_of_vikingdb_s_api_are_shown_to_who_may_read_their_collection(guarded, root):
+    def ask(path, body, user="BOB"):
+        return call(guarded.host, path, body, key=f"AK{user}", secret=f"SK{user}")
+
+    def create(collection, number):
+        params = {"collection_name": collection, "tos_path": f"own/tales/{number}"}
+        body = {"task_type": "data_export", "task_params": {**params, "export_all": True}}
+        status, answer = ask("/api/task/create", body, "ROOT")
+        assert status == 200, answer
+        return answer["data"]["task_id"]
+
+    def seen(task):
+        """Whether bob is shown a task, which the list and the task itself agree on."""
+        named = {"task_id": task}
+        status, answer = ask("/api/task/info", named)
+        _, listed = ask("/api/task/list", {})
+        is_listed = task in [one["task_id"] for one in listed["data"]]
+        assert is_listed == (status == 200), (answer, listed)
+        if not is_listed:
+            assert ask("/api/task/drop", named)[0] == status
+        return status
+
+    shop = guarded.client(db_name="shop")
+    for client, name in ((root, "tales"), (shop, "books")):
+        create_simple(client, name)
+        client.insert(name, simple_rows(10))
+        client.flush(name)
+    bob = Actor(guarded, root, "bob")
+    try:
+        bob.grant("Query", "tales")
+        bob.grant("Query", "books")
+        tales = create("tales", 1)
+        assert seen(tales) == 200
+        root.rename_collection("tales", "legends")
+        assert seen(tales) == 200
+        # Another collection takes the name: its readers are told nothing of the first one's rows.
+        create_simple(root, "tales")
+        bob.revoke("Query", "legends")
+        bob.grant("Query", "tales")
+        assert seen(tales) == 403
+        bob.grant("Query", "legends")
+        assert seen(tales) == 200
+        # What is exported from another database is not that of a collection here by the same name.
+        words = ["--database", "shop", "--collection", "books", "--to", "s3://own/shop"]
+        code, _, err = redkite.run("export", *words, "--admin", f"127.0.0.1:{guarded.admin_port}")
+        assert code == 0, err
+        _, tasks = guarded.admin_get("/admin/exports")
+        tasks = json.loads(tasks)["tasks"]
+        [other] = [task["task"] for task in tasks if task["task"] != tales]
+        assert seen(other) == 404
+        # Once the collection is gone, its rows are those of who exported them.
+        root.drop_collection("legends")
+        assert seen(tales) == 403
+        status, answer = ask("/api/task/info", {"task_id": tales}, "ROOT")
+        assert status == 200, answer
+    finally:
+        bob.end()
+        for client, name in ((root, "tales"), (shop, "books")):
+            client.drop_collection(name)
+        shop.close()

@@ -16,6 +16,7 @@ from harness.cluster import run_cluster
 from harness.data import all_rows, create_simple, simple_rows
 from harness.process import Server, connect, server_binary
 from harness.weed import ACCESS_KEY, SECRET_KEY, Bucket
+from pymilvus import DataType
 
 NAME = "films"
 LAKE = "export-lake"
@@ -143,6 +144,28 @@ def test_rows_arrive_from_a_deployment_on_s3_without_a_cache(tmp_path, weed, con
         port = cluster.services["datacoord"][0].admin_port
         own = lambda prefix: in_bucket(weed, bucket.name, f"some/prefix/{prefix}")  # noqa: E731
         check_exports(port, rows, weed, own)
+
+
+def test_json_fields_that_are_said_to_hold_lists_are_lists(guarded, weed):
+    server, _ = guarded
+    client = server.client(token="root:Milvus")
+    schema = client.create_schema()
+    schema.add_field("id", DataType.INT64, is_primary=True)
+    for name in ("numbers", "words", "other"):
+        schema.add_field(name, DataType.JSON)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
+    types = {"vikingdb.type.numbers": "list<int64>", "vikingdb.type.words": "list<string>"}
+    client.create_collection("lists", schema=schema, properties=types)
+    row = {"id": 1, "numbers": [3, 4], "words": ["a", "b"], "other": [5], "vector": [1.0, 2.0]}
+    client.insert("lists", [row])
+    client.flush("lists")
+    client.close()
+    where = ["--to", f"s3://{LAKE}/lists", "--admin", f"127.0.0.1:{server.admin_port}"]
+    code, _, err = redkite.run("export", "--collection", "lists", *where)
+    assert code == 0, err
+    [found] = rows_of(in_bucket(weed, LAKE, "lists/"), "parquet")
+    assert json.loads(found.pop("other")) == row.pop("other")
+    assert found == row
 
 
 def test_what_cannot_be_is_said(guarded):

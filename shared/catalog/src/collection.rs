@@ -13,8 +13,17 @@ use redkite_proto::{
     },
 };
 use redkite_types::{
-    BuildId, CollectionId, CollectionSchema, DatabaseId, FieldId, IndexId, PartitionId, SegmentId,
+    BuildId, CollectionId, CollectionSchema, DataType, DatabaseId, FieldId, FieldSchema, IndexId,
+    PartitionId, SegmentId,
 };
+
+/// Collection properties under this prefix name the VikingDB type of a field, where ours does not
+/// tell it.
+pub const VIKINGDB_TYPE: &str = "vikingdb.type.";
+/// The type of a JSON field that holds lists of integers.
+pub const LIST_INT64: &str = "list<int64>";
+/// The type of a JSON field that holds lists of texts.
+pub const LIST_STRING: &str = "list<string>";
 
 /// A flushed segment with its index builds.
 #[derive(Clone, Debug, Default)]
@@ -111,6 +120,19 @@ impl CollectionEntry {
     /// A property's value.
     pub fn property(&self, key: &str) -> Option<&str> {
         kv::get(&self.info.as_ref()?.properties, key)
+    }
+
+    /// The JSON fields that are said to hold lists, by [`LIST_INT64`] or [`LIST_STRING`].
+    pub fn list_fields(&self, kind: &str) -> impl Iterator<Item = FieldId> {
+        let is_one = move |field: &&FieldSchema| {
+            let named = self.property(&format!("{VIKINGDB_TYPE}{}", field.name));
+            field.data_type == DataType::Json && named == Some(kind)
+        };
+        self.schema
+            .fields
+            .iter()
+            .filter(is_one)
+            .map(|field| field.id)
     }
 
     /// The partitions that users see, in order of creation.

@@ -31,7 +31,7 @@ pub mod session;
 pub mod view;
 
 pub use access::Access;
-pub use collection::{CollectionEntry, SegmentEntry};
+pub use collection::{CollectionEntry, LIST_INT64, LIST_STRING, SegmentEntry, VIKINGDB_TYPE};
 pub use error::{Error, Result};
 pub use follow::Catalog;
 pub use lease::Lease;

@@ -25,7 +25,7 @@ mod tests;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use redkite_catalog::Catalog;
+use redkite_catalog::{Catalog, LIST_INT64, LIST_STRING};
 use redkite_metastore::SharedKv;
 use redkite_proto::redkite::meta::{ExportInfo, ObjectState, export_info::State};
 use redkite_runtime::{CancellationToken, Deadline, OnFailure, SharedClock, TaskGroup};
@@ -178,13 +178,14 @@ impl Exporter {
     pub async fn create(&self, task: ExportInfo) -> Result<()> {
         let view = self.catalog.view();
         let entry = view.collection_by_id(CollectionId(task.collection_id));
-        if entry.is_none_or(|entry| entry.state() != ObjectState::Created) {
+        let entry = entry.filter(|entry| entry.state() == ObjectState::Created);
+        let entry = entry.ok_or_else(|| {
             let name = &task.collection_name;
-            return Err(Error::new(
+            Error::new(
                 ErrorCode::CollectionNotFound,
                 format!("collection not found[collection={name}]"),
-            ));
-        }
+            )
+        })?;
         let pending = records::all(&*self.kv).await?;
         let pending = pending.iter().filter(|one| !records::has_ended(&one.task));
         if pending.count() >= self.options.max_pending {
@@ -198,6 +199,8 @@ impl Exporter {
             state: State::Init.into(),
             created_ts: now,
             updated_ts: now,
+            int_list_fields: entry.list_fields(LIST_INT64).map(|id| id.0).collect(),
+            text_list_fields: entry.list_fields(LIST_STRING).map(|id| id.0).collect(),
             ..task
         };
         records::add(&*self.kv, &task).await?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use prost::Message as _;
-use redkite_catalog::CollectionEntry;
+use redkite_catalog::{CollectionEntry, VIKINGDB_TYPE};
 use redkite_proto::milvus::{
     common::{ConsistencyLevel, KeyValuePair},
     milvus::{
@@ -18,7 +18,7 @@ use super::{
     Call,
     answer::{Failure, Outcome},
     body::Body,
-    types::{AUTO_ID, FieldType, STRING_BYTES, TEXT_BYTES, TYPE_PROPERTY},
+    types::{AUTO_ID, FieldType, STRING_BYTES, TEXT_BYTES},
 };
 use crate::{grpc::ddl, lookup};
 
@@ -116,7 +116,7 @@ fn read_schema(body: &Body, name: &str) -> Result<(CollectionSchema, Vec<KeyValu
         let (field, kind) = read_field(&field, key)?;
         if kind.needs_property() {
             let kind = body_type(kind);
-            properties.push(pair(&format!("{TYPE_PROPERTY}{}", field.name), kind));
+            properties.push(pair(&format!("{VIKINGDB_TYPE}{}", field.name), kind));
         }
         fields.push(field);
     }

@@ -2,7 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use redkite_catalog::CollectionEntry;
+use redkite_catalog::{CollectionEntry, privileges::ANY};
 use redkite_proto::redkite::{
     datacoord::{
         CreateExportRequest, DropExportRequest, ListExportsRequest, data_coord_server::DataCoord,
@@ -11,7 +11,7 @@ use redkite_proto::redkite::{
 };
 use redkite_runtime::Backoff;
 use redkite_storage::layout;
-use redkite_types::{DataType, Result as CodedResult, Timestamp};
+use redkite_types::{CollectionId, DataType, DatabaseId, Result as CodedResult, Timestamp};
 use serde_json::{Map, Value, json};
 use tracing::warn;
 
@@ -20,7 +20,6 @@ use super::{
     answer::{Failure, Outcome},
     collection::rfc3339,
     filter,
-    types::FieldType,
 };
 use crate::{lookup, plan::encode_filter};
 
@@ -88,8 +87,6 @@ pub(super) async fn create(call: Call<'_>) -> Outcome {
         person: call.caller.user.to_owned(),
         collection_id: entry.id().0,
         collection_name: name.to_owned(),
-        int_list_fields: lists(&entry, FieldType::ListInt64),
-        text_list_fields: lists(&entry, FieldType::ListString),
         filter,
         target: Some(target),
         ..ExportInfo::default()
@@ -157,12 +154,6 @@ fn rows(entry: &CollectionEntry, params: &Map<String, Value>) -> Result<bytes::B
     Ok(encode_filter(&plan)?)
 }
 
-fn lists(entry: &CollectionEntry, kind: FieldType) -> Vec<i64> {
-    let fields = entry.schema().fields.iter();
-    let fields = fields.filter(|field| FieldType::of(entry, field) == kind);
-    fields.map(|field| field.id.0).collect()
-}
-
 /// A random UUID, version 4.
 fn uuid(high: u64, low: u64) -> String {
     let bits = (u128::from(high) << 64) | u128::from(low);
@@ -225,9 +216,28 @@ async fn named(call: &Call<'_>) -> Result<ExportInfo, Failure> {
     let id = call.body.text("task_id")?;
     let task = tasks(call, id).await?.pop();
     let task = task.ok_or_else(|| Failure::no_task(""))?;
-    call.caller
-        .check("Query", &call.meta.database, &task.collection_name)?;
+    check(call, &task)?;
     Ok(task)
+}
+
+/// Checks that the user may read the collection of a task, whatever it is called by now. Where it is gone,
+/// whoever began the task may see it, and who may read all collections. Another database's tasks are not there.
+fn check(call: &Call<'_>, task: &ExportInfo) -> Result<(), Failure> {
+    let (view, database) = (call.context.view(), &call.meta.database);
+    let id = CollectionId(task.collection_id);
+    if let Some(entry) = view.collection_by_id(id) {
+        let home = view.database(database).map(|home| DatabaseId(home.id));
+        if home != Some(entry.database_id()) {
+            return Err(Failure::no_task(""));
+        }
+        return call.caller.check("Query", database, entry.name());
+    }
+    match task.person.as_str() {
+        // Not of this interface.
+        "" => Err(Failure::no_task("")),
+        person if person == call.caller.user => Ok(()),
+        _ => call.caller.check("Query", database, ANY),
+    }
 }
 
 /// `/api/task/info`.
@@ -238,12 +248,7 @@ pub(super) async fn info(call: Call<'_>) -> Outcome {
 /// `/api/task/list`: the tasks of collections that the user may read.
 pub(super) async fn list(call: Call<'_>) -> Outcome {
     let tasks = tasks(&call, "").await?;
-    let allowed = tasks.iter().filter(|task| {
-        let name = &task.collection_name;
-        call.caller
-            .check("Query", &call.meta.database, name)
-            .is_ok()
-    });
+    let allowed = tasks.iter().filter(|task| check(&call, task).is_ok());
     Ok(Value::Array(allowed.map(describe).collect()))
 }
 

@@ -1,11 +1,8 @@
 //! VikingDB's field types and ours.
 
-use redkite_catalog::CollectionEntry;
+use redkite_catalog::{CollectionEntry, LIST_INT64, LIST_STRING, VIKINGDB_TYPE};
 use redkite_types::{DataType, FieldSchema};
 
-/// Collection properties under this prefix name the VikingDB type of a field, where ours does not
-/// tell it.
-pub const TYPE_PROPERTY: &str = "vikingdb.type.";
 /// How VikingDB names a primary key that the server makes.
 pub const AUTO_ID: &str = "__AUTO_ID__";
 /// Bytes of a `string`; a primary key has the same limit as any other.
@@ -42,8 +39,8 @@ const NAMES: [(FieldType, &str); 8] = [
     (FieldType::Text, "text"),
     (FieldType::Bool, "bool"),
     (FieldType::Float32, "float32"),
-    (FieldType::ListInt64, "list<int64>"),
-    (FieldType::ListString, "list<string>"),
+    (FieldType::ListInt64, LIST_INT64),
+    (FieldType::ListString, LIST_STRING),
     (FieldType::Vector, "vector"),
 ];
 
@@ -80,7 +77,7 @@ impl FieldType {
 
     /// The VikingDB type of a field of any collection.
     pub fn of(entry: &CollectionEntry, field: &FieldSchema) -> Self {
-        let named = entry.property(&format!("{TYPE_PROPERTY}{}", field.name));
+        let named = entry.property(&format!("{VIKINGDB_TYPE}{}", field.name));
         if let Some(kind) = named.and_then(Self::parse)
             && kind.data_type() == field.data_type
         {
