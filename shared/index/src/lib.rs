@@ -42,6 +42,7 @@ mod hnsw;
 mod in_file;
 mod index;
 mod ivf;
+#[allow(unsafe_code, reason = "instructions and mapped files")]
 mod kernel;
 mod params;
 mod product;

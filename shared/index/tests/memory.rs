@@ -3,6 +3,7 @@
 //! Large buffers are mapped and pass it by: everything here is smaller.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should panic")]
+#![allow(unsafe_code, reason = "an allocator of the test's own")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -1,6 +1,7 @@
 //! What reading a segment some rows at a time takes, counted at the allocator: it does not grow with the segment.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should panic")]
+#![allow(unsafe_code, reason = "an allocator of the test's own")]
 
 mod common;
 
