@@ -246,8 +246,9 @@ def test_a_source_that_is_dropped_in_mid_restore(tmp_path):
         server.stop()
 
 
-def test_checksums_are_compared_where_that_is_set(tmp_path):
-    settings = {"datacoord.snapshot.verify_checksums": "true"}
+@pytest.mark.parametrize("compares_all", [False, True])
+def test_a_file_that_is_not_what_it_was_fails_the_restore(tmp_path, compares_all):
+    settings = {"datacoord.snapshot.verify_checksums": "true"} if compares_all else {}
     server = Server(tmp_path, settings=settings).start()
     try:
         client = server.client()
@@ -257,9 +258,15 @@ def test_checksums_are_compared_where_that_is_set(tmp_path):
         client.create_snapshot("s1", "films")
         restore(client, "s1", "films", "copy")
         victim = next((server.data_dir / "objects").rglob("data.v*.parquet"))
-        content = bytearray(victim.read_bytes())
+        before, content = victim.stat(), bytearray(victim.read_bytes())
+        # Touched, and still the same.
+        victim.write_bytes(content)
+        restore(client, "s1", "films", "copy1")
         content[len(content) // 2] ^= 1
         victim.write_bytes(content)
+        if compares_all:
+            # As a disk does it.
+            os.utime(victim, ns=(before.st_atime_ns, before.st_mtime_ns))
         info = finished(client, client.restore_snapshot("s1", "films", "copy2"))
         assert info.state == "RestoreSnapshotFailed" and victim.name in info.reason, info
         assert not client.has_collection("copy2")

@@ -22,7 +22,7 @@ use std::{
 use parking_lot::Mutex;
 use redkite_metastore::{MetaKv, Txn, TxnOutcome};
 use redkite_proto::redkite::meta::FileInfo;
-use redkite_storage::ObjectStore;
+use redkite_storage::{ObjectMeta, ObjectStore};
 use redkite_types::{Error, ErrorCode, Outcome, Result};
 use tokio::sync::{RwLock, RwLockWriteGuard};
 
@@ -93,7 +93,34 @@ impl CommitGate {
         Ok(())
     }
 
-    async fn look(&self, file: &FileInfo) -> Result<()> {
+    /// Those of some files that were written when a given object was, or later, as the store says; all of
+    /// which it does not say so. Whoever wrote the object last had them before.
+    ///
+    /// # Errors
+    /// As [`CommitGate::commit`].
+    pub(crate) async fn written_since(
+        &self,
+        object: &str,
+        files: Vec<FileInfo>,
+    ) -> Result<Vec<FileInfo>> {
+        let since = self.store.stat(object).await;
+        let since = since
+            .map_err(|error| Error::from_coded(&error))?
+            .modified_ms;
+        let mut found = Vec::new();
+        for some in files.chunks(LOOKS) {
+            let looks = some.iter().map(|file| self.look(file));
+            let metas = futures::future::try_join_all(looks).await?;
+            let later = some.iter().zip(metas).filter(|(_, meta)| {
+                let times = meta.modified_ms.zip(since);
+                times.is_none_or(|(modified, since)| modified >= since)
+            });
+            found.extend(later.map(|(file, _)| file.clone()));
+        }
+        Ok(found)
+    }
+
+    async fn look(&self, file: &FileInfo) -> Result<ObjectMeta> {
         let missing = |what: String| {
             Error::new(
                 ErrorCode::IoKeyNotFound,
@@ -104,7 +131,7 @@ impl CommitGate {
             return Err(missing("its deletion was not answered yet".to_owned()));
         }
         match self.store.stat(&file.path).await {
-            Ok(found) if found.size_bytes == file.size => Ok(()),
+            Ok(found) if found.size_bytes == file.size => Ok(found),
             Ok(found) => Err(missing(format!(
                 "it has {} bytes instead of {}",
                 found.size_bytes, file.size

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 pub struct SnapshotOptions {
     /// Whether a restore reads every file that it is going to name and compares its checksum. Without
-    /// it files are compared by their sizes, and their checksums when they are loaded: then what a
-    /// restore costs does not depend on how much data there is.
+    /// it files are compared by their sizes, and by their checksums those that were written again since the
+    /// snapshot was taken, as the store says; the others when they are loaded: then what a restore costs
+    /// does not depend on how much data there is.
     pub verify_checksums: bool,
 }
 

@@ -74,7 +74,8 @@ impl Bundles {
     }
 
     /// Copies files of a bundle into the target's folder for some seconds, or compares the checksums
-    /// of those that the target is to name; whether all is done.
+    /// of those that the target is to name: all, or those that somebody has touched since the snapshot was
+    /// taken. Whether all is done.
     ///
     /// # Errors
     /// Code 1000 and 1009, not retriable, when a file is missing or is not what it should be, with its
@@ -82,9 +83,6 @@ impl Bundles {
     /// it again.
     pub async fn copy_in(&self, request: &AttachSnapshotRequest) -> Result<bool> {
         let only_check = request.bundle.is_none();
-        if only_check && !self.options.verify_checksums {
-            return Ok(true);
-        }
         let copies = match only_check {
             false => {
                 let manifest = self.manifest(request).await?;
@@ -94,13 +92,21 @@ impl Bundles {
                 let source = CollectionId(request.collection_id);
                 let info = self.snapshots.find(source, &request.name).await?;
                 let manifest = self.snapshots.manifests.read(&info).await?;
-                let named = files(&manifest).into_iter().map(|file| FileCopy {
+                let mut named = files(&manifest);
+                if let (false, Some(own)) = (self.options.verify_checksums, &info.manifest) {
+                    let gate = &self.snapshots.gate;
+                    named = gate.written_since(&own.path, named).await?;
+                }
+                let named = named.into_iter().map(|file| FileCopy {
                     file: Some(file),
                     to: String::new(),
                 });
                 named.collect()
             }
         };
+        if only_check && copies.is_empty() {
+            return Ok(true);
+        }
         let until = Deadline::after(COPY_FOR);
         let mut done = self.progress(request, copies.len(), 0).await?;
         while let Some(rest) = copies.get(done..)
