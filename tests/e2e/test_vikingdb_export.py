@@ -645,8 +645,61 @@ def test_a_target_that_cannot_be_reached_fails_the_task(viking, people):
     assert task.task_status == "fail" and task.process_info["err_msg"]
 
 
+class Writes:
+    """Writes one after the other, each with when it was begun and answered in Unix milliseconds."""
+
+    def __init__(self, rng, rows):
+        self.rng = rng
+        self.start = {row["id"]: full(row) for row in rows}
+        self.now = dict(self.start)
+        self.next_key = max(self.now) + 1
+        self.done = []
+
+    def one(self, writer):
+        """New rows, other rows with the keys of some, or some without."""
+        kind = self.rng.choice(["insert", "replace", "replace", "delete"])
+        if kind == "insert":
+            rows = make_rows(self.rng, self.next_key, 20)
+            self.next_key += 20
+        else:
+            keys = self.rng.sample(sorted(self.now), 20)
+            rows = [make_rows(self.rng, key, 1)[0] for key in keys]
+        changes = {row["id"]: None if kind == "delete" else full(row) for row in rows}
+        write = {"kind": kind, "changes": changes, "begun": time.time_ns() // 1_000_000}
+        self.done.append(write)
+        if kind == "delete":
+            writer.delete("busy", ids=list(changes))
+        else:
+            writer.upsert("busy", list(changes.values()))
+        write["answered"] = time.time_ns() // 1_000_000
+        self.apply(self.now, changes)
+
+    @staticmethod
+    def apply(rows, changes):
+        for key, row in changes.items():
+            if row is None:
+                del rows[key]
+            else:
+                rows[key] = row
+
+    def states(self, at):
+        """What there may be at a time: (how many writes were before it, the rows after them).
+
+        The server's clock is this machine's: a write that was answered earlier is there, and one
+        that was begun later is not.
+        """
+        sure = sum(write["answered"] < at for write in self.done)
+        possible = sum(write["begun"] <= at for write in self.done)
+        rows = dict(self.start)
+        for number, write in enumerate(self.done[:possible]):
+            if number >= sure:
+                yield number, list(rows.values())
+            self.apply(rows, write["changes"])
+        yield possible, list(rows.values())
+
+
 def test_an_export_is_of_one_time_while_rows_come_and_go(viking, seed):
-    """Equals the rows that the same time shows to a client of the other interface."""
+    """Its rows are those that a plain model has at the same time, field by field."""
     rng = random.Random(seed + 4)
     viking_service = viking.service()
     collection = viking_service.create_collection("busy", fields())
@@ -654,63 +707,52 @@ def test_an_export_is_of_one_time_while_rows_come_and_go(viking, seed):
     upsert(collection, rows)
     client = viking.client()
     client.flush("busy")
+    writes = Writes(rng, rows)
     stop = threading.Event()
-    # Every batch is one write: all its rows have one mark, and an export has all or none of them.
-    batches = 0
-    # When each was begun and answered, in Unix milliseconds.
-    begun, answered = {}, {}
+    compactions = []
 
     def write():
-        nonlocal batches
         writer = connect(viking.uri)
         while not stop.is_set():
-            batches += 1
-            keys = range(10_000 + batches * 20, 10_000 + batches * 20 + 20)
-            new = [
-                {**full({}), "id": key, "user_id": batches, "vector": [0.0] * DIM} for key in keys
-            ]
-            begun[batches] = time.time_ns() // 1_000_000
-            writer.upsert("busy", new)
-            answered[batches] = time.time_ns() // 1_000_000
-            writer.delete("busy", ids=[rows[batches % len(rows)]["id"]])
-            if batches % 10 == 0:
+            writes.one(writer)
+            if len(writes.done) % 10 == 0:
                 writer.flush("busy")
-                writer.compact("busy")
+                compactions.append(writer.compact("busy"))
         writer.close()
 
     thread = threading.Thread(target=write)
     thread.start()
+    tasks = []
     try:
-        eventually(lambda: batches > 10 or not thread.is_alive(), "writes are under way")
-        tasks = [
-            export(viking_service, f"own/busy{number}", "busy", export_all=True)
-            for number in range(3)
-        ]
+        for number in range(4):
+            writes_before, compactions_before = len(writes.done), len(compactions)
+
+            def under_way(writes_before=writes_before, compactions_before=compactions_before):
+                more = len(writes.done) > writes_before + 10
+                return (more and len(compactions) > compactions_before) or not thread.is_alive()
+
+            eventually(under_way, "writes and a compaction are under way")
+            tasks.append(export(viking_service, f"own/busy{number}", "busy", export_all=True))
+        eventually(under_way, "writes go on")
     finally:
+        alive = thread.is_alive()
         stop.set()
         thread.join()
-    times = [task.process_info["sampled_timestamp"] for task in tasks]
-    assert times == sorted(times)
-    for number in range(3):
-        found = read_files(folder_of(viking, f"own/busy{number}"))
-        keys = [row["id"] for row in found]
-        assert len(keys) == len(set(keys))
-        marks = [row["user_id"] for row in found if row["id"] >= 10_000]
-        last = max(marks, default=0)
-        assert last >= 10
-        # Exactly what was written at the task's time: a batch that was answered before is there, one that was begun
-        # later is not. The server's clock is this machine's.
-        at = times[number]
-        assert all(mark in marks for mark, when in answered.items() if when < at), (at, last)
-        assert not [mark for mark, when in begun.items() if when > at and mark in marks], (at, last)
-        # Writes are one after the other: those up to a moment are there, and none behind it.
-        assert sorted(marks) == sorted(mark for mark in range(1, last + 1) for _ in range(20))
-        old = {row["id"] for row in found if row["id"] < 10_000}
-        deleted = {rows[mark % len(rows)]["id"] for mark in range(1, last + 1)}
-        sure = {rows[mark % len(rows)]["id"] for mark in range(1, last)}
-        everything = {row["id"] for row in rows}
-        assert everything - deleted <= old <= everything - sure
+    assert alive, "a write has failed"
+    assert {write["kind"] for write in writes.done} == {"insert", "replace", "delete"}
+    completed = lambda: client.get_compaction_state(compactions[0]) == "Completed"  # noqa: E731
+    eventually(completed, "a compaction is complete")
     client.close()
+    times = [task.process_info["sampled_timestamp"] for task in tasks]
+    assert times == sorted(set(times))
+    for number, at in enumerate(times):
+        found = narrowed(read_files(folder_of(viking, f"own/busy{number}")))
+        states = dict(writes.states(at))
+        # One write at the most was under way, and others within its millisecond.
+        assert len(states) <= 4 and min(states) >= 10, (at, list(states))
+        if not any(found == narrowed(rows) for rows in states.values()):
+            print(f"at {at}, after {list(states)} of {len(writes.done)} writes")
+            same_rows(found, states[min(states)])
 
 
 def test_killed_services_leave_an_exact_export(tmp_path, seed):

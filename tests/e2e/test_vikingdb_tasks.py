@@ -274,6 +274,57 @@ def test_a_target_that_goes_away_fails_the_task_and_has_no_final_file(world, wee
     assert {entry["Key"] for entry in listed} <= {"cut/_TASK"}, listed
 
 
+@pytest.mark.parametrize("level", ["info"])
+def test_no_log_has_a_secret(tmp_path, weed, level):
+    """Whatever is logged of requests, of exports, and of those that fail."""
+    secrets = {
+        "listener": SECRET_KEY,
+        "list": "secret-of-the-list",
+        "bucket": WEED_SECRET,
+        "unreachable": "secret-of-nobody",
+    }
+    bucket = weed.new_bucket()
+    config = tmp_path / "redkite.toml"
+    config.write_text(
+        "[[vikingdb.keys]]\n"
+        f'access_key = "AKLIST"\nsecret_key = "{secrets["list"]}"\n'
+        "[[datanode.export.buckets]]\n"
+        f'bucket = "{bucket}"\nendpoint = "{weed.endpoint}"\nregion = "us-east-1"\n'
+        f'access_key = "{WEED_KEY}"\nsecret_key = "{secrets["bucket"]}"\n'
+        "[[datanode.export.buckets]]\n"
+        'bucket = "gone"\nendpoint = "http://127.0.0.1:1"\nregion = "us-east-1"\n'
+        f'access_key = "a"\nsecret_key = "{secrets["unreachable"]}"\ntimeout = "1s"\n'
+    )
+    holding = Holding(tmp_path / "holding")
+    host = f"127.0.0.1:{free_port()}"
+    settings = {"telemetry.log_filter": level}
+    env = environment(holding, host)
+    with run_cluster(tmp_path, settings=settings, env=env, config=config) as cluster:
+        world = World(cluster, holding, host, tmp_path)
+        for key, secret, wanted in [
+            (ACCESS_KEY, secrets["listener"], 200),
+            ("AKLIST", secrets["list"], 200),
+            ("AKLIST", secrets["listener"], 401),
+            ("AKNOBODY", secrets["list"], 401),
+        ]:
+            status, answer = call(host, "/api/task/list", {}, key=key, secret=secret)
+            assert status == wanted, answer
+        exported = world.begin(f"{bucket}/films")
+        failed = world.begin("gone/films")
+        assert world.ended(exported).task_status == "done"
+        assert world.ended(failed).task_status == "fail"
+    listed = weed.client().list_objects_v2(Bucket=bucket)["Contents"]
+    assert "films/_SUCCESS" in [entry["Key"] for entry in listed]
+    texts = {one.name: one.log_path.read_text(errors="replace") for one in cluster.all()}
+    for name, text in texts.items():
+        assert level.upper() in text, f"{name} logs nothing of the level {level}"
+        for whose, secret in secrets.items():
+            lines = [line for line in text.splitlines() if secret in line]
+            assert not lines, (name, whose, lines[:3])
+    # They do say what was done.
+    assert exported in texts["datacoord-0"] and failed in texts["datacoord-0"]
+
+
 def test_a_full_disk_fails_the_task_and_leaves_nothing(tmp_path):
     with faults.small_disk(160 * MIB) as disk:
         settings = {"common.min_free_space": "32MiB", "datacoord.export.patience": "2s"}
