@@ -182,6 +182,20 @@ def test_a_collection_may_be_named_in_the_query_alone(viking, service):
         service.drop_collection("people")
 
 
+def test_a_query_may_be_percent_encoded(viking, service):
+    """Which the signature allows for: it is that of the decoded text."""
+    path = "/api/collection/info"
+    service.create_collection("people", fields())
+    try:
+        named = {"collection_name": "people"}
+        signed = sign(viking.host, path, None, "GET", query=named)
+        for query in ["collection_name=%70eople", "collection%5Fname=people"]:
+            status, answer = send(viking.host, f"{path}?{query}", "", signed.headers, "GET")
+            assert (status, answer["code"]) == (200, 0), (query, answer)
+    finally:
+        service.drop_collection("people")
+
+
 def test_a_user_does_what_it_was_granted(tmp_path):
     """A key of a user without `root`'s rights."""
     keys = [{"access_key": "AKBOB", "secret_key": "SKBOB", "user": "bob"}]
