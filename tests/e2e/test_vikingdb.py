@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from harness.vikingdb import ACCESS_KEY, VikingServer, call, send
-from volcengine.viking_db import Data, Field, FieldType
+from harness.vikingdb import ACCESS_KEY, VikingServer, call, send, sign
+from harness.waiting import eventually
+from volcengine.viking_db import Data, Field, FieldType, TaskType
 from volcengine.viking_db.exception import (
     CollectionExistException,
     CollectionNotExistException,
@@ -148,6 +149,53 @@ def test_requests_signed_by_hand_and_not_at_all(viking, service):
     service.set_sk("SKTEST")
 
 
+def test_a_collection_may_be_named_in_the_query_alone(viking, service):
+    """So does the SDK when it is to search: a GET without a body."""
+    path = "/api/collection/info"
+    service.create_collection("people", fields())
+    try:
+        asked = {"query": {"collection_name": "people"}, "method": "GET"}
+        status, answer = call(viking.host, path, None, **asked)
+        assert (status, answer["code"]) == (200, 0), answer
+        assert answer == {
+            **call(viking.host, path, {"collection_name": "people"})[1],
+            "request_id": answer["request_id"],
+        }
+        assert answer["data"]["primary_key"] == "id"
+        answer = json.loads(service.get_exception("GetCollection", asked["query"]))
+        assert answer["data"]["collection_name"] == "people"
+        status, answer = call(viking.host, path, None, secret="SKOTHER", **asked)
+        assert (status, answer["code"]) == (401, 1000001), answer
+        status, answer = call(
+            viking.host, path, None, method="GET", query={"collection_name": "none"}
+        )
+        assert (status, answer["code"]) == (400, 1000005), answer
+        status, answer = call(viking.host, path, None, method="GET")
+        assert (status, answer["code"]) == (400, 1000003), answer
+        assert "collection_name is missing" in answer["message"]
+        # The query is signed, too.
+        signed = sign(viking.host, path, None, "GET", query={"collection_name": "none"})
+        path = f"{path}?collection_name=people"
+        status, answer = send(viking.host, path, "", signed.headers, "GET")
+        assert (status, answer["code"]) == (401, 1000001), answer
+    finally:
+        service.drop_collection("people")
+
+
+def test_a_query_may_be_percent_encoded(viking, service):
+    """Which the signature allows for: it is that of the decoded text."""
+    path = "/api/collection/info"
+    service.create_collection("people", fields())
+    try:
+        named = {"collection_name": "people"}
+        signed = sign(viking.host, path, None, "GET", query=named)
+        for query in ["collection_name=%70eople", "collection%5Fname=people"]:
+            status, answer = send(viking.host, f"{path}?{query}", "", signed.headers, "GET")
+            assert (status, answer["code"]) == (200, 0), (query, answer)
+    finally:
+        service.drop_collection("people")
+
+
 def test_a_user_does_what_it_was_granted(tmp_path):
     """A key of a user without `root`'s rights."""
     keys = [{"access_key": "AKBOB", "secret_key": "SKBOB", "user": "bob"}]
@@ -174,3 +222,122 @@ def test_a_user_does_what_it_was_granted(tmp_path):
         assert (status, answer["code"]) == (403, 1000002), answer
     finally:
         running.stop()
+
+
+BOB = {"key": "AKBOB", "secret": "SKBOB"}
+
+
+class Bobs:
+    """A server with a key of a user who was granted nothing; and `root`, who may do everything."""
+
+    def __init__(self, folder):
+        config = folder / "redkite.toml"
+        config.write_text(
+            "[[vikingdb.keys]]\n"
+            f'access_key = "{BOB["key"]}"\nsecret_key = "{BOB["secret"]}"\nuser = "bob"\n'
+        )
+        self.server = VikingServer(folder, config=config).start()
+        self.client = self.server.client()
+        self.client.create_user("bob", "password1")
+        self.client.create_role("worker")
+        self.client.grant_role("bob", "worker")
+        # Which everybody has at first.
+        self.client.revoke_privilege("public", "Global", "DescribeCollection", "*", db_name="*")
+
+    def stop(self):
+        self.client.close()
+        self.server.stop()
+
+    def ask(self, path, body):
+        """What `bob` is answered: (status, code, message, data)."""
+        status, answer = call(self.server.host, path, body, **BOB)
+        return status, answer["code"], answer["message"], answer.get("data")
+
+    def export(self, collection):
+        service = self.server.service()
+        params = {"collection_name": collection, "export_all": True}
+        place = f"own/{collection}{len(service.list_tasks())}"
+        task_id = service.create_task(TaskType.Data_export, {**params, "tos_path": place})
+        done = lambda: service.get_task(task_id).task_status == "done"  # noqa: E731
+        eventually(done, "the export is done", 60)
+        return task_id
+
+
+@pytest.fixture
+def bobs(tmp_path):
+    made = Bobs(tmp_path)
+    yield made
+    made.stop()
+
+
+def test_each_operation_needs_its_privilege(bobs):
+    """Without it nothing is done; with it alone the operation goes through."""
+    service = bobs.server.service()
+    books = service.create_collection("books", fields())
+    books.upsert_data([Data(row(number)) for number in range(3)])
+    task_id = bobs.export("books")
+    named = {"collection_name": "books"}
+    params = {**named, "tos_path": "own/bob", "export_all": True}
+    described = [
+        {"field_name": "id", "field_type": "int64"},
+        {"field_name": "vector", "field_type": "vector", "dim": 4},
+    ]
+    made = {"collection_name": "made", "primary_key": "id", "fields": described}
+    confirmed = {"task_id": task_id, "task_status": "confirmed"}
+    operations = [
+        ("collection/create", made, "CreateCollection", "*"),
+        ("collection/info", named, "DescribeCollection", "books"),
+        ("collection/list", {}, "ShowCollections", "*"),
+        ("collection/upsert_data", {**named, "fields": [row(9)]}, "Upsert", "books"),
+        ("collection/fetch_data", {**named, "primary_keys": [2]}, "Query", "books"),
+        ("collection/del_data", {**named, "primary_keys": [1]}, "Delete", "books"),
+        ("task/create", {"task_type": "data_export", "task_params": params}, "Query", "books"),
+        ("task/info", {"task_id": task_id}, "Query", "books"),
+        ("task/update", confirmed, "Query", "books"),
+        ("task/drop", {"task_id": task_id}, "Query", "books"),
+        ("collection/drop", named, "DropCollection", "books"),
+    ]
+    for path, body, privilege, on in operations:
+        status, code, message, data = bobs.ask(f"/api/{path}", body)
+        assert (status, code, data) == (403, 1000002, None), (path, message)
+        assert message == f"no permission:user bob lacks {privilege} on {on}", path
+    # Nothing was made, changed or removed.
+    assert [one.collection_name for one in service.list_collections()] == ["books"]
+    assert [data.fields for data in books.fetch_data([0, 1, 2])] == [row(0), row(1), row(2)]
+    with pytest.raises(DataNotFoundException):
+        books.fetch_data(9)
+    assert [task.task_id for task in service.list_tasks()] == [task_id]
+
+    for path, body, privilege, on in operations:
+        bobs.client.grant_privilege_v2("worker", privilege, on, "default")
+        status, code, message, _ = bobs.ask(f"/api/{path}", body)
+        # An export waits for no confirmation.
+        wanted = (400, 1000006) if path == "task/update" else (200, 0)
+        assert (status, code) == wanted, (path, message)
+        bobs.client.revoke_privilege_v2("worker", privilege, on, "default")
+        if path != "collection/drop":
+            status, code, message, _ = bobs.ask(f"/api/{path}", body)
+            gone = path == "task/drop"
+            assert (status, code) == ((404, 1000035) if gone else (403, 1000002)), (path, message)
+
+
+def test_tasks_of_collections_that_may_not_be_read_are_not_listed(bobs):
+    service = bobs.server.service()
+    tasks = {}
+    for name in ("books", "films"):
+        service.create_collection(name, fields()).upsert_data(Data(row(1)))
+        tasks[name] = [bobs.export(name), bobs.export(name)]
+
+    def listed():
+        status, code, message, data = bobs.ask("/api/task/list", {})
+        assert (status, code) == (200, 0), message
+        return sorted(task["task_id"] for task in data)
+
+    assert listed() == []
+    for name in ("books", "films"):
+        bobs.client.grant_privilege_v2("worker", "Query", name, "default")
+        assert listed() == sorted(tasks[name])
+        bobs.client.revoke_privilege_v2("worker", "Query", name, "default")
+    assert listed() == []
+    bobs.client.grant_privilege_v2("worker", "Query", "*", "default")
+    assert listed() == sorted(tasks["books"] + tasks["films"])

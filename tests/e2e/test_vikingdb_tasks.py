@@ -6,7 +6,7 @@ Processes are held at places of the code (`harness/holding.py`), so nothing here
 import pytest
 from harness import faults
 from harness.cluster import run_cluster
-from harness.data import all_rows, create_simple, simple_rows
+from harness.data import DIM, all_rows, create_simple, simple_rows
 from harness.faultproxy import FaultProxy
 from harness.holding import Holding
 from harness.process import connect, free_port
@@ -27,13 +27,14 @@ DISK_LIMIT = 7
 class World:
     """A deployment with a collection whose export has a part for each of its two channels."""
 
-    def __init__(self, cluster, holding, host, folder):
+    def __init__(self, cluster, holding, host, folder, flushes=1, dim=DIM):
         self.cluster, self.holding, self.host = cluster, holding, host
         self.exports = folder / "data" / "objects" / "exports"
         client = connect(cluster.services["proxy"][0].uri)
-        create_simple(client, NAME, num_shards=2)
-        client.insert(NAME, simple_rows(1_000))
-        client.flush(NAME)
+        create_simple(client, NAME, dim=dim, num_shards=2)
+        for number in range(flushes):
+            client.insert(NAME, simple_rows(1_000, dim=dim, start=number * 1_000))
+            client.flush(NAME)
         self.keys = [row["id"] for row in all_rows(client, NAME, ["id"])]
         client.close()
 
@@ -46,6 +47,12 @@ class World:
 
     def status(self, task_id):
         return self.task(task_id).task_status
+
+    def progress(self, task_id):
+        """In percent, of a task that runs."""
+        task = self.task(task_id)
+        assert task.task_status == "running", task.process_info
+        return percent(task)
 
     def ended(self, task_id):
         def find():
@@ -64,18 +71,26 @@ class World:
         return sorted(file.name for file in (self.exports / path).rglob("*") if file.is_file())
 
 
+def environment(holding, host):
+    return {
+        **holding.env,
+        "REDKITE__VIKINGDB__LISTEN": host,
+        "REDKITE__VIKINGDB__ACCESS_KEY": ACCESS_KEY,
+        "REDKITE__VIKINGDB__SECRET_KEY": SECRET_KEY,
+    }
+
+
+def percent(task):
+    return int(task.process_info["task_progress"].removesuffix("%"))
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, weed):
     """One task at a time, three at most, and a bucket behind a proxy that can fail."""
     tmp_path = tmp_path_factory.mktemp("tasks")
     holding = Holding(tmp_path / "holding")
     host = f"127.0.0.1:{free_port()}"
-    env = {
-        **holding.env,
-        "REDKITE__VIKINGDB__LISTEN": host,
-        "REDKITE__VIKINGDB__ACCESS_KEY": ACCESS_KEY,
-        "REDKITE__VIKINGDB__SECRET_KEY": SECRET_KEY,
-    }
+    env = environment(holding, host)
     settings = {
         "datacoord.export.concurrent_tasks": "1",
         "datacoord.export.max_pending": "3",
@@ -121,6 +136,102 @@ def test_tasks_wait_for_their_turn_and_not_too_many(world):
     assert not (world.exports / "own" / "waiting0").exists()
 
 
+def test_progress_rises_with_each_part(world):
+    part, completing = "export.part_written", "export.completing"
+    world.holding.arm(part)
+    task_id = world.begin("own/progress")
+    world.holding.await_held(part)
+    # It counts once it is recorded.
+    seen = [world.progress(task_id)]
+    assert seen == [0]
+    world.holding.pass_on(part)
+    world.holding.await_held(part)
+    seen.append(world.progress(task_id))
+    assert 0 < seen[-1] < 100, seen
+    info = world.task(task_id).process_info
+    assert 0 < info["scan_data_count"] < info["total_data_count"] == len(world.keys), info
+    assert 0 < info["total_filter_count"] < len(world.keys), info
+    assert seen[-1] == info["scan_data_count"] * 100 // info["total_data_count"], info
+    assert len(info["sampled_data"]) == 5
+    world.holding.arm(completing)
+    world.holding.release(part)
+    world.holding.await_held(completing)
+    # All rows are written, but a reader that stops at 100 % must find the export complete.
+    seen.append(world.progress(task_id))
+    assert seen[-2] < seen[-1] < 100, seen
+    world.holding.release(completing)
+
+    def find():
+        task = world.task(task_id)
+        seen.append(percent(task))
+        return task.task_status == "done"
+
+    eventually(find, "the task is done", 60, 0.005)
+    assert seen == sorted(seen) and seen[-1] == 100, seen
+    assert 100 not in seen[:-1], seen
+    world.check(task_id, "own/progress")
+
+
+def stamps(folder, names):
+    """What changes when a file is written again."""
+    found = {name: (folder / name).stat() for name in names}
+    return {name: (one.st_ino, one.st_size, one.st_mtime_ns) for name, one in found.items()}
+
+
+def test_a_killed_task_goes_on_behind_the_parts_that_it_has(tmp_path):
+    """Of two parts one is written when the coordinator and the data node are killed."""
+    holding = Holding(tmp_path / "holding")
+    host = f"127.0.0.1:{free_port()}"
+    settings = {
+        "common.session_ttl": "2s",
+        "datacoord.compaction.enabled": "false",
+        "datanode.export.max_file_size": "64KiB",
+    }
+    env = environment(holding, host)
+    part, file = "export.part_written", "export.file_written"
+    with run_cluster(tmp_path, settings=settings, env=env) as cluster:
+        world = World(cluster, holding, host, tmp_path, flushes=2, dim=64)
+        victims = [cluster.services[name][0] for name in ("datacoord", "datanode")]
+
+        def kill_and_start(place):
+            for process in victims:
+                process.kill9()
+            holding.release(place)
+            for process in victims:
+                process.spawn()
+            for process in victims:
+                process.wait_ready()
+
+        def begin_and_write_a_part(path):
+            holding.arm(part)
+            task_id = world.begin(path)
+            holding.await_held(part)
+            names = [name for name in world.files(path) if name[0].isdigit()]
+            # One for each of its segments.
+            assert names == ["1.parquet", "2.parquet"]
+            return task_id, names, stamps(world.exports / path, names)
+
+        # It is recorded: what is written after the kill is the other part alone.
+        task_id, names, before = begin_and_write_a_part("own/recorded")
+        holding.arm(file)
+        holding.release(part)
+        holding.await_held(file)
+        assert 0 < world.progress(task_id) < 100
+        kill_and_start(file)
+        world.check(task_id, "own/recorded")
+        assert stamps(world.exports / "own/recorded", names) == before
+        assert world.files("own/recorded") == [f"{n}.parquet" for n in range(1, 5)] + ["_SUCCESS"]
+
+        # It is not: should it be written again, its files have the same bytes.
+        task_id, names, _ = begin_and_write_a_part("own/unrecorded")
+        assert world.progress(task_id) == 0
+        contents = [(world.exports / "own/unrecorded" / name).read_bytes() for name in names]
+        kill_and_start(part)
+        world.check(task_id, "own/unrecorded")
+        again = [(world.exports / "own/unrecorded" / name).read_bytes() for name in names]
+        assert again == contents
+
+
 @pytest.mark.parametrize(
     "place, there",
     [
@@ -161,6 +272,58 @@ def test_a_target_that_goes_away_fails_the_task_and_has_no_final_file(world, wee
     listed = weed.client().list_objects_v2(Bucket=world.bucket).get("Contents", [])
     # Its marker could not be removed either.
     assert {entry["Key"] for entry in listed} <= {"cut/_TASK"}, listed
+
+
+@pytest.mark.parametrize("level", ["info", "debug", "trace"])
+def test_no_log_has_a_secret(tmp_path, weed, level):
+    """Whatever is logged of requests, of exports, and of those that fail."""
+    secrets = {
+        "listener": SECRET_KEY,
+        "list": "secret-of-the-list",
+        "bucket": WEED_SECRET,
+        "unreachable": "secret-of-nobody",
+    }
+    bucket = weed.new_bucket()
+    config = tmp_path / "redkite.toml"
+    config.write_text(
+        "[[vikingdb.keys]]\n"
+        f'access_key = "AKLIST"\nsecret_key = "{secrets["list"]}"\n'
+        "[[datanode.export.buckets]]\n"
+        f'bucket = "{bucket}"\nendpoint = "{weed.endpoint}"\nregion = "us-east-1"\n'
+        f'access_key = "{WEED_KEY}"\nsecret_key = "{secrets["bucket"]}"\n'
+        "[[datanode.export.buckets]]\n"
+        'bucket = "gone"\nendpoint = "http://127.0.0.1:1"\nregion = "us-east-1"\n'
+        f'access_key = "a"\nsecret_key = "{secrets["unreachable"]}"\ntimeout = "1s"\n'
+    )
+    holding = Holding(tmp_path / "holding")
+    host = f"127.0.0.1:{free_port()}"
+    settings = {"telemetry.log_filter": level}
+    env = environment(holding, host)
+    with run_cluster(tmp_path, settings=settings, env=env, config=config) as cluster:
+        world = World(cluster, holding, host, tmp_path)
+        for key, secret, wanted in [
+            (ACCESS_KEY, secrets["listener"], 200),
+            ("AKLIST", secrets["list"], 200),
+            ("AKLIST", secrets["listener"], 401),
+            ("AKNOBODY", secrets["list"], 401),
+        ]:
+            status, answer = call(host, "/api/task/list", {}, key=key, secret=secret)
+            assert status == wanted, answer
+        exported = world.begin(f"{bucket}/films")
+        failed = world.begin("gone/films")
+        assert world.ended(exported).task_status == "done"
+        assert world.ended(failed).task_status == "fail"
+    listed = weed.client().list_objects_v2(Bucket=bucket)["Contents"]
+    assert "films/_SUCCESS" in [entry["Key"] for entry in listed]
+    texts = {one.name: one.log_path.read_text(errors="replace") for one in cluster.all()}
+    leaks = []
+    for name, text in texts.items():
+        assert level.upper() in text, f"{name} logs nothing of the level {level}"
+        for whose, secret in secrets.items():
+            leaks += [(name, whose, line) for line in text.splitlines() if secret in line]
+    assert not leaks, f"{len(leaks)} lines, first {leaks[0]}"
+    # They do say what was done.
+    assert exported in texts["datacoord-0"] and failed in texts["datacoord-0"]
 
 
 def test_a_full_disk_fails_the_task_and_leaves_nothing(tmp_path):

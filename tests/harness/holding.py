@@ -22,6 +22,11 @@ class Holding:
         held = self.folder / f"{place}.held"
         eventually(held.exists, f"somebody is held at {place}", seconds, 0.005)
 
+    def pass_on(self, place):
+        """Who is held goes on, and whoever comes to the place next is held."""
+        self.arm(place)
+        (self.folder / f"{place}.held").unlink()
+
     def release(self, place):
         """Who is held goes on; nobody is held any more."""
         for name in (place, f"{place}.held"):

@@ -2,6 +2,7 @@
 
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 
 from volcengine.auth.SignerV4 import SignerV4
@@ -45,24 +46,36 @@ def service(host):
     return VikingDBService(host, REGION, ACCESS_KEY, SECRET_KEY)
 
 
-def call(host, path, body, method="POST", key=ACCESS_KEY, secret=SECRET_KEY):
-    """A request signed as VikingDB's documentation shows, without a host; (status, answer)."""
+def call(host, path, body, method="POST", key=ACCESS_KEY, secret=SECRET_KEY, query=None):
+    """A request signed as VikingDB's documentation shows, without a host; (status, answer).
+
+    It has no body where `body` is None.
+    """
+    request = sign(host, path, body, method, key, secret, query)
+    if query:
+        path = f"{path}?{urllib.parse.urlencode(query)}"
+    return send(host, path, request.body, request.headers, method)
+
+
+def sign(host, path, body, method="POST", key=ACCESS_KEY, secret=SECRET_KEY, query=None):
+    """The request of `call` with its headers."""
     request = Request()
     request.set_shema("http")
     request.set_method(method)
     request.set_host(host)
     request.set_path(path)
+    request.set_query(query or {})
     request.set_headers({"Accept": "application/json", "Content-Type": "application/json"})
-    request.set_body(json.dumps(body))
+    request.set_body("" if body is None else json.dumps(body))
     SignerV4.sign(request, Credentials(key, secret, "air", REGION))
     assert "host" not in request.headers["Authorization"]
-    return send(host, path, request.body, request.headers, method)
+    return request
 
 
 def send(host, path, body, headers, method="POST"):
     """Sends bytes as they are; (status, answer)."""
     request = urllib.request.Request(
-        f"http://{host}{path}", data=body.encode(), headers=headers, method=method
+        f"http://{host}{path}", data=body.encode() or None, headers=headers, method=method
     )
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
