@@ -10,8 +10,8 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 use std::sync::Mutex;
 use tokio::runtime::Runtime;
-use tracing::Subscriber;
-use tracing_subscriber::filter::filter_fn;
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -137,7 +137,7 @@ pub fn init(options: &TelemetryOptions) -> Result<Guard> {
         .map(|exporter| exporter.provider.tracer("redkite"));
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
     tracing_subscriber::registry()
-        .with(log_layer(options.log_format).with_filter(filter))
+        .with(log_layer(options.log_format).with_filter(filter.and(filter_fn(tells_no_secret))))
         .with(tracer.map(trace_layer))
         .try_init()
         .map_err(|_| Error::Installed { what: "subscriber" })?;
@@ -163,6 +163,11 @@ fn log_layer(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
             .with_writer(std::io::stderr)
             .boxed(),
     }
+}
+
+/// What signs requests to S3 logs the keys themselves at its finer levels, so they are shown to nobody.
+fn tells_no_secret(metadata: &Metadata<'_>) -> bool {
+    !metadata.target().starts_with("reqsign") || *metadata.level() <= Level::INFO
 }
 
 /// Traces take spans of level info and above, whatever the log shows.

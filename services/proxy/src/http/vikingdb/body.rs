@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::answer::Failure;
+use super::{answer::Failure, percent};
 
 /// The body's JSON object.
 #[derive(Clone, Debug)]
@@ -27,9 +27,8 @@ impl Body {
         };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if !fields.contains_key(key) {
-                fields.insert(key.to_owned(), Value::String(value.to_owned()));
-            }
+            let (key, value) = (decoded(key)?, decoded(value)?);
+            fields.entry(key).or_insert(Value::String(value));
         }
         Ok(Self(fields))
     }
@@ -101,4 +100,10 @@ impl Body {
             Some(key) => Err(Failure::invalid(format!("{key} is not known"))),
         }
     }
+}
+
+/// A part of a query string.
+fn decoded(text: &str) -> Result<String, Failure> {
+    let bytes = percent::decode(text, true).into_owned();
+    String::from_utf8(bytes).map_err(|_| Failure::invalid(format!("{text} is no UTF-8")))
 }

@@ -19,6 +19,7 @@ mod collection;
 mod data;
 pub mod filter;
 pub mod options;
+mod percent;
 pub mod sign;
 mod task;
 pub mod types;

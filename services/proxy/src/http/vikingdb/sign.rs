@@ -4,14 +4,13 @@
 //! The scheme of Volcengine's SDK, `SignerV4`: like Amazon's version 4, but the secret key has no
 //! prefix, header values are not trimmed, and ports 80 and 443 are not part of a signed host.
 
-use std::borrow::Cow;
-
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 
 use super::{
     answer::Failure,
     options::{AccessKey, VikingDbOptions},
+    percent,
 };
 use crate::http::message::HttpRequest;
 
@@ -160,8 +159,8 @@ fn canonical_request(
         let value = if name == "host" { host(value) } else { value };
         headers.push_str(&format!("{name}:{value}\n"));
     }
-    let path = percent_decode(&request.path, false);
-    let uri = percent_encode(&path, b"/");
+    let path = percent::decode(&request.path, false);
+    let uri = percent::encode(&path, b"/");
     let query = canonical_query(&request.query);
     let method = &request.method;
     Ok(format!(
@@ -182,57 +181,16 @@ fn canonical_query(query: &str) -> String {
     let mut pairs: Vec<_> = pairs
         .map(|pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (percent_decode(key, true), percent_decode(value, true))
+            (percent::decode(key, true), percent::decode(value, true))
         })
         .collect();
     // By key only: values of one key stay in their order.
     pairs.sort_by(|a, b| a.0.cmp(&b.0));
     let encoded = pairs.iter().map(|(key, value)| {
-        let (key, value) = (percent_encode(key, b""), percent_encode(value, b""));
+        let (key, value) = (percent::encode(key, b""), percent::encode(value, b""));
         format!("{key}={value}")
     });
     encoded.collect::<Vec<_>>().join("&")
-}
-
-fn percent_decode(text: &str, plus_is_space: bool) -> Cow<'_, [u8]> {
-    let bytes = text.as_bytes();
-    let is_escaped = |byte: &u8| *byte == b'%' || plus_is_space && *byte == b'+';
-    if !bytes.iter().any(is_escaped) {
-        return Cow::Borrowed(bytes);
-    }
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let escaped = (bytes[at] == b'%')
-            .then(|| bytes.get(at + 1..at + 3))
-            .flatten();
-        let value = escaped.and_then(|pair| hex::decode(pair).ok());
-        if let Some(value) = value {
-            decoded.extend(value);
-            at += 3;
-            continue;
-        }
-        decoded.push(if plus_is_space && bytes[at] == b'+' {
-            b' '
-        } else {
-            bytes[at]
-        });
-        at += 1;
-    }
-    Cow::Owned(decoded)
-}
-
-fn percent_encode(bytes: &[u8], also_plain: &[u8]) -> String {
-    let mut encoded = String::with_capacity(bytes.len());
-    for &byte in bytes {
-        let plain = byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
-        if plain || also_plain.contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
 }
 
 fn signature(
