@@ -4,11 +4,15 @@
 //! which two writers can both pass. So objects on local disk are written here: into a temporary
 //! file on the same file system, synced, then renamed (replace) or linked (only if absent) to their
 //! key, and the directory is synced before the write is reported.
+//!
+//! Whoever writes a temporary file holds a lock on it (`flock`), which goes with the process. So one that nobody
+//! holds was left by a process that died, and goes when the next one opens the directory.
 
 use std::{
     collections::HashSet,
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
@@ -65,7 +69,25 @@ impl LocalDir {
             durable_dirs: Mutex::default(),
         };
         opened.create_dir_durably(&opened.root.join(TEMP_DIR))?;
+        opened.remove_left()?;
         Ok(opened)
+    }
+
+    /// Removes temporary files of processes that are gone.
+    fn remove_left(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.root.join(TEMP_DIR))? {
+            let path = entry?.path();
+            let Ok(file) = File::open(&path) else {
+                // Renamed, or removed by somebody else.
+                continue;
+            };
+            // Where there are no locks, nobody knows, and it stays.
+            if file.try_lock().is_ok() {
+                // Before its lock was let go, and so before anybody could go on with it.
+                let _ = fs::remove_file(&path);
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -78,10 +100,10 @@ impl LocalDir {
 
     pub(crate) fn put(&self, key: &str, bytes: &[u8]) -> io::Result<()> {
         let target = self.path(key);
-        let temp = self.write_temp(bytes)?;
+        let draft = self.write_temp(bytes)?;
         let parent = parent_of(&target)?;
         self.create_dir_durably(parent)?;
-        fs::rename(&temp.0, &target)?;
+        fs::rename(&draft.temp.0, &target)?;
         sync_dir(parent)
     }
 
@@ -93,10 +115,10 @@ impl LocalDir {
             sync_dir(parent)?;
             return Ok(PutOutcome::AlreadyExists);
         }
-        let temp = self.write_temp(bytes)?;
+        let draft = self.write_temp(bytes)?;
         self.create_dir_durably(parent)?;
         // Linking fails if the name is taken: the file system decides who was first.
-        let outcome = match fs::hard_link(&temp.0, &target) {
+        let outcome = match fs::hard_link(&draft.temp.0, &target) {
             Ok(()) => PutOutcome::Created,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => PutOutcome::AlreadyExists,
             Err(error) => return Err(error),
@@ -141,15 +163,25 @@ impl LocalDir {
 
     /// Begins an object that is written piece by piece.
     pub(crate) fn begin(&self) -> io::Result<LocalDraft> {
-        let number = self.next_temp.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}-{number}", std::process::id());
-        let temp = TempFile(self.root.join(TEMP_DIR).join(name));
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&temp.0)?;
-        Ok(LocalDraft { temp, file })
+        loop {
+            let number = self.next_temp.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{}-{number}", std::process::id());
+            let path = self.root.join(TEMP_DIR).join(name);
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(&path)?;
+            let draft = LocalDraft {
+                temp: TempFile(path),
+                file,
+            };
+            // Without locks on the file system nothing is removed. Else somebody who opened the directory may
+            // have taken it for one that was left, before it was locked.
+            if draft.file.lock().is_err() || draft.file.metadata()?.nlink() > 0 {
+                return Ok(draft);
+            }
+        }
     }
 
     /// Puts it under its key, in the place of what was there.
@@ -162,11 +194,11 @@ impl LocalDir {
         sync_dir(parent)
     }
 
-    fn write_temp(&self, bytes: &[u8]) -> io::Result<TempFile> {
-        let LocalDraft { temp, mut file } = self.begin()?;
-        file.write_all(bytes)?;
-        file.sync_data()?;
-        Ok(temp)
+    fn write_temp(&self, bytes: &[u8]) -> io::Result<LocalDraft> {
+        let mut draft = self.begin()?;
+        draft.write(bytes)?;
+        draft.file.sync_data()?;
+        Ok(draft)
     }
 }
 
@@ -177,4 +209,28 @@ fn parent_of(path: &Path) -> io::Result<&Path> {
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_dead_processes_left_goes_and_what_is_being_written_stays() {
+        let place = tempfile::tempdir().unwrap();
+        let first = LocalDir::open(place.path()).unwrap();
+        let mut draft = first.begin().unwrap();
+        draft.write(b"half of ").unwrap();
+        let left = place.path().join(TEMP_DIR).join("1-7");
+        fs::write(&left, b"left").unwrap();
+        let second = LocalDir::open(place.path()).unwrap();
+        assert!(!left.exists() && draft.temp.0.exists());
+        draft.write(b"it").unwrap();
+        first.finish(draft, "a/b").unwrap();
+        second.put("a/c", b"c").unwrap();
+        assert_eq!(fs::read(place.path().join("a/b")).unwrap(), b"half of it");
+        assert_eq!(fs::read(place.path().join("a/c")).unwrap(), b"c");
+        let temporary = fs::read_dir(place.path().join(TEMP_DIR)).unwrap();
+        assert_eq!(temporary.count(), 0);
+    }
 }

@@ -3,7 +3,9 @@
 use prost::Message;
 use redkite_catalog::keys;
 use redkite_metastore::{Compare, KeyValue, MetaKv, Op, Txn, TxnOutcome, read_all};
-use redkite_proto::redkite::meta::{SnapshotInfo, SnapshotPin};
+use redkite_proto::redkite::meta::{
+    RestoreJobInfo, SnapshotInfo, SnapshotPin, restore_job_info::State,
+};
 use redkite_types::{CollectionId, Error, ErrorCode, Result, Revision};
 
 use super::not_found;
@@ -78,7 +80,7 @@ pub async fn remove(
     .await
 }
 
-/// Drops a snapshot; zero when there is none.
+/// Drops a snapshot; zero when there is none. Pins of restores that have ended, and not let go yet, do not count.
 ///
 /// # Errors
 /// Code 2601 while it is pinned; 2 when the metastore did not answer.
@@ -88,9 +90,48 @@ pub async fn drop(
     name: &str,
     now_ms: u64,
 ) -> Result<Revision> {
+    let dropped = drop_but_for(kv, collection, name, now_ms, &[]).await;
+    match dropped {
+        Err(error) if error.code == ErrorCode::SnapshotPinned => {
+            let ended = ended_restores(kv, collection, name).await?;
+            drop_but_for(kv, collection, name, now_ms, &ended).await
+        }
+        dropped => dropped,
+    }
+}
+
+/// The pins of a snapshot that are those of restores whose users were told that they have ended.
+async fn ended_restores(kv: &dyn MetaKv, collection: CollectionId, name: &str) -> Result<Vec<i64>> {
+    let key = keys::snapshot(collection, name);
+    let Some(pair) = kv.get(&key).await.map_err(unavailable)? else {
+        return Ok(Vec::new());
+    };
+    let mut ended = Vec::new();
+    for pin in decode(&pair)?.pins {
+        // Pins and jobs have their ids from one place.
+        let job = kv.get(&keys::restore_job(pin.id)).await;
+        let Some(job) = job.map_err(unavailable)? else {
+            continue;
+        };
+        let job = RestoreJobInfo::decode(job.value).map_err(|error| damaged(&job.key, &error))?;
+        if matches!(job.state(), State::Completed | State::Failed) {
+            ended.push(pin.id);
+        }
+    }
+    Ok(ended)
+}
+
+async fn drop_but_for(
+    kv: &dyn MetaKv,
+    collection: CollectionId,
+    name: &str,
+    now_ms: u64,
+    ended: &[i64],
+) -> Result<Revision> {
+    let counts = |pin: &SnapshotPin| holds(pin, now_ms) && !ended.contains(&pin.id);
     change(kv, collection, name, |found| match found {
         None => Ok(Change::Nothing),
-        Some(info) if is_pinned(&info, now_ms) => Err(Error::input(
+        Some(info) if info.pins.iter().any(counts) => Err(Error::input(
             ErrorCode::SnapshotPinned,
             format!(
                 "snapshot is pinned[snapshot={name}]: active pins exist, unpin before dropping"
@@ -154,12 +195,14 @@ async fn change(
 }
 
 fn decode(pair: &KeyValue) -> Result<SnapshotInfo> {
-    SnapshotInfo::decode(pair.value.clone()).map_err(|error| {
-        Error::new(
-            ErrorCode::DataIntegrity,
-            format!("record {} is damaged: {error}", pair.key),
-        )
-    })
+    SnapshotInfo::decode(pair.value.clone()).map_err(|error| damaged(&pair.key, &error))
+}
+
+fn damaged(key: &str, error: &prost::DecodeError) -> Error {
+    Error::new(
+        ErrorCode::DataIntegrity,
+        format!("record {key} is damaged: {error}"),
+    )
 }
 
 fn unavailable(error: redkite_metastore::Error) -> Error {

@@ -30,6 +30,35 @@ async fn a_pinned_snapshot_is_not_dropped_until_the_pin_is_gone_or_over() {
 }
 
 #[tokio::test]
+async fn a_restore_that_has_ended_holds_nothing_though_its_pin_is_there() {
+    use redkite_proto::redkite::meta::{RestoreJobInfo, restore_job_info::State};
+
+    let world = World::new().await;
+    for state in [State::Completed, State::Failed] {
+        world.create("s1").await.unwrap();
+        let (user, _) = world.snapshots.pin(C, "s1", 0, 0).await.unwrap();
+        let (job, _) = world.snapshots.pin(C, "s1", 0, 0).await.unwrap();
+        for under_way in [State::Pending, State::Executing, state] {
+            let record = RestoreJobInfo {
+                job_id: job,
+                state: under_way.into(),
+                ..RestoreJobInfo::default()
+            };
+            world.put(keys::restore_job(job), record).await;
+            let error = world.snapshots.drop_snapshot(C, "s1").await.unwrap_err();
+            assert_eq!(error.code, ErrorCode::SnapshotPinned, "{under_way:?}");
+            if under_way != state {
+                continue;
+            }
+            world.snapshots.unpin(user).await.unwrap();
+            world.snapshots.drop_snapshot(C, "s1").await.unwrap();
+            assert!(world.record("s1").await.is_none());
+        }
+    }
+    world.end();
+}
+
+#[tokio::test]
 async fn a_pin_outlives_the_collection_and_the_rest_does_not() {
     let world = World::new().await;
     world.create("kept").await.unwrap();
