@@ -8,13 +8,16 @@ import random
 import threading
 import time
 
+import grpc
 import pytest
 from harness import redkite
 from harness.bundles import Bundles
 from harness.data import all_rows, count, create_simple, make_vectors, simple_rows
 from harness.process import Server
+from harness.raw import Raw
 from harness.waiting import eventually
 from pymilvus import MilvusException
+from pymilvus.grpc_gen import milvus_pb2
 from test_snapshots_restore import ON_DEMAND, finished, restore
 
 # Snapshots and copies that are there at a time: each file of each is read at the end.
@@ -159,40 +162,66 @@ def test_every_snapshot_is_a_moment_while_all_goes_on(tmp_path, s3, store):
 
 
 def test_a_hundred_restores_at_a_time(tmp_path):
+    """A hundred requests begin together; each makes a whole copy."""
     server = Server(tmp_path).start()
+    # Each with a connection of its own, which ten requests share.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    raws = [Raw(server.address, options) for _ in range(10)]
     try:
         client = server.client()
         create_simple(client, "films")
         client.insert("films", simple_rows(100))
+        client.delete("films", ids=[1, 2, 3])
         client.flush("films")
+        before = all_rows(client, "films")
+        assert len(before) == 97
         client.create_snapshot("s1", "films")
+        for raw in raws:
+            grpc.channel_ready_future(raw.channel).result(timeout=30)
+        names = [f"copy{i}" for i in range(100)]
+        together = threading.Barrier(len(names))
         jobs, failures = {}, []
 
-        def begin(names):
-            connected = server.client()
+        def begin(name, raw):
+            request = milvus_pb2.RestoreSnapshotRequest(
+                name="s1", collection_name="films", target_collection_name=name
+            )
             try:
-                for name in names:
-                    jobs[name] = connected.restore_snapshot("s1", "films", name, timeout=60)
+                together.wait(60)
+                answer = raw.call("RestoreSnapshot", request, timeout=90)
+                assert answer.status.code == 0, answer.status
+                jobs[name] = answer.job_id
             except Exception as error:  # noqa: BLE001: shown below
-                failures.append(error)
+                failures.append((name, error))
 
-        names = [f"copy{i}" for i in range(100)]
-        threads = [threading.Thread(target=begin, args=(names[i::10],)) for i in range(10)]
+        threads = [
+            threading.Thread(target=begin, args=(name, raws[i % len(raws)]))
+            for i, name in enumerate(names)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         assert not failures, failures
+        assert len(set(jobs.values())) == len(names)
         for name in names:
-            assert finished(client, jobs[name]).state == "RestoreSnapshotCompleted"
+            info = finished(client, jobs[name])
+            assert (info.state, info.collection_name) == ("RestoreSnapshotCompleted", name), info
         assert set(names) <= set(client.list_collections())
-        # Nothing holds it any more.
+        # A job lets go of it just after it has said that it is complete.
+        server.await_sagas()
         client.drop_snapshot("s1", "films")
         client.drop_collection("films")
-        for name in names[::25]:
+        for i, name in enumerate(names):
             client.load_collection(name)
-            assert count(client, name) == 100
+            assert count(client, name) == len(before), name
+            if i % 10 == 0:
+                assert all_rows(client, name) == before, name
+            client.drop_collection(name)
+        assert client.list_collections() == []
     finally:
+        for raw in raws:
+            raw.close()
         server.stop()
 
 
