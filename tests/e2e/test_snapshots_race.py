@@ -5,6 +5,7 @@ Set REDKITE_TEST_SEED to run a failing sequence again, REDKITE_SNAPSHOT_SECONDS 
 
 import os
 import random
+import shutil
 import threading
 import time
 
@@ -13,6 +14,7 @@ import pytest
 from harness import redkite
 from harness.bundles import Bundles
 from harness.data import all_rows, count, create_simple, make_vectors, simple_rows
+from harness.errors import fails
 from harness.process import Server
 from harness.raw import Raw
 from harness.waiting import eventually
@@ -80,10 +82,58 @@ def taken_among(bundles, name, writers):
             return before
 
 
-def check_moment(client, writers, name, before, after):
+class Held:
+    """Exports and pins of snapshots, which come and go at random."""
+
+    def __init__(self, client, bundles, folder, rng):
+        self.client, self.bundles, self.folder, self.rng = client, bundles, folder, rng
+        self.exports, self.pins = {}, []
+
+    def step(self, names):
+        name = self.rng.choice(names)
+        if not self.exports or (name not in self.exports and self.rng.random() < 0.3):
+            job, code, text = self.bundles.export(name, "films", f"fs://{self.folder}/{name}")
+            assert code == 0, text
+            self.exports[name] = job
+        name = self.rng.choice(names)
+        self.pins.append((self.client.pin_snapshot_data(name, "films"), name))
+        with fails(2601, f"snapshot is pinned[snapshot={name}]"):
+            self.client.drop_snapshot(name, "films")
+        if len(self.pins) > 3:
+            self.unpin(self.rng.choice(self.pins))
+
+    def unpin(self, one):
+        self.pins.remove(one)
+        self.client.unpin_snapshot_data(one[0])
+
+    def let_go(self, name):
+        """Nothing holds the snapshot any more; whether there is a whole bundle of it."""
+        for one in [one for one in self.pins if one[1] == name]:
+            self.unpin(one)
+        job = self.exports.pop(name, None)
+        if job is None:
+            return False
+        info = self.bundles.exported(job, 60)
+        assert info.state == milvus_pb2.ExportSnapshotCompleted, info
+        return True
+
+    def check_bundle(self, writers, name, before, after):
+        """What comes back from the bundle is the same moment."""
+        copy = f"bundle_{name}"
+        job, code, text = self.bundles.restore(f"fs://{self.folder}/{name}/metadata.json", copy)
+        assert code == 0, text
+        info = finished(self.client, job)
+        assert info.state == "RestoreSnapshotCompleted", info
+        check_moment(self.client, writers, name, before, after, copy)
+        self.client.drop_collection(copy)
+        shutil.rmtree(self.folder / name)
+
+
+def check_moment(client, writers, name, before, after, copy=None):
     """The copy of a snapshot has what each writer had between two of its answers."""
-    client.load_collection(f"copy_{name}")
-    found = {row["id"]: row for row in all_rows(client, f"copy_{name}")}
+    copy = copy or f"copy_{name}"
+    client.load_collection(copy)
+    found = {row["id"]: row for row in all_rows(client, copy)}
     for n, writer in enumerate(writers):
         mine = {key: row for key, row in found.items() if key // 1000 == n}
         # A write that was under way may be in it or not.
@@ -100,12 +150,14 @@ def check_files(server):
 @pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("store", ["files", "s3"])
 def test_every_snapshot_is_a_moment_while_all_goes_on(tmp_path, s3, store):
-    """Writers, snapshots, restores, compactions and collections of garbage at the same time. Each
-    snapshot has, of each writer, what one moment between two of its answers had: rows, vectors and
-    all."""
+    """Writers, snapshots, restores, exports, pins, compactions and collections of garbage at the same
+    time. Each snapshot has, of each writer, what one moment between two of its answers had: rows,
+    vectors and all."""
     seed = chosen_seed()
     env = s3.env if store == "s3" else None
-    server = Server(tmp_path, settings=ON_DEMAND, env=env).start()
+    backups = tmp_path / "backups"
+    settings = {**ON_DEMAND, "datanode.bundle.local_dirs": f'["{backups}"]'}
+    server = Server(tmp_path, settings=settings, env=env).start()
     try:
         client, bundles = server.client(), Bundles(server)
         create_simple(client, "films", num_shards=3)
@@ -126,6 +178,7 @@ def test_every_snapshot_is_a_moment_while_all_goes_on(tmp_path, s3, store):
 
         collector = threading.Thread(target=collect)
         collector.start()
+        held = Held(client, bundles, backups, random.Random(seed - 2))
         until, taken, dropped = time.monotonic() + SECONDS, [], 0
         try:
             while time.monotonic() < until or len(taken) < 3:
@@ -134,11 +187,15 @@ def test_every_snapshot_is_a_moment_while_all_goes_on(tmp_path, s3, store):
                 after = [len(writer.states) for writer in writers]
                 restore(client, name, "films", f"copy_{name}")
                 taken.append((name, before, after))
+                held.step([one[0] for one in taken])
                 if len(taken) > KEPT:
                     # Some go again, so that what they alone name is collected.
                     gone = taken.pop(pauses.randrange(len(taken)))
+                    has_bundle = held.let_go(gone[0])
                     client.drop_snapshot(gone[0], "films")
                     check_moment(client, writers, *gone)
+                    if has_bundle:
+                        held.check_bundle(writers, *gone)
                     client.drop_collection(f"copy_{gone[0]}")
                     dropped += 1
         finally:
@@ -151,10 +208,15 @@ def test_every_snapshot_is_a_moment_while_all_goes_on(tmp_path, s3, store):
         assert not [writer.failure for writer in writers if writer.failure]
         print(f"{len(taken) + dropped} snapshots, {sum(len(writer.states) for writer in writers)} writes")
         check_files(server)
-        # Some live on without what they came from.
+        # Some live on without what they came from, and what is pinned or exported until it is not.
         client.drop_collection("films")
         redkite.gc(server)
         check_files(server)
+        exported = [one for one in taken if held.let_go(one[0])]
+        assert not held.pins
+        redkite.gc(server)
+        if exported:
+            held.check_bundle(writers, *exported[-1])
         for name, before, after in taken:
             check_moment(client, writers, name, before, after)
     finally:
