@@ -10,6 +10,7 @@ from harness.metrics import counter
 from harness.process import Server
 from harness.waiting import eventually
 from pymilvus import DataType, MilvusClient
+from pymilvus.grpc_gen import milvus_pb2
 from test_snapshots import fill
 from test_snapshots_restore import ON_DEMAND, finished
 from test_vector_types import wait_indexed
@@ -274,3 +275,70 @@ def test_exports_and_restores_survive_kills(start, tmp_path):
         assert all_rows(client, f"copy{i}") == before
     # No pin is left behind.
     client.drop_snapshot("s1", "films")
+
+
+EXPORTS = "redkite_datacoord_snapshot_exports_total"
+EXPORT_SECONDS = "redkite_datacoord_snapshot_export_seconds"
+FILES = "redkite_datanode_bundle_files_total"
+BYTES = "redkite_datanode_bundle_bytes_total"
+RESTORES = "redkite_rootcoord_restores_total"
+COUNTED = {
+    "exports completed": (EXPORTS, {"result": "completed"}),
+    "exports failed": (EXPORTS, {"result": "failed"}),
+    "exports timed": (f"{EXPORT_SECONDS}_count", {}),
+    "files copied": (FILES, {"what": "copied"}),
+    "bytes copied": (BYTES, {"what": "copied"}),
+    "files checked": (FILES, {"what": "checked"}),
+    "bytes checked": (BYTES, {"what": "checked"}),
+    "bundles restored": (RESTORES, {"kind": "bundle", "result": "completed"}),
+    "bundles not restored": (RESTORES, {"kind": "bundle", "result": "failed"}),
+    "snapshots restored": (RESTORES, {"kind": "snapshot", "result": "completed"}),
+}
+
+
+def test_exports_and_bundles_are_counted(start, tmp_path):
+    server = start("server", settings={"datacoord.snapshot.verify_checksums": "true"})
+    client, bundles = server.client(), Bundles(server)
+    fill(client, "films")
+    client.create_snapshot("s1", "films")
+
+    def counted():
+        return {what: counter(server, name, **labels) for what, (name, labels) in COUNTED.items()}
+
+    def rises(**by):
+        """What has been counted since the last time; nothing else has."""
+        now = counted()
+        risen = {what: now[what] - before[what] for what in now if now[what] != before[what]}
+        before.update(now)
+        assert risen == {what.replace("_", " "): value for what, value in by.items()}
+
+    before = dict.fromkeys(COUNTED, 0)
+    rises()
+    root = tmp_path / "backups" / "one"
+    job, _, _ = bundles.export("s1", "films", f"fs://{root}")
+    info = bundles.exported(job)
+    assert info.state == milvus_pb2.ExportSnapshotCompleted, info
+    # Each file of it but the one that says that it is complete.
+    files = [path for path in root.rglob("*") if path.is_file() and path.name != "metadata.json"]
+    size = sum(path.stat().st_size for path in files)
+    assert (info.total_files, info.total_bytes) == (len(files), size)
+    rises(exports_completed=1, exports_timed=1, files_copied=len(files), bytes_copied=size)
+    seconds = counter(server, f"{EXPORT_SECONDS}_sum")
+    assert seconds == pytest.approx(info.time_cost / 1000)
+    job, _, _ = bundles.export("s1", "films", f"fs://{tmp_path}/elsewhere")
+    assert bundles.exported(job).state == milvus_pb2.ExportSnapshotFailed
+    rises(exports_failed=1)
+    # Its manifest is read in another way.
+    data = [path for path in files if path.name != "manifest.bin"]
+    size = sum(path.stat().st_size for path in data)
+    restored(client, bundles, info.snapshot_metadata_uri, "copy")
+    rises(bundles_restored=1, files_copied=len(data), bytes_copied=size)
+    job = client.restore_snapshot("s1", "films", "copy2")
+    assert finished(client, job).state == "RestoreSnapshotCompleted"
+    rises(snapshots_restored=1, files_checked=len(data), bytes_checked=size)
+    data[0].unlink()
+    job, code, text = bundles.restore(info.snapshot_metadata_uri, "copy3")
+    assert code == 0, text
+    assert finished(client, job).state == "RestoreSnapshotFailed"
+    assert counted()["bundles not restored"] == 1
+    assert counted()["bundles restored"] == 1

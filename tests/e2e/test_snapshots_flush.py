@@ -6,8 +6,9 @@ import threading
 import pytest
 from harness import redkite
 from harness.bundles import Bundles
-from harness.data import all_rows, create_simple, simple_rows
+from harness.data import DIM, all_rows, create_simple, index_params, simple_rows, simple_schema
 from harness.waiting import eventually
+from pymilvus import DataType
 from test_snapshots import code_of
 from test_snapshots_restore import restore, targets  # noqa: F401: a fixture
 
@@ -123,3 +124,87 @@ def test_what_has_changed_is_shown(server, client, name, targets, bundles):
         "snapshot", "diff", name, "a", "absent", "--admin", f"127.0.0.1:{server.admin_port}"
     )
     assert code != 0 and "snapshot not found" in err
+
+
+def test_what_has_changed_of_the_definition_is_shown(server, client, name, targets, bundles):
+    """Fields, indexes, properties and segments, each of them new, gone and other than it was."""
+    schema = simple_schema()
+    schema.add_field("cover", DataType.FLOAT_VECTOR, dim=DIM)
+    schema.add_field("poster", DataType.FLOAT_VECTOR, dim=DIM)
+    properties = {"owner": "archive", "colour": "red", "shape": "round"}
+    client.create_collection(name, schema=schema, properties=properties)
+    client.create_index(name, index_params())
+    client.create_index(name, index_params(field="cover", index_name="of_cover"))
+
+    def rows(count, **extra):
+        made = simple_rows(count, **extra)
+        return [row | {"cover": row["vector"], "poster": row["vector"]} for row in made]
+
+    client.insert(name, rows(50))
+    client.flush(name)
+    first = segments_of(client, name)
+    bundles.create("a", name, flush=False)
+    client.drop_index(name, "of_cover")
+    client.create_index(name, index_params(field="poster", index_name="of_poster"))
+    client.alter_index_properties(name, "vector", {"mmap.enabled": "true"})
+    client.add_collection_field(name, "year", DataType.INT64, nullable=True)
+    client.alter_collection_field(name, "label", {"max_length": 80})
+    client.alter_collection_properties(name, {"owner": "library", "size": "large"})
+    client.drop_collection_properties(name, ["colour"])
+    client.insert(name, [row | {"year": 1999} for row in rows(20, start=100)])
+    client.flush(name)
+    second = segments_of(client, name)
+    assert len(first) == 1 and first < second
+    bundles.create("b", name, flush=False)
+
+    def changes(added=(), removed=(), changed=()):
+        return {"added": list(added), "removed": list(removed), "changed": list(changed)}
+
+    diff = json.loads(snapshot_command(server, "diff", name, "a", "b", "--json"))
+    assert diff == {
+        "rows": [{"partition": "_default", "added": 20, "deleted": 0}],
+        "partitions": changes(),
+        "fields": changes(["year"], [], ["label"]),
+        "indexes": changes(["of_poster"], ["of_cover"], ["vector"]),
+        "properties": changes(["size"], ["colour"], ["owner"]),
+        "segments_added": sorted(second - first),
+        "segments_removed": [],
+    }
+    back = json.loads(snapshot_command(server, "diff", name, "b", "a", "--json"))
+    assert back == {
+        "rows": [{"partition": "_default", "added": 0, "deleted": 20}],
+        "partitions": changes(),
+        "fields": changes([], ["year"], ["label"]),
+        "indexes": changes(["of_cover"], ["of_poster"], ["vector"]),
+        "properties": changes(["colour"], ["size"], ["owner"]),
+        "segments_added": [],
+        "segments_removed": sorted(second - first),
+    }
+    lines = snapshot_command(server, "diff", name, "a", "b").splitlines()
+    assert lines == [
+        "partition _default: 20 rows added, 0 rows deleted",
+        "field year: added",
+        "field label: changed",
+        "index of_poster: added",
+        "index of_cover: removed",
+        "index vector: changed",
+        "property size: added",
+        "property colour: removed",
+        "property owner: changed",
+        *(f"segment {segment}: added" for segment in sorted(second - first)),
+    ]
+    # A compaction changes segments, and nothing else.
+    job = client.compact(name)
+    eventually(lambda: client.get_compaction_state(job) == "Completed", "the compaction ends")
+    third = segments_of(client, name)
+    assert len(third) == 1 and not third & second
+    bundles.create("c", name, flush=False)
+    lines = snapshot_command(server, "diff", name, "b", "c").splitlines()
+    assert lines == [
+        *(f"segment {segment}: added" for segment in sorted(third)),
+        *(f"segment {segment}: removed" for segment in sorted(second)),
+    ]
+
+
+def segments_of(client, name):
+    return {segment.segment_id for segment in client.list_persistent_segments(name)}

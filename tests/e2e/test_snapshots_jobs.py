@@ -220,6 +220,30 @@ def test_an_export_holds_its_snapshot_and_nobody_lets_go_of_it(held):
     bundles.close()
 
 
+def test_a_job_that_is_complete_does_not_hold_its_snapshot(held):
+    """Who has seen it complete may drop the snapshot at once."""
+    server, holding, client = held
+    unpin = "saga.restore_snapshot.unpin_snapshot"
+    client.create_snapshot("passing", "source")
+    holding.arm(unpin)
+    asked = Background(lambda: server.client().restore_snapshot("passing", "source", "passed"))
+    job = asked.result()
+
+    def is_complete():
+        return client.get_restore_snapshot_state(job).state == "RestoreSnapshotCompleted"
+
+    try:
+        is_held = (holding.folder / f"{unpin}.held").exists
+        eventually(lambda: is_held() or is_complete(), "the job is about to let go, or has ended")
+        if is_complete():
+            client.drop_snapshot("passing", "source")
+    finally:
+        holding.release(unpin)
+    assert finished(client, job).state == "RestoreSnapshotCompleted"
+    client.drop_snapshot("passing", "source")
+    client.drop_collection("passed")
+
+
 def test_jobs_are_known_after_a_restart(tmp_path):
     server = Server(tmp_path).start()
     try:

@@ -5,16 +5,21 @@ Set REDKITE_TEST_SEED to run a failing sequence again, REDKITE_SNAPSHOT_SECONDS 
 
 import os
 import random
+import shutil
 import threading
 import time
 
+import grpc
 import pytest
 from harness import redkite
 from harness.bundles import Bundles
 from harness.data import all_rows, count, create_simple, make_vectors, simple_rows
+from harness.errors import fails
 from harness.process import Server
+from harness.raw import Raw
 from harness.waiting import eventually
 from pymilvus import MilvusException
+from pymilvus.grpc_gen import milvus_pb2
 from test_snapshots_restore import ON_DEMAND, finished, restore
 
 # Snapshots and copies that are there at a time: each file of each is read at the end.
@@ -77,10 +82,58 @@ def taken_among(bundles, name, writers):
             return before
 
 
-def check_moment(client, writers, name, before, after):
+class Held:
+    """Exports and pins of snapshots, which come and go at random."""
+
+    def __init__(self, client, bundles, folder, rng):
+        self.client, self.bundles, self.folder, self.rng = client, bundles, folder, rng
+        self.exports, self.pins = {}, []
+
+    def step(self, names):
+        name = self.rng.choice(names)
+        if not self.exports or (name not in self.exports and self.rng.random() < 0.3):
+            job, code, text = self.bundles.export(name, "films", f"fs://{self.folder}/{name}")
+            assert code == 0, text
+            self.exports[name] = job
+        name = self.rng.choice(names)
+        self.pins.append((self.client.pin_snapshot_data(name, "films"), name))
+        with fails(2601, f"snapshot is pinned[snapshot={name}]"):
+            self.client.drop_snapshot(name, "films")
+        if len(self.pins) > 3:
+            self.unpin(self.rng.choice(self.pins))
+
+    def unpin(self, one):
+        self.pins.remove(one)
+        self.client.unpin_snapshot_data(one[0])
+
+    def let_go(self, name):
+        """Nothing holds the snapshot any more; whether there is a whole bundle of it."""
+        for one in [one for one in self.pins if one[1] == name]:
+            self.unpin(one)
+        job = self.exports.pop(name, None)
+        if job is None:
+            return False
+        info = self.bundles.exported(job, 60)
+        assert info.state == milvus_pb2.ExportSnapshotCompleted, info
+        return True
+
+    def check_bundle(self, writers, name, before, after):
+        """What comes back from the bundle is the same moment."""
+        copy = f"bundle_{name}"
+        job, code, text = self.bundles.restore(f"fs://{self.folder}/{name}/metadata.json", copy)
+        assert code == 0, text
+        info = finished(self.client, job)
+        assert info.state == "RestoreSnapshotCompleted", info
+        check_moment(self.client, writers, name, before, after, copy)
+        self.client.drop_collection(copy)
+        shutil.rmtree(self.folder / name)
+
+
+def check_moment(client, writers, name, before, after, copy=None):
     """The copy of a snapshot has what each writer had between two of its answers."""
-    client.load_collection(f"copy_{name}")
-    found = {row["id"]: row for row in all_rows(client, f"copy_{name}")}
+    copy = copy or f"copy_{name}"
+    client.load_collection(copy)
+    found = {row["id"]: row for row in all_rows(client, copy)}
     for n, writer in enumerate(writers):
         mine = {key: row for key, row in found.items() if key // 1000 == n}
         # A write that was under way may be in it or not.
@@ -97,12 +150,14 @@ def check_files(server):
 @pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("store", ["files", "s3"])
 def test_every_snapshot_is_a_moment_while_all_goes_on(tmp_path, s3, store):
-    """Writers, snapshots, restores, compactions and collections of garbage at the same time. Each
-    snapshot has, of each writer, what one moment between two of its answers had: rows, vectors and
-    all."""
+    """Writers, snapshots, restores, exports, pins, compactions and collections of garbage at the same
+    time. Each snapshot has, of each writer, what one moment between two of its answers had: rows,
+    vectors and all."""
     seed = chosen_seed()
     env = s3.env if store == "s3" else None
-    server = Server(tmp_path, settings=ON_DEMAND, env=env).start()
+    backups = tmp_path / "backups"
+    settings = {**ON_DEMAND, "datanode.bundle.local_dirs": f'["{backups}"]'}
+    server = Server(tmp_path, settings=settings, env=env).start()
     try:
         client, bundles = server.client(), Bundles(server)
         create_simple(client, "films", num_shards=3)
@@ -123,6 +178,7 @@ def test_every_snapshot_is_a_moment_while_all_goes_on(tmp_path, s3, store):
 
         collector = threading.Thread(target=collect)
         collector.start()
+        held = Held(client, bundles, backups, random.Random(seed - 2))
         until, taken, dropped = time.monotonic() + SECONDS, [], 0
         try:
             while time.monotonic() < until or len(taken) < 3:
@@ -131,11 +187,15 @@ def test_every_snapshot_is_a_moment_while_all_goes_on(tmp_path, s3, store):
                 after = [len(writer.states) for writer in writers]
                 restore(client, name, "films", f"copy_{name}")
                 taken.append((name, before, after))
+                held.step([one[0] for one in taken])
                 if len(taken) > KEPT:
                     # Some go again, so that what they alone name is collected.
                     gone = taken.pop(pauses.randrange(len(taken)))
+                    has_bundle = held.let_go(gone[0])
                     client.drop_snapshot(gone[0], "films")
                     check_moment(client, writers, *gone)
+                    if has_bundle:
+                        held.check_bundle(writers, *gone)
                     client.drop_collection(f"copy_{gone[0]}")
                     dropped += 1
         finally:
@@ -148,10 +208,15 @@ def test_every_snapshot_is_a_moment_while_all_goes_on(tmp_path, s3, store):
         assert not [writer.failure for writer in writers if writer.failure]
         print(f"{len(taken) + dropped} snapshots, {sum(len(writer.states) for writer in writers)} writes")
         check_files(server)
-        # Some live on without what they came from.
+        # Some live on without what they came from, and what is pinned or exported until it is not.
         client.drop_collection("films")
         redkite.gc(server)
         check_files(server)
+        exported = [one for one in taken if held.let_go(one[0])]
+        assert not held.pins
+        redkite.gc(server)
+        if exported:
+            held.check_bundle(writers, *exported[-1])
         for name, before, after in taken:
             check_moment(client, writers, name, before, after)
     finally:
@@ -159,40 +224,66 @@ def test_every_snapshot_is_a_moment_while_all_goes_on(tmp_path, s3, store):
 
 
 def test_a_hundred_restores_at_a_time(tmp_path):
+    """A hundred requests begin together; each makes a whole copy."""
     server = Server(tmp_path).start()
+    # Each with a connection of its own, which ten requests share.
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    raws = [Raw(server.address, options) for _ in range(10)]
     try:
         client = server.client()
         create_simple(client, "films")
         client.insert("films", simple_rows(100))
+        client.delete("films", ids=[1, 2, 3])
         client.flush("films")
+        before = all_rows(client, "films")
+        assert len(before) == 97
         client.create_snapshot("s1", "films")
+        for raw in raws:
+            grpc.channel_ready_future(raw.channel).result(timeout=30)
+        names = [f"copy{i}" for i in range(100)]
+        together = threading.Barrier(len(names))
         jobs, failures = {}, []
 
-        def begin(names):
-            connected = server.client()
+        def begin(name, raw):
+            request = milvus_pb2.RestoreSnapshotRequest(
+                name="s1", collection_name="films", target_collection_name=name
+            )
             try:
-                for name in names:
-                    jobs[name] = connected.restore_snapshot("s1", "films", name, timeout=60)
+                together.wait(60)
+                answer = raw.call("RestoreSnapshot", request, timeout=90)
+                assert answer.status.code == 0, answer.status
+                jobs[name] = answer.job_id
             except Exception as error:  # noqa: BLE001: shown below
-                failures.append(error)
+                failures.append((name, error))
 
-        names = [f"copy{i}" for i in range(100)]
-        threads = [threading.Thread(target=begin, args=(names[i::10],)) for i in range(10)]
+        threads = [
+            threading.Thread(target=begin, args=(name, raws[i % len(raws)]))
+            for i, name in enumerate(names)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         assert not failures, failures
+        assert len(set(jobs.values())) == len(names)
         for name in names:
-            assert finished(client, jobs[name]).state == "RestoreSnapshotCompleted"
+            info = finished(client, jobs[name])
+            assert (info.state, info.collection_name) == ("RestoreSnapshotCompleted", name), info
         assert set(names) <= set(client.list_collections())
-        # Nothing holds it any more.
+        # A job lets go of it just after it has said that it is complete.
+        server.await_sagas()
         client.drop_snapshot("s1", "films")
         client.drop_collection("films")
-        for name in names[::25]:
+        for i, name in enumerate(names):
             client.load_collection(name)
-            assert count(client, name) == 100
+            assert count(client, name) == len(before), name
+            if i % 10 == 0:
+                assert all_rows(client, name) == before, name
+            client.drop_collection(name)
+        assert client.list_collections() == []
     finally:
+        for raw in raws:
+            raw.close()
         server.stop()
 
 
