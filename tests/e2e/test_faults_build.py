@@ -18,6 +18,8 @@ from pymilvus import DataType
 NAME = "built"
 ROWS, DIM, BATCH = 8_000, 64, 2_000
 KILLS = 3
+# Kills until one hits the few milliseconds in which a file is written.
+TRIES = 20
 VECTORS = make_vectors(ROWS, DIM, seed=3)
 # Rounds of collection on demand only, and nothing is too young for them. Builds are equally long with more processors.
 SETTINGS = {
@@ -59,6 +61,7 @@ def fill(cluster):
 def begin(client, cluster):
     """Asks for an index; returns when the datanode is at it, with the CPU time that it had used before."""
     used = the(cluster, "datanode").cpu_seconds()
+    # Takes some seconds.
     params = index_params("HNSW", M=32, efConstruction=600)
     client.create_index(NAME, params, sync=False)
     await_work(client, cluster, used + 0.2)
@@ -158,4 +161,36 @@ def test_a_file_that_was_written_and_not_recorded_is_found(cluster):
     garbage = is_complete(client, cluster)
     # Threads make another graph each time, so the file has another name, or it is the very same.
     assert garbage == written - objects(cluster)
+    client.close()
+
+
+@pytest.mark.timeout(400)
+def test_a_file_that_was_half_written_does_not_stay(cluster):
+    client = fill(cluster)
+    datanode, datacoord = the(cluster, "datanode"), the(cluster, "datacoord")
+    temporary = cluster.folder / "data" / "objects" / ".tmp"
+
+    def drafts():
+        return list(temporary.glob(f"{pid}-*"))
+
+    for _ in range(TRIES):
+        pid = datanode.child.pid
+        client.create_index(NAME, index_params("HNSW", M=32, efConstruction=200), sync=False)
+        eventually(drafts, "the file is being written", 60, 0.0002)
+        datanode.kill9()
+        left = drafts()
+        datanode.start()
+        if left:
+            break
+        # It was renamed just before.
+        client.drop_index(NAME, "vector")
+    assert left, f"the file was complete each of {TRIES} times"
+    print(f"left: {[(path.name, path.stat().st_size) for path in left]}")
+    is_complete(client, cluster)
+
+    def is_gone():
+        redkite.gc(datacoord)
+        return not any(path.exists() for path in left)
+
+    eventually(is_gone, f"{left} are collected", 10, 0.2)
     client.close()
