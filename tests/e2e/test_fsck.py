@@ -13,15 +13,18 @@ from harness.errors import fails
 from harness.process import Server
 from harness.waiting import eventually
 from pymilvus.client.types import LoadState
+from test_snapshots_restore import finished
 
 FLIPS = int(os.environ.get("REDKITE_FLIPS", "100"))
 # A name that stands in the metadata once, to find its record in the metastore's file.
 MARKER = "partition_that_is_looked_for"
+# Two segments without what was deleted from them, and what the log holds.
+FIRST_ROWS = 2000 - 50 + 30 - 2
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A stopped data directory: two flushed segments, an index, delete files, and a log's tail."""
+    """A stopped data directory: two flushed segments, an index, delete files, snapshots, and a log's tail."""
     folder = tmp_path_factory.mktemp("prepared")
     server = Server(folder).start()
     client = server.client()
@@ -34,14 +37,16 @@ def prepared(tmp_path_factory):
     client.flush("first")
     client.insert("second", simple_rows(100))
     client.flush("second")
-    client.insert("first", simple_rows(30, start=5000))
-    client.delete("first", ids=[60, 61])
-    client.create_partition("first", MARKER)
     root = server.data_dir / "objects"
     eventually(lambda: any(root.rglob("index.*.bin")), "the index is written")
     eventually(
         lambda: client.describe_index("first", "vector")["state"] == "Finished", "it is on record"
     )
+    for name in ("first", "second"):
+        client.create_snapshot(f"snapshot_of_{name}", name)
+    client.insert("first", simple_rows(30, start=5000))
+    client.delete("first", ids=[60, 61])
+    client.create_partition("first", MARKER)
     client.close()
     assert server.stop() == 0
     return server.data_dir
@@ -105,6 +110,20 @@ def wal_end(data):
     return at
 
 
+def everywhere(data, marker, inside):
+    """Where the byte `inside` bytes behind the start of a marker is.
+
+    The database keeps old copies of its pages; the same flip in each of them is also in the one that is
+    read.
+    """
+    places, at = [], data.find(marker.encode())
+    while at >= 0:
+        places.append(at + inside)
+        at = data.find(marker.encode(), at + 1)
+    assert places, "the record is not in the file"
+    return places
+
+
 def flips(data_dir, rng):
     """Endless (kind, file, offsets): each a byte, or its copies, that is read back."""
     objects = sorted(path for path in (data_dir / "objects").rglob("*.*") if path.is_file())
@@ -116,6 +135,8 @@ def flips(data_dir, rng):
         "log": sorted((data_dir / "wal").rglob("*.log")),
         "owner": sorted((data_dir / "wal").rglob("owner")),
         "meta": [data_dir / "meta" / "log" / "db"],
+        "segment record": [data_dir / "meta" / "log" / "db"],
+        "snapshot manifest": [path for path in objects if "snapshots" in path.parts],
     }
     # A log file that was just begun holds its header only.
     assert all(kinds.values()), {kind: len(paths) for kind, paths in kinds.items()}
@@ -124,16 +145,11 @@ def flips(data_dir, rng):
             path = rng.choice(paths)
             data = path.read_bytes()
             if kind == "meta":
-                # The database keeps old copies of its pages; the same flip in each of them is also
-                # in the one that is read.
-                marker = MARKER.encode()
-                inside = rng.randrange(len(marker))
-                places, at = [], data.find(marker)
-                while at >= 0:
-                    places.append(at + inside)
-                    at = data.find(marker, at + 1)
-                assert places, "the record is not in the file"
-                yield kind, path, places
+                yield kind, path, everywhere(data, MARKER, rng.randrange(len(MARKER)))
+            elif kind == "segment record":
+                # The path of its rows, and behind it their size and checksum.
+                rows = rng.choice(kinds["data"]).relative_to(data_dir / "objects").as_posix()
+                yield kind, path, everywhere(data, rows, rng.randrange(len(rows) + 8))
             else:
                 end = wal_end(data) if kind == "log" else len(data)
                 yield kind, path, [rng.randrange(end)]
@@ -157,7 +173,7 @@ def test_every_flipped_bit_is_reported_with_its_file(copy):
         path.write_bytes(original)
         what = f"flip {number}: {kind} {path.relative_to(copy)} at {offsets}, bit {bit}"
         key = str(path.relative_to(copy))
-        if kind in ("data", "stats", "index"):
+        if kind in ("data", "stats", "index", "snapshot manifest"):
             key = str(path.relative_to(copy / "objects"))
         named = [problem for problem in problems if problem["place"].endswith(key)]
         assert named, f"{what} is not reported: {problems}"
@@ -166,6 +182,8 @@ def test_every_flipped_bit_is_reported_with_its_file(copy):
         assert not others, f"{what}: {others} are sound"
         if kind == "log":
             assert named[0]["offset"] is not None, what
+        if kind == "snapshot manifest":
+            assert "snapshot_of_" in named[0]["lost"], what
     assert redkite.fsck(copy)["problems"] == []
 
 
@@ -183,8 +201,10 @@ def test_what_is_missing_is_reported(copy, kind):
     else:
         target.unlink()
     problems = redkite.fsck(copy)["problems"]
-    assert len(problems) == 1, problems
-    assert target.name in problems[0]["place"]
+    # Snapshots name what is flushed, too.
+    lost = ["snapshot_of_" in problem["lost"] for problem in problems]
+    assert sorted(lost) == ([False] if kind == "log" else [False, True]), problems
+    assert all(target.name in problem["place"] for problem in problems), problems
 
 
 def test_healthy_data_is_served_while_a_file_is_damaged(copy):
@@ -213,10 +233,66 @@ def test_healthy_data_is_served_while_a_file_is_damaged(copy):
         with fails(604, key):
             client.get_load_state("first")
         report = redkite.fsck(admin_port=server.admin_port)
-        assert [problem["place"] for problem in report["problems"]] == [key]
+        assert {problem["place"] for problem in report["problems"]} == {key}
         client.close()
     finally:
         server.stop()
+
+
+def test_a_snapshot_with_a_damaged_manifest_is_refused_and_named(copy):
+    seed = int(os.environ.get("REDKITE_TEST_SEED") or random.SystemRandom().randrange(2**31))
+    print(f"seed={seed}")
+    rng = random.Random(seed)
+    server = Server(copy.parent, data_dir=copy).start()
+    try:
+        client = server.client()
+        place = client.describe_snapshot("snapshot_of_first", "first").s3_location
+        (manifest,) = (
+            path
+            for path in (copy / "objects" / "snapshots").rglob("*.*")
+            if path.relative_to(copy / "objects").as_posix().startswith(place)
+        )
+        key = manifest.relative_to(copy / "objects").as_posix()
+        original = manifest.read_bytes()
+        damaged = bytearray(original)
+        damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        client.close()
+        server.kill9()
+        manifest.write_bytes(damaged)
+        server.start()
+        client = server.client()
+        for number in range(2):
+            job = client.restore_snapshot("snapshot_of_first", "first", f"bad{number}")
+            info = finished(client, job)
+            assert info.state == "RestoreSnapshotFailed", info
+            assert f"object {key} is corrupt" in info.reason, info
+            assert sorted(client.list_collections()) == ["first", "second"]
+        # The collection itself is whole, and takes writes; so is the other snapshot.
+        eventually(
+            lambda: client.get_load_state("first")["state"] == LoadState.Loaded, "it is loaded"
+        )
+        assert count(client, "first") == FIRST_ROWS
+        client.insert("first", simple_rows(5, start=9000))
+        client.flush("first")
+        assert count(client, "first") == FIRST_ROWS + 5
+        restored(client, "snapshot_of_second", "second", "sound", 100)
+        report = redkite.fsck(admin_port=server.admin_port)
+        assert [problem["place"] for problem in report["problems"]] == [key]
+        # What it names has been kept.
+        manifest.write_bytes(original)
+        restored(client, "snapshot_of_first", "first", "mended", 1950)
+        client.close()
+    finally:
+        server.stop()
+
+
+def restored(client, snapshot, source, target, rows):
+    """Restores a snapshot, and looks for so many rows."""
+    info = finished(client, client.restore_snapshot(snapshot, source, target))
+    assert info.state == "RestoreSnapshotCompleted", info
+    client.load_collection(target)
+    assert count(client, target) == rows
+    client.drop_collection(target)
 
 
 def try_connect(server):

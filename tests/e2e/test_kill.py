@@ -1,6 +1,7 @@
 """kill -9 under load, again and again, with a check of every acknowledged write.
 
-What was acknowledged must be there. A request that was cut off may be there or not, but whole.
+What was acknowledged must be there. A request that was cut off may be there or not, but whole. Whoever
+reads meanwhile sees each row once, and none that nobody has written.
 """
 
 import os
@@ -19,6 +20,7 @@ from harness.workload import (
     OWN_CONNECTION,
     Definer,
     Load,
+    Reader,
     Writer,
     check_everything,
     create_request,
@@ -30,6 +32,8 @@ NAME = "under_fire"
 KILLS = int(os.environ.get("REDKITE_KILLS", "200"))
 # Servers that are killed side by side: while one starts, the other works.
 SERVERS = 3
+KINDS = 3 * ("create", "create", "drop", "flush", "compact") + ("index",)
+NOT_LOADED = {101}
 SETTINGS = {
     # Small segments and short logs, so that kills hit flushes, index builds and truncations.
     "querynode.segment_max_rows": 1500,
@@ -59,7 +63,10 @@ class Victim:
             Writer(writer, seed * 100 + number, NAME, batch=100, most_batches=25)
             for writer in range(2)
         ]
-        self.workers = [*self.writers, Definer(seed * 100 + number, NAME)]
+        self.definer = Definer(seed * 100 + number, NAME, KINDS)
+        # Not while the index is dropped and made again, for which the collection is released.
+        self.reader = Reader(seed * 100 + number, NAME, self.writers, tolerated=NOT_LOADED)
+        self.workers = [*self.writers, self.definer, self.reader]
 
     def run(self, kills):
         try:
@@ -100,6 +107,7 @@ class Victim:
 
     def check(self, kill):
         client = self.server.client()
+        self.definer.mend(client)
         assert client.get_load_state(NAME)["state"] == LoadState.Loaded
         found = check_everything(client, NAME, self.workers, self.rng)
         client.close()
@@ -123,8 +131,13 @@ def test_nothing_acknowledged_is_lost(storage, tmp_path):
             print(victim.server.log_tail())
         run.result()
     acknowledged = sum(writer.acknowledged for victim in victims for writer in victim.writers)
-    print(f"{share * SERVERS} kills, {acknowledged} acknowledged writes")
+    answers = sum(victim.reader.answers for victim in victims)
+    seen = sum(victim.reader.rows_seen for victim in victims)
+    indexed = sum(victim.definer.indexed for victim in victims)
+    print(f"{share * SERVERS} kills, {acknowledged} acknowledged writes, {indexed} new indexes")
+    print(f"{answers} answers with {seen} rows")
     assert acknowledged >= KILLS
+    assert answers >= KILLS and seen > answers
 
 
 @pytest.mark.timeout(600)

@@ -1,18 +1,17 @@
 """Collections whose files are mapped: the same answers, less memory."""
 
-import os
 import pathlib
 import time
 
 import numpy as np
 import pytest
+from harness import faults
 from harness.data import all_rows, count, create_simple, index_params, simple_rows, simple_schema
 from harness.errors import fails
 from harness.process import Server
 from harness.waiting import eventually
 from pymilvus import DataType
 
-CGROUP = pathlib.Path("/sys/fs/cgroup/memory")
 MMAP = {"mmap.enabled": "true"}
 
 
@@ -182,26 +181,9 @@ def test_vectors_that_an_index_finds_by_its_codes_stay_in_the_file(restartable_s
 
 @pytest.fixture
 def memory_group():
-    """A memory control group of the test's own, below the one that this process is in."""
-    if not (CGROUP / "memory.limit_in_bytes").exists():
-        pytest.skip("no cgroup v1 memory controller")
-    group = CGROUP / f"redkite-test-{os.getpid()}"
-    try:
-        group.mkdir()
-    except OSError as error:
-        pytest.skip(f"cannot make a memory cgroup: {error}")
-    yield group
-    eventually(lambda: not (group / "tasks").read_text().split(), "the group is empty")
-    group.rmdir()
-
-
-class GroupServer(Server):
-    """A server whose process is in a memory group from its first instruction on."""
-
-    def __init__(self, folder, group):
-        super().__init__(folder)
-        join = 'echo $$ > "$0" && exec "$@"'
-        self.command = ["sh", "-c", join, str(group / "tasks"), *self.command]
+    with faults.memory_group() as group:
+        yield group
+        eventually(lambda: not group.processes(), "the group is empty")
 
 
 @pytest.mark.timeout(900)
@@ -209,7 +191,7 @@ def test_a_collection_larger_than_memory_is_searched(tmp_path, memory_group):
     dim, rows, batch = 128, 300_000, 10_000
     raw = rows * dim * 4
     limit = raw * 85 // 100
-    server = GroupServer(tmp_path, memory_group).start()
+    server = Server(tmp_path, wrapper=memory_group.wrapper).start()
     try:
         client = server.client()
         schema = client.create_schema()
@@ -235,8 +217,8 @@ def test_a_collection_larger_than_memory_is_searched(tmp_path, memory_group):
         server.kill9()
 
         # What the first process left in the page cache counts for the group, and goes.
-        (memory_group / "memory.force_empty").write_text("0")
-        (memory_group / "memory.limit_in_bytes").write_text(str(limit))
+        memory_group.forget_files()
+        memory_group.limit(limit)
         server.start()
         client = server.client()
         assert count(client, "big") == rows
@@ -247,9 +229,9 @@ def test_a_collection_larger_than_memory_is_searched(tmp_path, memory_group):
         print(f"searched {rows} rows in {time.monotonic() - started:.1f} s below {limit} bytes")
         assert [hits[0]["id"] for hits in found] == list(probes)
         assert all(hits[0]["distance"] == 0 for hits in found)
-        assert str(server.child.pid) in (memory_group / "tasks").read_text().split()
+        assert server.child.pid in memory_group.processes()
         # The limit was felt, and what was beyond it came from the files.
-        assert int((memory_group / "memory.failcnt").read_text()) > 0
+        assert memory_group.hits() > 0 and memory_group.kills() == 0
         client.close()
     finally:
         server.stop()

@@ -192,20 +192,32 @@ def loop_disk(size_bytes):
 
 
 class MemoryGroup:
-    """A control group with a memory limit beyond which the kernel kills."""
+    """A control group with a memory limit beyond which the kernel kills; without one at first if that is None."""
 
-    def __init__(self, limit_bytes):
+    def __init__(self, limit_bytes=None):
         name = _name()
-        if (MEMORY_V1 / "memory.limit_in_bytes").exists():
-            self.path, limit, self.is_v1 = MEMORY_V1 / name, "memory.limit_in_bytes", True
-        else:
-            self.path, limit, self.is_v1 = MEMORY_V2 / name, "memory.max", False
+        self.is_v1 = (MEMORY_V1 / "memory.limit_in_bytes").exists()
+        self.path = (MEMORY_V1 if self.is_v1 else MEMORY_V2) / name
         try:
             self.path.mkdir()
-            (self.path / limit).write_text(str(limit_bytes))
+            self.limit(limit_bytes)
         except OSError as error:
             self.close()
             pytest.skip(f"no memory group can be made here: {error}")
+
+    def limit(self, limit_bytes):
+        """Lowers or lifts the limit. Pages of files that are beyond it are forgotten."""
+        none, name = ("-1", "memory.limit_in_bytes") if self.is_v1 else ("max", "memory.max")
+        (self.path / name).write_text(none if limit_bytes is None else str(limit_bytes))
+
+    def forget_files(self):
+        """Pages of files that ended processes have left are counted no more, as far as the kernel has a way."""
+        if self.is_v1:
+            (self.path / "memory.force_empty").write_text("0")
+
+    def processes(self):
+        """Ids of the processes in the group."""
+        return [int(line) for line in (self.path / "cgroup.procs").read_text().split()]
 
     @property
     def wrapper(self):
@@ -213,11 +225,19 @@ class MemoryGroup:
         script = f'echo $$ > {self.path}/cgroup.procs && exec "$@"'
         return ["/bin/sh", "-c", script, "sh"]
 
+    def hits(self):
+        """How often memory was wanted that the limit did not leave, until something else was given back."""
+        if self.is_v1:
+            return int((self.path / "memory.failcnt").read_text())
+        return self._event("memory.events", "max")
+
     def kills(self):
         """How often the kernel has killed a process for its memory."""
-        events = self.path / ("memory.oom_control" if self.is_v1 else "memory.events")
-        for line in events.read_text().splitlines():
-            if line.startswith("oom_kill "):
+        return self._event("memory.oom_control" if self.is_v1 else "memory.events", "oom_kill")
+
+    def _event(self, file, name):
+        for line in (self.path / file).read_text().splitlines():
+            if line.startswith(f"{name} "):
                 return int(line.split()[1])
         return 0
 
@@ -227,7 +247,7 @@ class MemoryGroup:
 
 
 @contextlib.contextmanager
-def memory_group(limit_bytes):
+def memory_group(limit_bytes=None):
     """A `MemoryGroup`; its processes must have ended at the end."""
     _need_root()
     group = MemoryGroup(limit_bytes)

@@ -13,7 +13,7 @@ import pytest
 from pymilvus.client.prepare import Prepare
 from pymilvus.grpc_gen import milvus_pb2
 
-from .data import make_vectors, simple_schema
+from .data import index_params, make_vectors, simple_schema
 from .raw import Raw, longs, strings, vectors
 
 DIM = 8
@@ -84,6 +84,8 @@ class Writer(Worker):
         self.rows = {}
         self.batches = []
         self.unsure = []
+        # Every request since the last check, also those that were acknowledged.
+        self.requests = []
         self.acknowledged = 0
 
     def step(self, raw):
@@ -103,7 +105,7 @@ class Writer(Worker):
     def write(self, raw, rpc, keys):
         self.version += 1
         request = (keys, self.version)
-        self.unsure.append(request)
+        self.begun(request)
         values = np.concatenate([vector_of(key, self.version) for key in keys])
         columns = [
             longs("id", keys),
@@ -119,13 +121,17 @@ class Writer(Worker):
 
     def delete(self, raw, keys):
         request = (keys, None)
-        self.unsure.append(request)
+        self.begun(request)
         message = milvus_pb2.DeleteRequest(collection_name=self.name, expr=f"id in {keys}")
         reply = raw.call("Delete", message)
         if self.accepted(reply.status):
             for key in keys:
                 self.rows.pop(key, None)
             self.done(request)
+
+    def begun(self, request):
+        self.unsure.append(request)
+        self.requests.append(request)
 
     def done(self, request):
         self.unsure.remove(request)
@@ -147,7 +153,7 @@ class Writer(Worker):
                     self.rows[key] = value
             if all(value is not None for value in now.values()):
                 self.batches.append(keys)
-        self.unsure = []
+        self.unsure, self.requests = [], []
         lost = {key: v for key, v in self.rows.items() if found.get(key) != v}
         extra = {key: v for key, v in found.items() if key not in self.rows}
         assert not lost, (
@@ -156,8 +162,130 @@ class Writer(Worker):
         assert not extra, f"{len(extra)} rows came back, e.g. {list(extra.items())[:5]}"
 
 
+class Moment:
+    """What a writer knew before a read, to judge by what the read shows while writing goes on."""
+
+    def __init__(self, writer):
+        self.writer = writer
+        # In this order: a request that ends meanwhile counts as one that may or may not be seen.
+        self.begun = len(writer.requests)
+        self.unsure = list(writer.unsure)
+        self.rows = dict(writer.rows)
+
+    def expected(self, first, last):
+        """key -> the versions that may be seen of it, None for no row. To be asked after the read."""
+        sure = {key: {version} for key, version in self.rows.items() if first <= key < last}
+        for keys, version in [*self.unsure, *self.writer.requests[self.begun :]]:
+            for key in keys:
+                if first <= key < last:
+                    sure.setdefault(key, {None}).add(version)
+        return sure
+
+
+class Reader(Worker):
+    """Queries and searches what writers write; every answer must be one that they can explain.
+
+    The collection's own level of consistency must be Strong: a row is seen once, as it was acknowledged
+    before or as a request under way has it, and no other.
+    """
+
+    def __init__(self, seed, name, writers, **options):
+        super().__init__(**options)
+        self.rng = random.Random(seed)
+        self.name = name
+        self.writers = writers
+        self.answers = 0
+        self.rows_seen = 0
+
+    def step(self, raw):
+        if self.rng.random() < 0.7:
+            self.query(raw)
+        else:
+            self.search(raw)
+
+    def query(self, raw):
+        """All rows with keys of a part of what one writer writes."""
+        writer = self.rng.choice(self.writers)
+        first = self.rng.randrange(writer.first_key, writer.next_key + writer.batch)
+        last = first + 8 * writer.batch
+        moment = Moment(writer)
+        request = Prepare.query_request(
+            self.name,
+            f"id >= {first} and id < {last}",
+            ["id", "number", "label"],
+            ["_default"],
+        )
+        reply = raw.call("Query", request)
+        if not self.accepted(reply.status):
+            return
+        expected = moment.expected(first, last)
+        found = self.seen(reply.fields_data)
+        for key in found.keys() | expected.keys():
+            version, allowed = found.get(key), expected.get(key, {None})
+            assert version in allowed, f"row {key} is {version} instead of one of {allowed}"
+
+    def search(self, raw):
+        """The nearest to the vectors of some rows, which are among them."""
+        moments = [Moment(writer) for writer in self.writers]
+        rows = {key: version for moment in moments for key, version in moment.rows.items()}
+        keys = self.rng.sample(sorted(rows), min(3, len(rows)))
+        if not keys:
+            return
+        request = Prepare.search_requests_with_expr(
+            self.name,
+            "vector",
+            {"metric_type": "L2", "params": {}},
+            5,
+            [vector_of(key, rows[key]).tolist() for key in keys],
+            partition_names=["_default"],
+            output_fields=["number", "label"],
+        )
+        reply = raw.call("Search", request)
+        if not self.accepted(reply.status):
+            return
+        every = [moment.expected(0, 10_000_000_000) for moment in moments]
+        expected = {key: allowed for some in every for key, allowed in some.items()}
+        ids, start = list(reply.results.ids.int_id.data), 0
+        columns = {column.field_name: column for column in reply.results.fields_data}
+        for key, size in zip(keys, reply.results.topks, strict=True):
+            end = start + size
+            found = self.versions(
+                ids[start:end],
+                columns["number"].scalars.long_data.data[start:end],
+                columns["label"].scalars.string_data.data[start:end],
+            )
+            for hit, version in found.items():
+                allowed = expected.get(hit, {None})
+                assert version in allowed, f"hit {hit} is {version} instead of one of {allowed}"
+            if len(expected[key]) == 1:
+                nearest = list(reply.results.scores[start:end])[:1]
+                assert nearest == pytest.approx([0], abs=1e-5), f"row {key} is not found: {found}"
+            start = end
+
+    def seen(self, fields_data):
+        columns = {column.field_name: column for column in fields_data}
+        if not columns:
+            return {}
+        return self.versions(
+            columns["id"].scalars.long_data.data,
+            columns["number"].scalars.long_data.data,
+            columns["label"].scalars.string_data.data,
+        )
+
+    def versions(self, keys, numbers, labels):
+        """key -> version of rows, each of which is one that was written as a whole."""
+        found = {}
+        for key, number, label in zip(keys, numbers, labels, strict=True):
+            assert key not in found, f"row {key} is there twice"
+            assert label == f"{key}/{number}", f"row {key} is mixed of two: {number}, {label}"
+            found[key] = number
+        self.answers += 1
+        self.rows_seen += len(found)
+        return found
+
+
 class Definer(Worker):
-    """Creates and drops partitions, flushes, compacts, and drops and creates the index."""
+    """Creates and drops partitions, flushes, and compacts; of kind `index`, also drops and creates the index."""
 
     def __init__(self, seed, name, kinds=("create", "create", "drop", "flush", "compact"), **options):
         super().__init__(**options)
@@ -167,6 +295,8 @@ class Definer(Worker):
         self.next = 0
         self.names = set()
         self.uncertain = set()
+        self.is_indexing = False
+        self.indexed = 0
 
     def step(self, raw):
         kind = self.rng.choice(self.kinds)
@@ -178,10 +308,37 @@ class Definer(Worker):
         elif kind == "compact":
             request = milvus_pb2.ManualCompactionRequest(collection_name=self.name)
             self.accepted(raw.call("ManualCompaction", request).status)
+        elif kind == "index":
+            self.index(raw)
         elif kind == "create" or not self.names:
             self.create(raw)
         else:
             self.drop(raw, self.rng.choice(sorted(self.names)))
+
+    def index(self, raw):
+        """Only an index of what is not loaded can be dropped."""
+        self.is_indexing = True
+        params = {"index_type": "HNSW", "metric_type": "L2"}
+        calls = [
+            ("ReleaseCollection", milvus_pb2.ReleaseCollectionRequest(collection_name=self.name)),
+            ("DropIndex", Prepare.drop_index_request(self.name, "vector", "vector")),
+            ("CreateIndex", Prepare.create_index_request(self.name, "vector", params, index_name="vector")),
+            ("LoadCollection", milvus_pb2.LoadCollectionRequest(collection_name=self.name)),
+        ]
+        for rpc, request in calls:
+            status = raw.call(rpc, request)
+            assert status.code == 0, (rpc, status)
+        self.is_indexing = False
+        self.indexed += 1
+
+    def mend(self, client):
+        """Does the rest where `index` was cut off."""
+        if not self.is_indexing:
+            return
+        if client.list_indexes(self.name) == []:
+            client.create_index(self.name, index_params("HNSW", "L2"))
+        client.load_collection(self.name)
+        self.is_indexing = False
 
     def create(self, raw):
         name = f"p{self.next}"
