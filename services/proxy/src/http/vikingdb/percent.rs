@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-/// The bytes of an encoded text; what is no escape stays as it is.
+/// The bytes of an encoded text; what is no escape stays as it is. In queries `+` is a space, in paths it is not.
 pub(super) fn decode(text: &str, plus_is_space: bool) -> Cow<'_, [u8]> {
     let bytes = text.as_bytes();
     let is_escaped = |byte: &u8| *byte == b'%' || plus_is_space && *byte == b'+';
