@@ -144,8 +144,13 @@ impl Bundles {
                 .snapshots
                 .guards(request, percent.unwrap_or(COPIED) as i32)
                 .await?;
-            let before = usize::try_from(job.files_done).unwrap_or_default();
-            if done <= before && job.total_files == total as i64 {
+            // Other files than before, if one was touched meanwhile: then none of them is done.
+            let is_same = job.total_files == total as i64;
+            let before = match is_same {
+                true => usize::try_from(job.files_done).unwrap_or_default(),
+                false => 0,
+            };
+            if done <= before && is_same {
                 return Ok(before);
             }
             job.total_files = total as i64;
