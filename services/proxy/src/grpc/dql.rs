@@ -20,7 +20,7 @@ use crate::{
     context::{ProxyContext, RequestContext},
     lookup,
     owners::call_owners,
-    plan::{HybridPlan, QueryPlan, SearchPlan, query::COUNT},
+    plan::{HybridPlan, QueryPlan, SearchPlan, consistency::Rounds, query::COUNT},
     read::{self, Reading},
     reduce::{self, search::Shape},
 };
@@ -45,7 +45,7 @@ async fn search_once(
     request: &SearchRequest,
 ) -> Result<SearchResults> {
     let mut plan = SearchPlan::new(&context.shapes, &entry, request)?;
-    let reading = Reading::begin(context, meta, &entry, plan.asked).await?;
+    let reading = Reading::begin(context, meta, &entry, plan.asked, plan.rounds()).await?;
     let found = read::search::run(&reading, &mut plan).await?;
     let page = plan.page.as_ref().map(|page| SearchIteratorV2Results {
         token: page.token.clone(),
@@ -86,7 +86,7 @@ async fn hybrid_search_once(
     request: HybridSearchRequest,
 ) -> Result<SearchResults> {
     let mut plan = HybridPlan::new(&entry, request)?;
-    let reading = Reading::begin(context, meta, &entry, plan.asked).await?;
+    let reading = Reading::begin(context, meta, &entry, plan.asked, Rounds::Several).await?;
     let found = read::hybrid::run(&reading, &mut plan).await?;
     let shape = Shape {
         output: &plan.output,
@@ -140,7 +140,7 @@ fn answer(
         status: Some(status::success()),
         results: Some(results),
         collection_name: entry.name().to_owned(),
-        session_ts: reading.time.mvcc.0,
+        session_ts: reading.time.answered.0,
     }
 }
 
@@ -164,7 +164,7 @@ async fn query_once(
     request: QueryRequest,
 ) -> Result<QueryResults> {
     let plan = QueryPlan::new(&entry, request)?;
-    let reading = Reading::begin(context, meta, &entry, plan.asked).await?;
+    let reading = Reading::begin(context, meta, &entry, plan.asked, Rounds::One).await?;
     let answers = if plan.partitions.is_empty() {
         Vec::new()
     } else {
@@ -192,7 +192,7 @@ async fn query_once(
         fields_data,
         collection_name: entry.name().to_owned(),
         output_fields,
-        session_ts: reading.time.mvcc.0,
+        session_ts: reading.time.answered.0,
         primary_field_name: entry.schema().primary_key().name.clone(),
         ..QueryResults::default()
     })

@@ -21,31 +21,58 @@ pub struct Asked {
     pub iterator: bool,
 }
 
-/// The times of a read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadTime {
-    /// Writes up to this time are seen.
-    pub mvcc: Timestamp,
-    /// Writes up to this time must be seen.
-    pub guarantee: Timestamp,
-}
-
-impl ReadTime {
-    /// Decides the times of a read that arrived at `now`.
+impl Asked {
+    /// The level that counts for a collection whose own is `collection`.
     ///
     /// # Errors
     /// Code 1100 for an unknown level.
+    pub fn level(&self, collection: ConsistencyLevel) -> Result<ConsistencyLevel> {
+        if self.use_default {
+            Ok(collection)
+        } else {
+            schema::consistency_from_proto(self.level)
+        }
+    }
+}
+
+/// How often a read asks the owners of the channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounds {
+    /// Once.
+    One,
+    /// Several times: all have to look at one time.
+    Several,
+}
+
+/// When a read arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// At this time of the root coordinator: every write that was acknowledged before is earlier.
+    Exactly(Timestamp),
+    /// At about this time, by the clock of this process.
+    About(Timestamp),
+}
+
+/// The times of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadTime {
+    /// Writes up to this time are seen; zero stands for all that have been applied.
+    pub mvcc: Timestamp,
+    /// Writes up to this time must be seen.
+    pub guarantee: Timestamp,
+    /// The time of the answer, as clients are told.
+    pub answered: Timestamp,
+}
+
+impl ReadTime {
+    /// Decides the times of a read by its level.
     pub fn decide(
         asked: Asked,
-        collection: ConsistencyLevel,
-        now: Timestamp,
+        level: ConsistencyLevel,
+        arrival: Arrival,
         graceful: Duration,
-    ) -> Result<Self> {
-        let level = if asked.use_default {
-            collection
-        } else {
-            schema::consistency_from_proto(asked.level)?
-        };
+    ) -> Self {
+        let (Arrival::Exactly(now) | Arrival::About(now)) = arrival;
         let given = Timestamp(asked.guarantee_ts);
         let guarantee = match level {
             ConsistencyLevel::Strong => now,
@@ -56,18 +83,24 @@ impl ReadTime {
             ConsistencyLevel::Session | ConsistencyLevel::Customized => given,
         };
         let pinned = asked.iterator && asked.guarantee_ts > BOUNDED;
-        Ok(if pinned {
-            Self {
+        if pinned {
+            return Self {
                 mvcc: given,
                 guarantee: given,
-            }
-        } else {
-            // A guarantee in the future waits for its time to come, and then looks at that.
-            Self {
-                mvcc: now.max(guarantee),
-                guarantee,
-            }
-        })
+                answered: given,
+            };
+        }
+        // A guarantee in the future waits for its time to come, and then looks at that.
+        let answered = now.max(guarantee);
+        let mvcc = match arrival {
+            Arrival::Exactly(_) => answered,
+            Arrival::About(_) => Timestamp::ZERO,
+        };
+        Self {
+            mvcc,
+            guarantee,
+            answered,
+        }
     }
 }
 
@@ -84,13 +117,8 @@ mod tests {
             guarantee_ts,
             iterator,
         };
-        ReadTime::decide(
-            asked,
-            ConsistencyLevel::Bounded,
-            NOW,
-            Duration::from_secs(5),
-        )
-        .unwrap()
+        let level = asked.level(ConsistencyLevel::Bounded).unwrap();
+        ReadTime::decide(asked, level, Arrival::Exactly(NOW), Duration::from_secs(5))
     }
 
     #[test]
@@ -100,7 +128,8 @@ mod tests {
             decide(0, false, 0, false),
             ReadTime {
                 mvcc: NOW,
-                guarantee: NOW
+                guarantee: NOW,
+                answered: NOW,
             }
         );
         assert_eq!(decide(2, false, 2, false).guarantee, NOW.minus_ms(5_000));
@@ -113,7 +142,24 @@ mod tests {
         let pinned = ReadTime {
             mvcc: Timestamp(early),
             guarantee: Timestamp(early),
+            answered: Timestamp(early),
         };
         assert_eq!(decide(4, false, early, true), pinned);
+    }
+
+    #[test]
+    fn a_read_by_the_clock_sees_what_has_been_applied() {
+        let asked = Asked {
+            level: 2,
+            use_default: false,
+            guarantee_ts: 2,
+            iterator: false,
+        };
+        let level = asked.level(ConsistencyLevel::Strong).unwrap();
+        assert_eq!(level, ConsistencyLevel::Bounded);
+        let time = ReadTime::decide(asked, level, Arrival::About(NOW), Duration::from_secs(5));
+        assert_eq!(time.mvcc, Timestamp::ZERO);
+        assert_eq!(time.guarantee, NOW.minus_ms(5_000));
+        assert_eq!(time.answered, NOW);
     }
 }

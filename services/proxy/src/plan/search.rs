@@ -17,7 +17,7 @@ use redkite_types::{CollectionSchema, DataType, Error, FieldSchema, PrimaryKeys,
 
 use super::{
     GroupPlan,
-    consistency::Asked,
+    consistency::{Asked, Rounds},
     shape::{self, SearchShape},
     shapes::Shapes,
 };
@@ -46,6 +46,18 @@ impl Deref for SearchPlan {
 }
 
 impl SearchPlan {
+    /// How often the owners are asked for it.
+    pub fn rounds(&self) -> Rounds {
+        let fills_groups = self
+            .group
+            .is_some_and(|group| group.strict && group.size > 1);
+        if self.ids.is_some() || self.page.is_some() || fills_groups {
+            Rounds::Several
+        } else {
+            Rounds::One
+        }
+    }
+
     /// Parses and checks a request; what is known of its shape already is not parsed again.
     ///
     /// # Errors

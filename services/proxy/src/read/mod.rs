@@ -10,12 +10,15 @@ use std::sync::Arc;
 
 use redkite_catalog::CollectionEntry;
 use redkite_proto::redkite::rootcoord::AllocRequest;
-use redkite_runtime::Deadline;
-use redkite_types::{Result, Timestamp};
+use redkite_runtime::{Clock as _, Deadline, SystemClock};
+use redkite_types::{ConsistencyLevel, Result, Timestamp};
 
 use crate::{
     context::{ProxyContext, RequestContext},
-    plan::{ReadTime, consistency::Asked},
+    plan::{
+        ReadTime,
+        consistency::{Arrival, Asked, Rounds},
+    },
 };
 
 /// A read of one collection at one time.
@@ -31,7 +34,9 @@ pub struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// Decides at which time the read looks.
+    /// Decides at which time the read looks. The root coordinator is asked for it only if that time
+    /// has to be later than all earlier writes, or be the same in several places: what is bounded, or
+    /// names a time itself, sees what has been applied where it looks.
     ///
     /// # Errors
     /// Code 1100 for an unknown consistency level; what the root coordinator answers.
@@ -40,36 +45,46 @@ impl<'a> Reading<'a> {
         meta: &RequestContext,
         entry: &'a CollectionEntry,
         asked: Asked,
+        rounds: Rounds,
     ) -> Result<Self> {
         let level = entry.info().map_or(0, |info| info.consistency_level);
         let own = redkite_proto::convert::schema::consistency_from_proto(level)?;
-        let now = now(context, meta.deadline).await?;
+        let level = asked.level(own)?;
+        let exact = level == ConsistencyLevel::Strong
+            || asked.iterator
+            || rounds == Rounds::Several
+            || time_to_live(entry).is_some();
+        let arrival = if exact {
+            Arrival::Exactly(now(context, meta.deadline).await?)
+        } else {
+            Arrival::About(Timestamp::new(SystemClock.unix_millis(), 0))
+        };
         Ok(Self {
             context,
             deadline: meta.deadline,
             entry,
-            time: ReadTime::decide(asked, own, now, context.options.graceful_time.get())?,
+            time: ReadTime::decide(asked, level, arrival, context.options.graceful_time.get()),
         })
     }
 
     /// Rows written before this have outlived the collection's time to live.
     pub fn expired_before(&self) -> u64 {
-        let seconds = self
-            .entry
-            .property("collection.ttl.seconds")
-            .and_then(|text| text.parse().ok());
-        match seconds {
-            Some(seconds @ 1..=u64::MAX) => {
-                self.time.mvcc.minus_ms(seconds.saturating_mul(1_000)).0
-            }
-            Some(0) | None => 0,
-        }
+        time_to_live(self.entry).map_or(0, |seconds| {
+            let ms = seconds.saturating_mul(1_000);
+            self.time.answered.minus_ms(ms).0
+        })
     }
 
     /// Milliseconds until the deadline.
     pub fn millis_left(&self) -> u32 {
         u32::try_from(self.deadline.left().as_millis()).unwrap_or(u32::MAX)
     }
+}
+
+/// Seconds that rows of a collection live, if they do not for ever.
+fn time_to_live(entry: &CollectionEntry) -> Option<u64> {
+    let seconds = entry.property("collection.ttl.seconds")?;
+    seconds.parse().ok().filter(|seconds| *seconds > 0)
 }
 
 /// A timestamp later than every write that was acknowledged before the call.
