@@ -13,11 +13,13 @@ use parking_lot::Mutex;
 use redkite_catalog::{Catalog, CatalogView, Lease};
 use redkite_runtime::{Admission, Deadline, Permit, Random, TaskGroup};
 use redkite_types::{Error, ErrorCode, NodeId, Result, limits};
+use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use crate::{
     auth::{Caller, Guard},
     options::{ProxyOptions, SecurityOptions},
+    patience::Patience,
     plan::Shapes,
     services::Services,
 };
@@ -41,6 +43,17 @@ pub struct Identity {
     pub deploy_mode: &'static str,
 }
 
+/// How long a proxy lives, and answers.
+#[derive(Clone, Debug)]
+pub struct Life {
+    /// Changes of state run here and go on when their client leaves.
+    pub tasks: TaskGroup,
+    /// Holds while definitions that change wait for this proxy.
+    pub lease: Lease,
+    /// Cancelled once its process stops.
+    pub leaving: CancellationToken,
+}
+
 /// What all handlers of a proxy share.
 pub struct ProxyContext {
     /// The newest view of all metadata; somebody else keeps it following.
@@ -55,6 +68,8 @@ pub struct ProxyContext {
     pub identity: Identity,
     /// Holds while definitions that change wait for this proxy, so that what it knows is up to date.
     pub lease: Lease,
+    /// Cancelled once this process stops.
+    leaving: CancellationToken,
     /// Randomness for ids.
     pub random: Random,
     /// By database, or under no name for all of them: everything written up to this timestamp was
@@ -78,10 +93,14 @@ impl ProxyContext {
         peers: Arc<dyn Services>,
         options: ProxyOptions,
         security: &SecurityOptions,
-        tasks: TaskGroup,
         identity: Identity,
-        lease: Lease,
+        life: Life,
     ) -> Arc<Self> {
+        let Life {
+            tasks,
+            lease,
+            leaving,
+        } = life;
         let random = Random::from_system();
         let units = options.write_buffer_size.as_usize() / BUFFER_UNIT;
         let units = u32::try_from(units).unwrap_or(u32::MAX);
@@ -93,6 +112,7 @@ impl ProxyContext {
             tasks,
             identity,
             lease,
+            leaving,
             guard: Guard::new(security, &random),
             shapes: Shapes::default(),
             run: random.next_u64(),
@@ -106,6 +126,11 @@ impl ProxyContext {
     /// The newest view of all metadata.
     pub fn view(&self) -> Arc<CatalogView> {
         self.catalog.view()
+    }
+
+    /// The pauses of a call of another service that is tried again until `deadline`.
+    pub(crate) fn patience(&self, deadline: Deadline) -> Patience<'_> {
+        Patience::new(deadline, &self.leaving)
     }
 
     /// Waits a little for the lease, should it not hold.

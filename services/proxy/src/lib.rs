@@ -31,6 +31,7 @@ pub mod lookup;
 pub mod metrics;
 pub mod options;
 pub mod owners;
+mod patience;
 pub mod plan;
 pub mod read;
 pub mod reduce;
@@ -41,7 +42,7 @@ pub mod services;
 mod testing;
 pub mod write;
 
-pub use context::{AWAIT_LEASE, Identity, ProxyContext, RequestContext};
+pub use context::{AWAIT_LEASE, Identity, Life, ProxyContext, RequestContext};
 pub use grpc::Front;
 pub use http::vikingdb::VikingDbOptions;
 pub use internal::InternalService;

@@ -1,18 +1,15 @@
 //! Calls to the owners of a collection's channels.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc};
 
 use futures::future;
 use redkite_catalog::CollectionEntry;
 use redkite_proto::redkite::{meta::ChannelOwner, querynode::query_node_server::QueryNode};
 use redkite_rpc::RpcError;
-use redkite_runtime::{Backoff, Deadline};
+use redkite_runtime::Deadline;
 use redkite_types::{Error, ErrorCode, Result};
 
 use crate::{context::ProxyContext, lookup};
-
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Calls the owner of each channel at once and collects the answers in the channels' order.
 ///
@@ -53,7 +50,7 @@ where
     F: Fn(Arc<dyn QueryNode>, String) -> Call,
     Call: Future<Output = Result<T, RpcError>>,
 {
-    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut patience = context.patience(deadline);
     // Who owned it a moment ago most likely does.
     let mut owner = owner_in(collection, channel);
     loop {
@@ -61,11 +58,9 @@ where
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        let pause = backoff.next_delay();
-        if !error.retriable || deadline.left() < pause {
+        if !error.retriable || !patience.another_try().await {
             return Err(error);
         }
-        tokio::time::sleep(pause).await;
         // A collection that was dropped meanwhile gets no owner any more: say so at once.
         let now = lookup::collection_or_id(&context.view(), "", "", collection.id().0)?;
         owner = owner_in(&now, channel);
@@ -99,6 +94,8 @@ fn owner_in(collection: &CollectionEntry, channel: &str) -> Result<Arc<ChannelOw
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use redkite_proto::redkite::querynode::{ChannelStatsRequest, ChannelStatsResponse};
     use redkite_types::DatabaseId;
 

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 use crate::{
-    AWAIT_LEASE, Identity, InternalService, ProxyContext, ProxyOptions, SecurityOptions,
+    AWAIT_LEASE, Identity, InternalService, Life, ProxyContext, ProxyOptions, SecurityOptions,
     VikingDbOptions,
     http::{self, vikingdb::VikingDb},
     milvus_server,
@@ -61,13 +61,16 @@ pub async fn start(
         context.peers.clone(),
         config.proxy,
         &config.security,
-        context.control_tasks(Role::Proxy),
         Identity {
             node: context.identity.node,
             address: exposure.address(Role::Proxy),
             deploy_mode,
         },
-        lease.clone(),
+        Life {
+            tasks: context.control_tasks(Role::Proxy),
+            lease: lease.clone(),
+            leaving: context.process.draining(),
+        },
     );
     let service = Arc::new(InternalService::new(proxy.clone()));
     let address = context.expose(

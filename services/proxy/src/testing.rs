@@ -26,7 +26,7 @@ use redkite_types::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::{Front, Identity, ProxyContext, ProxyOptions, SecurityOptions, Services};
+use crate::{Front, Identity, Life, ProxyContext, ProxyOptions, SecurityOptions, Services};
 
 pub(crate) const COLLECTION: &str = "books";
 pub(crate) const COLLECTION_ID: CollectionId = CollectionId(10);
@@ -101,9 +101,12 @@ impl Fixture {
             Arc::new(FakeServices(fake.clone())),
             options,
             &security,
-            tasks.clone(),
             identity,
-            Lease::endless(),
+            Life {
+                tasks: tasks.clone(),
+                lease: Lease::endless(),
+                leaving: tasks.token(),
+            },
         );
         let fixture = Self {
             front: Front::new(context.clone()),

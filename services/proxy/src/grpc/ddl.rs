@@ -1,20 +1,16 @@
 //! Changes of what exists: checked for what needs no metadata, then run by the root coordinator.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use redkite_proto::{
     milvus::{common::Status, milvus::*},
     redkite::rootcoord::{DdlRequest, ddl_request::Command},
     status,
 };
-use redkite_runtime::Backoff;
 use redkite_types::{Error, ErrorCode, Result, Revision, name};
 use tracing::warn;
 
 use crate::context::{ProxyContext, RequestContext};
-
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Implements handlers that check names and submit their message as a command.
 macro_rules! ddl {
@@ -156,7 +152,7 @@ async fn submit_until_answered(
     meta: &RequestContext,
     request: DdlRequest,
 ) -> Result<Revision> {
-    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut patience = context.patience(meta.deadline);
     loop {
         let error = match submit_once(context, meta, request.clone()).await {
             Ok(revision) => return Ok(revision),
@@ -166,12 +162,13 @@ async fn submit_until_answered(
             error.code,
             ErrorCode::ServiceNotReady | ErrorCode::ServiceUnavailable
         );
-        let pause = backoff.next_delay();
-        if !away || !error.retriable || meta.deadline.left() < pause {
+        if !away || !error.retriable {
             return Err(error);
         }
         warn!(error = %error.message, request_id = %meta.request_id, "root coordinator is away");
-        tokio::time::sleep(pause).await;
+        if !patience.another_try().await {
+            return Err(error);
+        }
     }
 }
 

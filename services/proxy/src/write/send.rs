@@ -1,18 +1,13 @@
 //! Writes to the owners of the channels.
 
-use std::time::Duration;
-
 use futures::future::try_join_all;
 use redkite_catalog::CollectionEntry;
 use redkite_proto::redkite::{meta::ObjectState, querynode::WriteRequest};
 use redkite_rpc::RpcError;
-use redkite_runtime::{Backoff, Deadline};
+use redkite_runtime::Deadline;
 use redkite_types::{CollectionId, Error, ErrorCode, PartitionId, Result, Timestamp};
 
 use crate::{context::ProxyContext, lookup};
-
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Sends all writes at once; the latest of their timestamps.
 ///
@@ -43,17 +38,15 @@ async fn send_one(
     planned: &CollectionEntry,
     write: WriteRequest,
 ) -> Result<Timestamp> {
-    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut patience = context.patience(deadline);
     loop {
         let error = match try_send(context, deadline, planned, &write).await {
             Ok(timestamp) => return Ok(timestamp),
             Err(error) => error,
         };
-        let pause = backoff.next_delay();
-        if !is_certainly_not_applied(&error) || deadline.left() < pause {
+        if !is_certainly_not_applied(&error) || !patience.another_try().await {
             return Err(error.error);
         }
-        tokio::time::sleep(pause).await;
     }
 }
 

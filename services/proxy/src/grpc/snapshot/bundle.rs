@@ -129,7 +129,7 @@ pub(crate) async fn restore_external_snapshot(
         collection: message.target_collection_name.clone(),
         place: Some(place::parse(root, &message.external_spec)?),
     };
-    let begun = patiently(&meta, || begin(context, &meta, request.clone())).await?;
+    let begun = patiently(context, &meta, || begin(context, &meta, request.clone())).await?;
     await_revision(context, begun.revision).await;
     Ok(RestoreExternalSnapshotResponse {
         status: Some(status::success()),

@@ -1,6 +1,6 @@
 //! Snapshots restored into new collections, as jobs.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use redkite_proto::{
     milvus::milvus::{
@@ -11,7 +11,6 @@ use redkite_proto::{
     redkite::{meta::RestoreJobInfo, rootcoord},
     status,
 };
-use redkite_runtime::Backoff;
 use redkite_types::{Error, ErrorCode, Result};
 use tracing::warn;
 
@@ -20,9 +19,6 @@ use crate::{
     context::{ProxyContext, RequestContext},
     lookup,
 };
-
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn restore_snapshot(
     context: &Arc<ProxyContext>,
@@ -34,7 +30,7 @@ pub(crate) async fn restore_snapshot(
         database: meta.database.clone(),
         command: Some(message),
     };
-    let begun = patiently(&meta, || begin(context, &meta, request.clone())).await?;
+    let begun = patiently(context, &meta, || begin(context, &meta, request.clone())).await?;
     await_revision(context, begun.revision).await;
     Ok(RestoreSnapshotResponse {
         status: Some(status::success()),
@@ -44,11 +40,15 @@ pub(crate) async fn restore_snapshot(
 
 /// Asks again while the root coordinator is away and there is time: the same request finds the same
 /// job.
-pub(super) async fn patiently<T, F>(meta: &RequestContext, mut ask: impl FnMut() -> F) -> Result<T>
+pub(super) async fn patiently<T, F>(
+    context: &ProxyContext,
+    meta: &RequestContext,
+    mut ask: impl FnMut() -> F,
+) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
-    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut patience = context.patience(meta.deadline);
     loop {
         let error = match ask().await {
             Ok(begun) => return Ok(begun),
@@ -58,12 +58,13 @@ where
             error.code,
             ErrorCode::ServiceNotReady | ErrorCode::ServiceUnavailable
         );
-        let pause = backoff.next_delay();
-        if !away || !error.retriable || meta.deadline.left() < pause {
+        if !away || !error.retriable {
             return Err(error);
         }
         warn!(error = %error.message, request_id = %meta.request_id, "restore asked for again");
-        tokio::time::sleep(pause).await;
+        if !patience.another_try().await {
+            return Err(error);
+        }
     }
 }
 

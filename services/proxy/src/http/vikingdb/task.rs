@@ -1,6 +1,6 @@
 //! Bulk tasks: exports, which the data coordinator keeps and data nodes carry out.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc};
 
 use redkite_catalog::{CollectionEntry, privileges::ANY};
 use redkite_proto::redkite::{
@@ -9,7 +9,6 @@ use redkite_proto::redkite::{
     },
     meta::{ExportInfo, ExportTarget, export_info::State, export_target::Format},
 };
-use redkite_runtime::Backoff;
 use redkite_storage::layout;
 use redkite_types::{CollectionId, DataType, DatabaseId, Result as CodedResult, Timestamp};
 use serde_json::{Map, Value, json};
@@ -40,8 +39,6 @@ const PARAMETERS: [&str; 6] = [
     "filter",
     "filter_conds",
 ];
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// `/api/task/create`.
 pub(super) async fn create(call: Call<'_>) -> Outcome {
@@ -175,7 +172,7 @@ async fn ask<T, F>(call: &Call<'_>, ask: impl Fn(Arc<dyn DataCoord>) -> F) -> Re
 where
     F: Future<Output = CodedResult<T>>,
 {
-    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut patience = call.context.patience(call.meta.deadline);
     loop {
         let outcome = match call.context.peers.data_coord() {
             Ok(coord) => ask(coord).await,
@@ -185,14 +182,15 @@ where
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        let pause = backoff.next_delay();
         // A client that is to come back later does it better than we.
         let may_pass = error.retriable && Failure::from(error.clone()).status >= 500;
-        if !may_pass || call.meta.deadline.left() < pause {
+        if !may_pass {
             return Err(error.into());
         }
         warn!(error = %error.message, "data coordinator is away");
-        tokio::time::sleep(pause).await;
+        if !patience.another_try().await {
+            return Err(error.into());
+        }
     }
 }
 
