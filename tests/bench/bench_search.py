@@ -6,11 +6,12 @@
 
 With several binaries all of them run at the same time, each on its own copy of the data, and are
 asked in turns, so that what else happens on the machine hits all of them. Client threads share one
-Python process. `--floor` names the example `floor` of redkite-proxy: a gRPC service that answers
+Python process; `--in-flight` has one client of grpc.aio with several requests on their way. `--floor` names the example `floor` of redkite-proxy: a gRPC service that answers
 with a stored message of a search's size, so what gRPC costs at least.
 """
 
 import argparse
+import asyncio
 import concurrent.futures
 import contextlib
 import multiprocessing
@@ -30,6 +31,7 @@ from measuring import LIMIT, Data, Table, ms, percentiles, schema, wait_indexed,
 from harness.data import index_params
 from harness.process import ROOT, Process, Server, free_port
 from harness.raw import Raw, longs, vectors
+from pymilvus import AsyncMilvusClient
 
 NAME = "bench"
 
@@ -83,6 +85,25 @@ def ask(client, queries, ef):
             NAME, [query], limit=LIMIT, search_params=params, consistency_level="Bounded"
         )[0]
         results.append((time.perf_counter() - start, [hit["id"] for hit in found]))
+    return results
+
+
+async def ask_together(uri, queries, ef, in_flight):
+    """As `ask`, by one client with so many requests on their way at a time."""
+    client = AsyncMilvusClient(uri)
+    results, todo = [None] * len(queries), iter(range(len(queries)))
+    params = {"params": {"ef": ef}}
+
+    async def one_after_the_other():
+        for at in todo:
+            start = time.perf_counter()
+            found = await client.search(
+                NAME, [queries[at]], limit=LIMIT, search_params=params, consistency_level="Bounded"
+            )
+            results[at] = (time.perf_counter() - start, [hit["id"] for hit in found[0]])
+
+    await asyncio.gather(*(one_after_the_other() for _ in range(in_flight)))
+    await client.close()
     return results
 
 
@@ -144,6 +165,35 @@ def measure_search(servers, data, efs, concurrencies, rounds):
                     percentiles([latency for one in done for latency in one.latencies]),
                     f"{statistics.median(ratios):.2f}",
                 )
+    return table
+
+
+def measure_in_flight(servers, data, ef, in_flights, rounds):
+    """One client of which several requests are on their way at a time, as an application's are."""
+    queries = [query.tolist() for query in data.queries]
+    table = Table(
+        "Search, top 10, one query a request, several requests of one client at a time",
+        *("build", "ef", "in flight", "recall@10", "QPS", "server CPU-s per 1,000", "latency"),
+    )
+    for in_flight in in_flights:
+        for server in servers:
+            asyncio.run(ask_together(server.uri, queries[:200], ef, in_flight))
+            found, speed, busy, times = [], [], [], []
+            for _ in range(rounds):
+                cpu, start = server.cpu_seconds(), time.perf_counter()
+                found = asyncio.run(ask_together(server.uri, queries, ef, in_flight))
+                speed.append(len(queries) / (time.perf_counter() - start))
+                busy.append((server.cpu_seconds() - cpu) / len(queries) * 1000)
+                times += [latency for latency, _ in found]
+            table.add(
+                server.label,
+                ef,
+                in_flight,
+                f"{recall_of(found, data.truth):.3f}",
+                f"{statistics.median(speed):,.0f}",
+                f"{statistics.median(busy):.3f}",
+                percentiles(times),
+            )
     return table
 
 
@@ -357,6 +407,7 @@ def main():
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--ef", type=int, nargs="+", default=[24])
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--in-flight", type=int, nargs="*", default=[], help="requests at a time")
     parser.add_argument("--rounds", type=int, default=5, help="times all queries are sent")
     parser.add_argument("--writes", type=int, help="rows inserted a second beside searches")
     parser.add_argument("--seconds", type=int, default=20, help="of each part under writes")
@@ -388,6 +439,9 @@ def main():
                 tables += profile(servers[0], data, args.ef[0], clients, 8, picture)
         else:
             tables.append(measure_search(servers, data, args.ef, args.clients, args.rounds))
+        if args.in_flight and not args.profile:
+            flights = args.in_flight
+            tables.append(measure_in_flight(servers, data, args.ef[0], flights, args.rounds))
         if args.floor:
             measured = measure_floor(
                 servers[0], args.floor, folder, data, args.clients, args.rounds
