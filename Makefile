@@ -1,6 +1,6 @@
 # make run     build (release) and start a server on 127.0.0.1:19530
 # make test    all tests: Rust, then end to end with the Milvus client (both also on a real S3 server)
-# make bench   measure; prints the tables of docs/benchmarks.md (bench-search: searches alone; bench-storage: how rows become durable; bench-ddl: definitions; bench-snapshot: snapshots; bench-engine: against other vector libraries; bench-export: exports)
+# make bench   measure; prints the tables of docs/benchmarks.md (bench-search: searches alone; bench-growing: searches of rows that are not flushed; bench-storage: how rows become durable; bench-ddl: definitions; bench-snapshot: snapshots; bench-engine: against other vector libraries; bench-export: exports)
 # make fmt     format
 # make lint    clippy, warnings are errors
 
@@ -14,7 +14,7 @@ PYTEST_ARGS ?=
 
 # One after the other, also under `make -j`: the tests of the whole need the machine for themselves.
 .NOTPARALLEL:
-.PHONY: run test test-rust test-e2e bench bench-search bench-storage bench-ddl bench-snapshot bench-engine bench-export fmt lint build release
+.PHONY: run test test-rust test-e2e bench bench-search bench-growing bench-storage bench-ddl bench-snapshot bench-engine bench-export fmt lint build release
 
 run: release
 	./target/release/redkite standalone --data-dir $(DATA) --port $(PORT)
@@ -52,6 +52,9 @@ bench: release $(VENV)/ready
 
 bench-search: release $(VENV)/ready
 	$(VENV)/bin/python tests/bench/bench_search.py --writes 500
+
+bench-growing: release $(VENV)/ready
+	$(VENV)/bin/python tests/bench/bench_growing.py
 
 bench-storage: release $(VENV)/ready
 	$(VENV)/bin/python tests/bench/bench_storage.py

@@ -3,6 +3,11 @@
 //! Every entry of a table is a safe function that checks its arguments and ends in a
 //! `#[target_feature]` one; a table is only handed out by [`available`], after the processor was asked
 //! for exactly the features that its functions need.
+//!
+//! Halves are widened and summed in f32. AVX512-FP16 multiplies and adds them as they are, so its sums
+//! have 11 bits: of a few hundred dimensions that is no distance any more, and the comparison with the
+//! scalar twin would fail. AVX512-BF16 sums in f32 and is used for products; for L2 there is nothing in
+//! it, since the difference of two bf16 is none, and `|a|² + |b|² − 2ab` of near rows is all rounding.
 
 mod bits;
 mod blocks;
