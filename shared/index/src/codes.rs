@@ -89,6 +89,16 @@ pub(crate) fn normalised(metric: MetricType, row: &[f32], out: &mut [f32]) {
     }
 }
 
+/// What an exact key grows by for each one of a squared distance, or of an inner product, as the metric
+/// compares rows.
+pub(crate) fn key_share(metric: MetricType) -> f32 {
+    match metric {
+        // −cos = |a − b|² / 2 − 1, on normalised rows.
+        MetricType::Cosine => 0.5,
+        MetricType::L2 | MetricType::Ip | MetricType::Hamming | MetricType::Jaccard => 1.0,
+    }
+}
+
 impl Codes {
     /// Encodes `[rows, dim]` vectors.
     pub(crate) fn encode(metric: MetricType, dim: usize, vectors: &[f32]) -> Self {
@@ -194,12 +204,7 @@ impl Codes {
     pub(crate) fn prepare(&self, query: &[f32], out: &mut Prepared) {
         out.values.resize(self.dim, 0.0);
         normalised(self.metric, query, &mut out.values);
-        // −cos = |a − b|² / 2 − 1, on normalised rows.
-        let share = if self.metric == MetricType::Cosine {
-            0.5
-        } else {
-            1.0
-        };
+        let share = key_share(self.metric);
         let Encoding::Sq8(quantizer) = &self.encoding else {
             out.unit = share;
             return;

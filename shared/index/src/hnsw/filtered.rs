@@ -28,6 +28,16 @@ pub(super) struct Filter<'a> {
     pub(super) budget: usize,
 }
 
+/// How a filtered walk ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Found,
+    /// The filter excludes what lies around the query.
+    Hole,
+    /// The allowed rows hang together too little to walk.
+    Lost,
+}
+
 /// A walk on the graph that the allowed rows would form, each linked to the allowed neighbours of its
 /// neighbours.
 ///
@@ -42,8 +52,8 @@ pub(super) struct FilteredWalk<'a, L, C> {
 impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
     /// Fills the walk's pool with the nearest allowed rows it can find from `entry`.
     ///
-    /// Gives up, and answers `false`, when a scan is the better way: after touching more nodes than the
-    /// budget, or when the query lies in a hole of the filter, on whose rim a walk would find one side.
+    /// Gives up after touching more nodes than the budget, or when the query lies in a hole of the filter, on
+    /// whose rim a walk would find one side.
     ///
     /// # Errors
     /// `Cancelled`.
@@ -53,14 +63,14 @@ impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
         walk: &mut Walk,
         entry: u32,
         size: PoolSize,
-    ) -> Result<bool> {
+    ) -> Result<Ending> {
         let (scouts, met) = self.scout(prepared, walk, entry, size)?;
         let allow = self.filter.set;
         let none_allowed = !scouts.iter().any(|scout| allow.get(*scout as usize));
         let expected = walk.visited.len() as f64 * self.filter.fraction;
         let is_hole = none_allowed && self.filter.fraction >= SCOUTS_TELL_FROM;
         if is_hole || (met as f64) < HOLE * expected {
-            return Ok(false);
+            return Ok(Ending::Hole);
         }
         // Also where they met enough rows: those allowed within two hops of the scouts are the nearest.
         let mut touched = 0;
@@ -70,14 +80,14 @@ impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
         while let Some(node) = walk.pool.next() {
             self.stop.check()?;
             if touched > self.filter.budget {
-                return Ok(false);
+                return Ok(Ending::Lost);
             }
             touched += self.expand(prepared, walk, node);
             if let Some(next) = walk.pool.peek() {
                 self.graph.layer.prefetch(next);
             }
         }
-        Ok(true)
+        Ok(Ending::Found)
     }
 
     /// Walks as if there were no filter, and leaves the nearest allowed rows that it met in the pool.

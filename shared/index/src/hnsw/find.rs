@@ -2,9 +2,8 @@
 
 use redkite_types::StopFlag;
 
-use super::filtered::{Filter, FilteredWalk};
+use super::filtered::{Ending, Filter, FilteredWalk};
 use super::graph::Layer;
-use super::margin::Margin;
 use super::scratch::{PoolSize, Scratch, Walk};
 use super::walk::beam;
 use crate::allowed::Allowed;
@@ -13,7 +12,9 @@ use crate::error::Result;
 use crate::flat::allowed_rows;
 use crate::index::{Hit, VectorIndex};
 use crate::kernel::LINE_BYTES;
+use crate::margin::Margin;
 use crate::params::RangeBounds;
+use crate::ranked::Ranked;
 use crate::raw::{Element, ExactScorer, RawRow, RawVectors, RowRoom, flip};
 use crate::rerank::{RAW_LINES_AHEAD, RAW_ROWS_AHEAD};
 use crate::topk::TopK;
@@ -64,6 +65,27 @@ fn choose(rows: usize, allowed: usize, size: PoolSize) -> Strategy {
     }
 }
 
+/// A walk past what a filter excludes may find that it excludes more; so it must cost no more than this part
+/// of a scan.
+const WALK_PAST_FRACTION: f64 = 0.5;
+
+/// Whether to walk past what a filter excludes, with a pool of this size, rather than to scan what it allows.
+fn should_walk_past(allowed: usize, size: PoolSize) -> bool {
+    let walked = ROWS_ON_THE_WAY + ROWS_PER_NODE * size.expanded as f64;
+    SCAN_ADVANTAGE * walked < WALK_PAST_FRACTION * allowed as f64
+}
+
+/// How far candidates were looked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Reach {
+    /// Around the query, where the filter leaves enough.
+    Near,
+    /// Past what the filter excludes around the query, with a pool so many times as large.
+    Past(f64),
+    /// Everywhere: all allowed rows were compared.
+    All,
+}
+
 /// The lowest level of a graph and what its rows are compared by.
 pub(crate) struct Graph<'a, L, C> {
     pub(crate) layer: L,
@@ -80,6 +102,9 @@ pub(crate) struct Wanted<'a> {
     pub(crate) size: PoolSize,
     /// Candidates there must be, if so many rows are allowed.
     pub(crate) needed: usize,
+    /// How many times as large the pool is with which to begin to walk past what the filter excludes; 1
+    /// unless a smaller one did not find enough.
+    pub(crate) widened: f64,
 }
 
 /// Buffers of a search on a graph.
@@ -91,8 +116,8 @@ pub(crate) struct Buffers<'a> {
 }
 
 impl<L: Layer, C: Comparable> Graph<'_, L, C> {
-    /// Fills the candidates with about `pool_size` allowed rows near the prepared query, best first.
-    /// `entry` finds where a walk begins.
+    /// Fills the candidates with about `size.kept` allowed rows near the prepared query, best first, or with
+    /// more where the filter excludes what is nearest. `entry` finds where a walk begins.
     pub(crate) fn candidates(
         &self,
         prepared: &mut C::Query,
@@ -100,84 +125,146 @@ impl<L: Layer, C: Comparable> Graph<'_, L, C> {
         wanted: Wanted<'_>,
         stop: &StopFlag,
         buffers: &mut Buffers<'_>,
-    ) -> Result<()> {
+    ) -> Result<Reach> {
         let Wanted {
             allowed,
             size,
-            needed,
+            widened,
+            ..
         } = wanted;
-        let pool_size = size.kept;
-        let Buffers {
-            walk, candidates, ..
-        } = buffers;
-        candidates.clear();
-        let strategy = choose(self.rows, allowed.count, size);
+        buffers.candidates.clear();
+        let usual = self.rows as f64 / allowed.count.max(1) as f64;
+        let strategy = if widened <= 1.0 {
+            choose(self.rows, allowed.count, size)
+        } else if should_walk_past(allowed.count, size.times(widened)) {
+            Strategy::Walk
+        } else {
+            Strategy::Scan
+        };
+        let mut past = match strategy {
+            Strategy::Scan => None,
+            Strategy::Walk => Some(usual.max(widened)),
+            Strategy::FilteredWalk => Some(usual * HOLE_WIDENING),
+        };
         let entry = match strategy {
             Strategy::Scan => 0,
-            Strategy::Walk | Strategy::FilteredWalk => entry(prepared, walk),
+            Strategy::Walk | Strategy::FilteredWalk => entry(prepared, buffers.walk),
         };
-        let (layer, codes) = (&self.layer, self.codes);
-        if strategy == Strategy::Walk {
-            let mut widened = self.rows as f64 / allowed.count.max(1) as f64;
-            loop {
-                beam(
-                    layer,
-                    codes,
-                    prepared,
-                    walk,
-                    entry,
-                    size.times(widened),
-                    stop,
-                )?;
-                let is_allowed = |(_, row): &(f32, u32)| allowed.has(*row);
-                candidates.extend(walk.pool.iter().filter(is_allowed));
-                if candidates.len() >= needed.max(pool_size * 3 / 4).min(allowed.count) {
-                    return Ok(());
-                }
-                // The filter excludes more around the query than on average: look further out,
-                // through what it excludes, until a scan is cheaper.
-                candidates.clear();
-                widened *= 4.0;
-                if choose(self.rows, allowed.count, size.times(widened)) == Strategy::Scan {
-                    break;
+        match strategy {
+            Strategy::FilteredWalk => {
+                match self.walk_filtered(prepared, entry, wanted, stop, buffers)? {
+                    Ending::Found => return Ok(Reach::Near),
+                    Ending::Hole => {}
+                    Ending::Lost => past = None,
                 }
             }
-        }
-        if let (Strategy::FilteredWalk, Some(set)) = (strategy, allowed.set) {
-            let filter = Filter {
-                set,
-                fraction: allowed.count as f64 / self.rows as f64,
-                budget: allowed.count,
-            };
-            let filtered = FilteredWalk {
-                graph: self,
-                filter,
-                stop,
-            };
-            let is_done = filtered.run(prepared, walk, entry, size)?;
-            if is_done && walk.pool.len() >= pool_size.min(allowed.count) {
-                candidates.extend(walk.pool.iter());
-                return Ok(());
+            Strategy::Walk if widened <= 1.0 => {
+                self.walk_all(prepared, entry, wanted, usual, stop, buffers)?;
+                if !buffers.candidates.is_empty() {
+                    return Ok(Reach::Near);
+                }
+                past = Some(usual * WIDENING);
             }
+            Strategy::Walk | Strategy::Scan => {}
         }
-        self.scan_codes(prepared, allowed, pool_size, stop, buffers)
-    }
-
-    /// Compares the codes of all allowed rows.
-    fn scan_codes(
-        &self,
-        prepared: &mut C::Query,
-        allowed: Allowed<'_>,
-        pool_size: usize,
-        stop: &StopFlag,
-        buffers: &mut Buffers<'_>,
-    ) -> Result<()> {
+        // The filter excludes more around the query than on average: look further out, through what it
+        // excludes, until a scan is cheaper.
+        while let Some(factor) = past.filter(|f| should_walk_past(allowed.count, size.times(*f))) {
+            self.walk_all(prepared, entry, wanted, factor, stop, buffers)?;
+            if !buffers.candidates.is_empty() {
+                return Ok(Reach::Past(factor));
+            }
+            past = Some(factor * WIDENING);
+        }
         let Buffers {
             walk,
             topk,
             candidates,
         } = buffers;
-        topk.reset(pool_size);
+        topk.reset(size.kept);
+        self.scan_codes(prepared, allowed, stop, walk, |key, row| {
+            topk.push(key, row);
+        })?;
+        candidates.extend(topk.drain());
+        Ok(Reach::All)
+    }
+
+    /// Walks as if there were no filter with a pool so many times as large, and leaves what is allowed of it
+    /// in the candidates; none if that is too little.
+    fn walk_all(
+        &self,
+        prepared: &mut C::Query,
+        entry: u32,
+        wanted: Wanted<'_>,
+        widened: f64,
+        stop: &StopFlag,
+        buffers: &mut Buffers<'_>,
+    ) -> Result<()> {
+        let Wanted {
+            allowed,
+            size,
+            needed,
+            ..
+        } = wanted;
+        let Buffers {
+            walk, candidates, ..
+        } = buffers;
+        let (layer, codes) = (&self.layer, self.codes);
+        let wide = size.times(widened);
+        beam(layer, codes, prepared, walk, entry, wide, stop)?;
+        let is_allowed = |(_, row): &(f32, u32)| allowed.has(*row);
+        candidates.extend(walk.pool.iter().filter(is_allowed));
+        if candidates.len() < needed.max(size.kept * 3 / 4).min(allowed.count) {
+            candidates.clear();
+        }
+        Ok(())
+    }
+
+    /// Walks among the allowed rows.
+    fn walk_filtered(
+        &self,
+        prepared: &mut C::Query,
+        entry: u32,
+        wanted: Wanted<'_>,
+        stop: &StopFlag,
+        buffers: &mut Buffers<'_>,
+    ) -> Result<Ending> {
+        let Wanted { allowed, size, .. } = wanted;
+        let Some(set) = allowed.set else {
+            return Ok(Ending::Lost);
+        };
+        let Buffers {
+            walk, candidates, ..
+        } = buffers;
+        let filter = Filter {
+            set,
+            fraction: allowed.count as f64 / self.rows as f64,
+            budget: allowed.count,
+        };
+        let filtered = FilteredWalk {
+            graph: self,
+            filter,
+            stop,
+        };
+        let ending = filtered.run(prepared, walk, entry, size)?;
+        if ending == Ending::Found && walk.pool.len() < size.kept.min(allowed.count) {
+            return Ok(Ending::Lost);
+        }
+        if ending == Ending::Found {
+            candidates.extend(walk.pool.iter());
+        }
+        Ok(ending)
+    }
+
+    /// Compares the codes of all allowed rows; `see` gets the key of each.
+    pub(crate) fn scan_codes(
+        &self,
+        prepared: &mut C::Query,
+        allowed: Allowed<'_>,
+        stop: &StopFlag,
+        walk: &mut Walk,
+        mut see: impl FnMut(f32, u32),
+    ) -> Result<()> {
         let mut pending = allowed_rows(allowed.set, self.rows);
         walk.fresh.clear();
         loop {
@@ -188,19 +275,22 @@ impl<L: Layer, C: Comparable> Graph<'_, L, C> {
             walk.fresh.extend(pending.by_ref().take(SCAN_BLOCK));
             walk.fresh.iter().for_each(|row| self.codes.prefetch(*row));
             if walk.rows.is_empty() && walk.fresh.is_empty() {
-                break;
+                return Ok(());
             }
             walk.keys.clear();
             self.codes.keys(prepared, &walk.rows, &mut walk.keys);
             for (row, key) in walk.rows.iter().zip(&walk.keys) {
-                topk.push(*key, *row);
+                see(*key, *row);
             }
         }
-        candidates.clear();
-        candidates.extend(topk.drain());
-        Ok(())
     }
 }
+
+/// How many times as large the next pool is when one did not reach past what the filter excludes.
+const WIDENING: f64 = 4.0;
+
+/// The same of the first one after scouts that met no allowed row.
+const HOLE_WIDENING: f64 = 8.0;
 
 /// A graph index: how it finds candidates, and where the rows lie that they are scored with.
 pub(crate) trait Find: VectorIndex {
@@ -208,7 +298,20 @@ pub(crate) trait Find: VectorIndex {
     fn prepare(&self, query: &[f32], scratch: &mut Scratch);
 
     /// Fills the scratch's candidates for the query that was made ready.
-    fn candidates(&self, wanted: Wanted<'_>, stop: &StopFlag, scratch: &mut Scratch) -> Result<()>;
+    fn candidates(
+        &self,
+        wanted: Wanted<'_>,
+        stop: &StopFlag,
+        scratch: &mut Scratch,
+    ) -> Result<Reach>;
+
+    /// Compares the codes of all allowed rows with the query that was made ready.
+    fn rank_all(
+        &self,
+        allowed: Allowed<'_>,
+        stop: &StopFlag,
+        scratch: &mut Scratch,
+    ) -> Result<Ranked>;
 
     /// A row's vector where it lies, and one over its length (which matters for cosine only).
     fn exact<'a>(&'a self, raw: &'a dyn RawVectors, row: u32) -> (RawRow<'a>, f32);
@@ -315,6 +418,7 @@ pub(crate) trait Find: VectorIndex {
                 allowed,
                 size: PoolSize::of(pool_size),
                 needed: pool_size,
+                widened: 1.0,
             };
             self.candidates(wanted, stop, scratch)?;
             let found = scratch.candidates.len();

@@ -8,7 +8,7 @@ pub(crate) mod build;
 mod filtered;
 pub(crate) mod find;
 pub(crate) mod graph;
-pub(crate) mod margin;
+pub(crate) mod nearest;
 pub(crate) mod scratch;
 mod search;
 #[cfg(test)]

@@ -2,18 +2,19 @@
 
 use redkite_types::StopFlag;
 
-use super::find::{Buffers, Find, Graph, Wanted};
+use super::find::{Buffers, Find, Graph, Reach, Wanted};
 use super::graph::{LevelView, max_links};
-use super::margin::Margin;
+use super::nearest::{Plan, Search};
 use super::scratch::{PoolSize, Scratch, Walk};
 use super::walk::greedy;
 use super::{HnswIndex, Rows};
 use crate::allowed::Allowed;
 use crate::buffer::view;
-use crate::codes::Comparable;
+use crate::codes::{Comparable, key_share};
 use crate::error::Result;
 use crate::index::Hit;
 use crate::params::SearchParams;
+use crate::ranked::Ranked;
 use crate::raw::{ExactScorer, RawRow, RawVectors, RowRoom};
 
 impl HnswIndex {
@@ -56,17 +57,25 @@ impl HnswIndex {
             allowed,
             size,
             needed: k,
+            widened: 1.0,
         };
         self.prepare(query, scratch);
-        self.candidates(wanted, stop, scratch)?;
-        scratch.candidates.truncate(reranked);
-        let scorer = ExactScorer::new(self.metric, query, raw.element());
-        let margin = match (&self.codes, params.refine_k) {
-            (Rows::Scalar(_), None) => Some(Margin::new(scratch.prepared.unit)),
-            // Product codes are too coarse, and who says how many are to be scored gets that.
-            (Rows::Product(_), _) | (_, Some(_)) => None,
+        let search = Search {
+            index: self,
+            scorer: &ExactScorer::new(self.metric, query, raw.element()),
+            raw,
+            plan: Plan {
+                reranked,
+                slope: match &self.codes {
+                    Rows::Scalar(_) => scratch.prepared.unit,
+                    Rows::Product(_) => key_share(self.metric),
+                },
+                // Product codes are too coarse, and who says how many are to be scored gets that.
+                ends_early: matches!(self.codes, Rows::Scalar(_)) && params.refine_k.is_none(),
+            },
+            stop,
         };
-        self.rerank(&scorer, raw, k, margin, scratch, out)
+        search.nearest(wanted, scratch, out)
     }
 
     /// One over a row's length, for cosine.
@@ -105,7 +114,12 @@ impl Find for HnswIndex {
         }
     }
 
-    fn candidates(&self, wanted: Wanted<'_>, stop: &StopFlag, scratch: &mut Scratch) -> Result<()> {
+    fn candidates(
+        &self,
+        wanted: Wanted<'_>,
+        stop: &StopFlag,
+        scratch: &mut Scratch,
+    ) -> Result<Reach> {
         let Scratch {
             walk,
             prepared,
@@ -135,6 +149,33 @@ impl Find for HnswIndex {
                 &mut buffers,
             ),
         }
+    }
+
+    fn rank_all(
+        &self,
+        allowed: Allowed<'_>,
+        stop: &StopFlag,
+        scratch: &mut Scratch,
+    ) -> Result<Ranked> {
+        let Scratch {
+            walk,
+            prepared,
+            product,
+            ..
+        } = scratch;
+        let mut ranked = Ranked::default();
+        let see = |key, row| ranked.push(key, row);
+        match &self.codes {
+            Rows::Scalar(codes) => {
+                let graph = self.graph(codes);
+                graph.scan_codes(prepared, allowed, stop, walk, see)?;
+            }
+            Rows::Product(codes) => {
+                let graph = self.graph(codes);
+                graph.scan_codes(product, allowed, stop, walk, see)?;
+            }
+        }
+        Ok(ranked)
     }
 
     #[inline]

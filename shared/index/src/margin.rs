@@ -5,12 +5,19 @@
 //! is a line of the coarse one, whose slope is known, and what is left over scatters. A candidate that
 //! lies far beyond the `k`-th best of now is beyond it for sure, and with it all behind it. So instead of
 //! 20 vectors a search for 10 mostly looks at 11 to 13, each of which may have to be read from a file.
+//!
+//! The same says when scoring must not end. Where a filter excludes what lies around the query, what it
+//! allows is about equally far, and coarse keys hardly tell it apart: then more candidates than usual can count.
 
 /// Scored candidates without which nothing is known about the scatter.
 const LEAST: u32 = 8;
 
 /// How many standard deviations are far: of a million candidates that would have counted some tens are missed.
 const FAR: f64 = 4.0;
+
+/// The same where a search goes on beyond the candidates that it was to score: one in a hundred that would
+/// have counted is missed.
+const LIKELY_FAR: f64 = 2.5;
 
 /// What the exact keys of a query's candidates say about the coarse ones.
 #[derive(Clone, Copy, Debug)]
@@ -47,11 +54,24 @@ impl Margin {
 
     /// Whether a candidate cannot have an exact key below `limit`.
     pub(crate) fn is_beyond(&self, coarse: f32, limit: f32) -> bool {
+        self.is_beyond_by(FAR, coarse, limit)
+    }
+
+    /// Whether it is unlikely that a candidate has an exact key below `limit`.
+    ///
+    /// Also where all exact keys are nearly the same and come in the order of their scatter: what is left over
+    /// of the next one then differs by less than two deviations from the mean of those before, until most of
+    /// all were scored.
+    pub(crate) fn is_likely_beyond(&self, coarse: f32, limit: f32) -> bool {
+        self.is_beyond_by(LIKELY_FAR, coarse, limit)
+    }
+
+    fn is_beyond_by(&self, deviations: f64, coarse: f32, limit: f32) -> bool {
         if self.scored < LEAST {
             return false;
         }
         let scatter = (self.squares / f64::from(self.scored - 1)).sqrt();
-        self.slope * f64::from(coarse) + self.mean - FAR * scatter > f64::from(limit)
+        self.slope * f64::from(coarse) + self.mean - deviations * scatter > f64::from(limit)
     }
 }
 
