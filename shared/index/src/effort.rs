@@ -42,7 +42,16 @@ impl Effort {
     }
 }
 
-/// What a search has met on its way.
+/// What a search met until it had visited enough lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Met {
+    /// Lists that were visited.
+    pub(crate) lists: usize,
+    /// Whether the filter excludes what lies around the query, by more than chance does.
+    pub(crate) is_skewed: bool,
+}
+
+/// What a search meets on its way.
 ///
 /// A filter that has nothing to do with the vectors leaves every list its share. One that excludes
 /// what lies around the query does not, and what it allows is then all about equally far away, in lists
@@ -67,9 +76,13 @@ impl Visits {
         self.most_missing = self.most_missing.max(self.missing);
     }
 
-    /// Whether the filter excludes what lies around the query, by more than chance does.
-    pub(crate) fn are_skewed(&self) -> bool {
-        self.most_missing > 3.0 * (self.looked_at as f64).sqrt()
+    /// What was met in so many lists.
+    pub(crate) fn met(&self, lists: usize) -> Met {
+        let chance = 3.0 * (self.looked_at as f64).sqrt();
+        Met {
+            lists,
+            is_skewed: self.most_missing > chance,
+        }
     }
 
     /// Whether enough allowed rows were looked at.

@@ -21,6 +21,14 @@ pub(crate) struct Ranked {
 }
 
 impl Ranked {
+    /// Takes the rows that are kept, which are put in order only when asked for.
+    pub(crate) fn take(best: &mut TopK) -> Self {
+        Self {
+            packed: best.take(),
+            sorted: 0,
+        }
+    }
+
     /// Adds a row.
     #[inline]
     pub(crate) fn push(&mut self, key: f32, row: u32) {

@@ -70,15 +70,15 @@ impl TopK {
         }));
     }
 
-    /// Appends the rows of the kept hits to `out`, best first, and forgets them.
-    pub(crate) fn drain_rows(&mut self, out: &mut Vec<u32>) {
-        out.extend(self.drain().map(|(_, row)| row));
-    }
-
     /// Takes the keys and rows of the kept hits out, best first.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = (f32, u32)> {
         self.heap.sort_unstable();
         self.heap.drain(..).map(unpack)
+    }
+
+    /// Takes the kept hits out, each as by [`pack`], in no order.
+    pub(crate) fn take(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.heap)
     }
 
     fn sift_up(&mut self, mut child: usize) {

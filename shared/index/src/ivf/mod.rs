@@ -14,6 +14,7 @@ mod batch;
 mod coarse;
 mod compare;
 mod fast;
+mod finish;
 mod kmeans;
 mod pq;
 mod rabitq;
