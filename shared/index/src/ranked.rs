@@ -7,7 +7,7 @@
 use redkite_types::StopFlag;
 
 use crate::error::Result;
-use crate::margin::Margin;
+use crate::margin::Trend;
 use crate::topk::{TopK, pack, unpack};
 
 /// Candidates that are put in order first; then always as many again.
@@ -72,7 +72,7 @@ impl Ranked {
 /// The best of the rows that were scored, and whether another can be one of them.
 pub(crate) struct Scoring<'a> {
     pub(crate) best: &'a mut TopK,
-    pub(crate) margin: Margin,
+    pub(crate) trend: Trend,
     /// Rows to score, whether it is unlikely or not that they count.
     pub(crate) least: usize,
     /// Whether those that cannot count are left out nevertheless.
@@ -102,7 +102,7 @@ impl Scoring<'_> {
             }
             let key = exact(row)?;
             self.best.push(key, row);
-            self.margin.learn(coarse, key);
+            self.trend.learn(coarse, key);
             self.scored += 1;
         }
         Ok(false)
@@ -112,9 +112,9 @@ impl Scoring<'_> {
     pub(crate) fn is_over(&self, coarse: f32) -> bool {
         let limit = self.best.limit();
         if self.scored >= self.least {
-            return self.margin.is_likely_beyond(coarse, limit);
+            return self.trend.is_likely_beyond(coarse, limit);
         }
-        self.ends_early && self.margin.is_beyond(coarse, limit)
+        self.ends_early && self.trend.margin().is_beyond(coarse, limit)
     }
 }
 
@@ -140,7 +140,7 @@ mod tests {
         let mut best = TopK::with_k(10);
         let mut scoring = Scoring {
             best: &mut best,
-            margin: Margin::new(1.0),
+            trend: Trend::new(1.0),
             least: 15,
             ends_early: false,
             scored: 0,

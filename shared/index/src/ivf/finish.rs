@@ -12,7 +12,7 @@ use crate::effort::Met;
 use crate::error::Result;
 use crate::index::Hit;
 use crate::kernel::LINE_BYTES;
-use crate::margin::Margin;
+use crate::margin::Trend;
 use crate::ranked::{Ranked, Scoring};
 use crate::raw::{ExactScorer, RawVectors, RowRoom};
 use crate::rerank::rerank;
@@ -90,12 +90,12 @@ impl Search<'_> {
             let (scorer, raw) = (self.scorer, self.raw);
             return rerank(scorer, metric, raw, norms, rows, k, topk, room, out);
         }
-        let mut scoring = self.begin(asked, topk);
+        let mut scoring = self.begin(met, asked, topk);
         let has_ended = scoring.offer(rows, |row| self.ask(row), |row| self.key(row, room))?;
         if met.is_skewed {
             order.rank(&self.index.coarse, &asked.query, met.lists);
             if !has_ended && candidates.len() < self.wanted.allowed.count {
-                scoring = self.begin(asked, scoring.best);
+                scoring = self.begin(met, asked, scoring.best);
                 self.score_again(met.lists, order, gathered, &mut scoring, asked, room)?;
             }
             self.score_further(met.lists, order, gathered, &mut scoring, asked, room)?;
@@ -105,7 +105,7 @@ impl Search<'_> {
     }
 
     /// Nothing scored yet.
-    fn begin<'a>(&self, asked: &Asked, best: &'a mut TopK) -> Scoring<'a> {
+    fn begin<'a>(&self, met: Met, asked: &Asked, best: &'a mut TopK) -> Scoring<'a> {
         best.reset(self.wanted.k);
         // What exact keys grow by for each one of a code's key.
         let slope = match self.index.payload {
@@ -116,8 +116,13 @@ impl Search<'_> {
         };
         Scoring {
             best,
-            margin: Margin::new(slope),
-            least: self.wanted.pool,
+            trend: Trend::new(slope),
+            least: match (&self.index.payload, met.is_skewed) {
+                // Codes of a few bits are off by more the further a list lies from the query, and a
+                // list's rows in the same way: those of one say little of those of another.
+                (Payload::Pq { .. } | Payload::Rabitq { .. }, true) => self.wanted.wide_pool,
+                _ => self.wanted.pool,
+            },
             ends_early: false,
             scored: 0,
         }
