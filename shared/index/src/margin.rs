@@ -15,8 +15,12 @@ const LEAST: u32 = 8;
 /// How many standard deviations are far: of a million candidates that would have counted some tens are missed.
 const FAR: f64 = 4.0;
 
-/// The same of a [`Trend`]: of a hundred candidates that would have counted one is missed.
-const LIKELY_FAR: f64 = 3.5;
+/// The same for a [`Trend`]: of a hundred candidates that would have counted one is missed.
+pub(crate) const LIKELY_FAR: f64 = 2.5;
+
+/// The same where candidates are of many lists. Codes of a few bits are off by more the further a list lies from
+/// the query, and a list's rows in the same way, so those of one say little of those of another.
+pub(crate) const LIKELY_FAR_IN_LISTS: f64 = 3.5;
 
 /// What the exact keys of a query's candidates say about the coarse ones.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +74,8 @@ impl Margin {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trend {
     margin: Margin,
+    /// Standard deviations that are far.
+    far: f64,
     /// Mean of the coarse keys, the sum of the squares of the distances to it, and that of their products with
     /// those of what is left over.
     mean: f64,
@@ -78,10 +84,11 @@ pub(crate) struct Trend {
 }
 
 impl Trend {
-    /// Exact keys grow by `slope` at most for each one of a coarse key.
-    pub(crate) fn new(slope: f32) -> Self {
+    /// Exact keys grow by `slope` at most for each one of a coarse key; `far` are standard deviations.
+    pub(crate) fn new(slope: f32, far: f64) -> Self {
         Self {
             margin: Margin::new(slope),
+            far,
             mean: 0.0,
             squares: 0.0,
             products: 0.0,
@@ -118,7 +125,7 @@ impl Trend {
         // The line itself is known the less the further away from what was scored.
         let spread = (1.0 + 1.0 / scored + away * away / self.squares).sqrt();
         let expected = self.margin.slope * f64::from(coarse) + self.margin.mean - lost * away;
-        expected - LIKELY_FAR * scatter * spread > f64::from(limit)
+        expected - self.far * scatter * spread > f64::from(limit)
     }
 }
 

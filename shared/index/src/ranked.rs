@@ -124,6 +124,7 @@ const ROWS_AHEAD: usize = 3;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::margin::LIKELY_FAR;
     use crate::testing::Rng;
 
     /// The best ten of rows whose exact keys differ by as much as `spread` and whose codes are off by as much
@@ -140,7 +141,7 @@ mod tests {
         let mut best = TopK::with_k(10);
         let mut scoring = Scoring {
             best: &mut best,
-            trend: Trend::new(1.0),
+            trend: Trend::new(1.0, LIKELY_FAR),
             least: 15,
             ends_early: false,
             scored: 0,

@@ -7,7 +7,7 @@ use super::scratch::Scratch;
 use crate::error::Result;
 use crate::index::Hit;
 use crate::kernel::LINE_BYTES;
-use crate::margin::{Margin, Trend};
+use crate::margin::{LIKELY_FAR, Margin, Trend};
 use crate::ranked::Scoring;
 use crate::raw::{ExactScorer, RawVectors, RowRoom};
 use crate::topk::TopK;
@@ -114,7 +114,7 @@ impl Plan {
         best.reset(k);
         Scoring {
             best,
-            trend: Trend::new(self.slope),
+            trend: Trend::new(self.slope, LIKELY_FAR),
             least: self.reranked,
             ends_early: self.ends_early,
             scored: 0,

@@ -12,7 +12,7 @@ use crate::effort::Met;
 use crate::error::Result;
 use crate::index::Hit;
 use crate::kernel::LINE_BYTES;
-use crate::margin::Trend;
+use crate::margin::{LIKELY_FAR, LIKELY_FAR_IN_LISTS, Trend};
 use crate::ranked::{Ranked, Scoring};
 use crate::raw::{ExactScorer, RawVectors, RowRoom};
 use crate::rerank::rerank;
@@ -114,15 +114,14 @@ impl Search<'_> {
                 key_share(self.index.metric)
             }
         };
+        let far = match met.is_skewed {
+            true => LIKELY_FAR_IN_LISTS,
+            false => LIKELY_FAR,
+        };
         Scoring {
             best,
-            trend: Trend::new(slope),
-            least: match (&self.index.payload, met.is_skewed) {
-                // Codes of a few bits are off by more the further a list lies from the query, and a
-                // list's rows in the same way: those of one say little of those of another.
-                (Payload::Pq { .. } | Payload::Rabitq { .. }, true) => self.wanted.wide_pool,
-                _ => self.wanted.pool,
-            },
+            trend: Trend::new(slope, far),
+            least: self.wanted.pool,
             ends_early: false,
             scored: 0,
         }
