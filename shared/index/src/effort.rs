@@ -38,6 +38,7 @@ impl Effort {
             looked_at: 0,
             missing: 0.0,
             most_missing: 0.0,
+            is_skewed: false,
         }
     }
 }
@@ -66,7 +67,12 @@ pub(crate) struct Visits {
     /// Allowed rows that the visited lists should have had and did not.
     missing: f64,
     most_missing: f64,
+    /// Whether ever more were missing than by chance.
+    is_skewed: bool,
 }
+
+/// Standard deviations that are no chance, though there is one look after each list.
+const SKEW: f64 = 4.0;
 
 impl Visits {
     /// A list of so many rows of which so many are allowed was looked at.
@@ -74,14 +80,16 @@ impl Visits {
         self.looked_at += allowed;
         self.missing += self.share * rows as f64 - allowed as f64;
         self.most_missing = self.most_missing.max(self.missing);
+        let expected = self.looked_at as f64 + self.missing;
+        let variance = expected * (1.0 - self.share);
+        self.is_skewed |= self.missing > SKEW * variance.max(0.0).sqrt() + 1.0;
     }
 
     /// What was met in so many lists.
     pub(crate) fn met(&self, lists: usize) -> Met {
-        let chance = 3.0 * (self.looked_at as f64).sqrt();
         Met {
             lists,
-            is_skewed: self.most_missing > chance,
+            is_skewed: self.is_skewed,
         }
     }
 

@@ -181,7 +181,11 @@ impl<L: Layer, C: Comparable> Graph<'_, L, C> {
             topk,
             candidates,
         } = buffers;
-        topk.reset(size.kept);
+        // After a walk that met a hole it is known that codes will not tell apart what is nearest.
+        topk.reset(match strategy {
+            Strategy::Scan => size.kept,
+            Strategy::Walk | Strategy::FilteredWalk => size.kept * KEPT_BEHIND_HOLE,
+        });
         self.scan_codes(prepared, allowed, stop, walk, |key, row| {
             topk.push(key, row);
         })?;
@@ -291,6 +295,9 @@ const WIDENING: f64 = 4.0;
 
 /// The same of the first one after scouts that met no allowed row.
 const HOLE_WIDENING: f64 = 8.0;
+
+/// How many times as many candidates a scan keeps where the filter excludes what lies around the query.
+const KEPT_BEHIND_HOLE: usize = 16;
 
 /// A graph index: how it finds candidates, and where the rows lie that they are scored with.
 pub(crate) trait Find: VectorIndex {

@@ -18,8 +18,9 @@ use crate::raw::{ExactScorer, RawVectors, RowRoom};
 use crate::rerank::rerank;
 use crate::topk::TopK;
 
-/// Lists in a row, at least, that give no hit before a search under a skewed filter ends.
-const PATIENCE: usize = 4;
+/// As a part of the lists up to the last one that gave a hit: those behind it without one that end a search
+/// under a skewed filter.
+const PATIENCE: f64 = 2.0;
 
 /// What a search is for, and where the rows lie that it scores.
 #[derive(Clone, Copy)]
@@ -159,19 +160,21 @@ impl Search<'_> {
         })
     }
 
-    /// Visits lists from a rank on, until several in a row are no gain.
+    /// Visits lists from a rank on, until so many in a row are no gain: the more the further away they are, for
+    /// the less does their order say.
     fn further(
         &self,
         from: usize,
         order: &mut Order,
         mut is_gain: impl FnMut(u32) -> Result<bool>,
     ) -> Result<()> {
-        let patience = self.wanted.effort.nprobe.max(PATIENCE);
-        let (mut rank, mut idle) = (from, 0);
-        while let Some(list) = order.get(rank).filter(|_| idle < patience) {
+        let (mut rank, mut end) = (from, with_patience(from));
+        while let Some(list) = order.get(rank).filter(|_| rank < end) {
             self.stop.check()?;
-            idle = if is_gain(list)? { 0 } else { idle + 1 };
             rank += 1;
+            if is_gain(list)? {
+                end = with_patience(rank);
+            }
         }
         Ok(())
     }
@@ -222,4 +225,9 @@ impl Search<'_> {
             self.raw.row(row).prefetch(usize::MAX / LINE_BYTES);
         }
     }
+}
+
+/// Lists to visit when the last one that gave a hit is the last of so many.
+fn with_patience(lists: usize) -> usize {
+    lists + (lists as f64 * PATIENCE).ceil() as usize
 }
