@@ -17,6 +17,7 @@
 //! | `product` | product-quantised codes of single rows, for a walk |
 //! | `ivf` | inverted lists: IVF_FLAT, IVF_SQ8, IVF_PQ, SCANN, IVF_RABITQ |
 //! | `allowed`, `rerank` | what a filter leaves; exact scores of candidates |
+//! | `scoring` | scores of hits by their codes alone |
 //! | `effort`, `together` | how many lists a search visits; queries that visit the same ones |
 //! | `binary`, `sparse` | indexes of binary and of sparse vectors |
 //! | `rows`, `column` | columns, queries and indexes of vectors of any type |
@@ -50,6 +51,7 @@ mod random;
 mod raw;
 mod rerank;
 mod rows;
+mod scoring;
 mod sparse;
 mod sq8;
 #[cfg(test)]

@@ -122,6 +122,15 @@ impl DiskIndex {
         })
     }
 
+    fn graph(&self) -> Graph<'_, &Pages, Codes> {
+        Graph {
+            layer: &self.pages,
+            codes: &self.codes,
+            rows: self.codes.rows,
+            degree: self.pages.shape.degree,
+        }
+    }
+
     fn check(&self, query: &[f32], raw: &dyn RawVectors, stop: &StopFlag) -> Result<()> {
         check_query(query, self.dim())?;
         check_raw(raw, self.len(), self.dim())?;
@@ -142,12 +151,6 @@ impl Find for DiskIndex {
             candidates,
             ..
         } = scratch;
-        let graph = Graph {
-            layer: &self.pages,
-            codes: &self.codes,
-            rows: self.codes.rows,
-            degree: self.pages.shape.degree,
-        };
         let mut buffers = Buffers {
             walk,
             topk,
@@ -156,7 +159,19 @@ impl Find for DiskIndex {
         let entry = |query: &mut Prepared, walk: &mut Walk| {
             nearest(&self.codes, query, &self.entries, &mut walk.keys)
         };
-        graph.candidates(prepared, entry, wanted, stop, &mut buffers)
+        self.graph()
+            .candidates(prepared, entry, wanted, stop, &mut buffers)
+    }
+
+    fn scan_all(
+        &self,
+        allowed: Allowed<'_>,
+        stop: &StopFlag,
+        scratch: &mut Scratch,
+        see: &mut dyn FnMut(f32, u32),
+    ) -> Result<()> {
+        let Scratch { walk, prepared, .. } = scratch;
+        self.graph().scan_codes(prepared, allowed, stop, walk, see)
     }
 
     #[inline]

@@ -80,7 +80,7 @@ impl IvfIndex {
     }
 
     /// The places of a list's rows.
-    fn places(&self, list: u32) -> Range<usize> {
+    pub(super) fn places(&self, list: u32) -> Range<usize> {
         let offsets = self.offsets();
         offsets[list as usize] as usize..offsets[list as usize + 1] as usize
     }
@@ -99,6 +99,8 @@ impl IvfIndex {
         match self.payload {
             Payload::Flat => k,
             Payload::Sq8 { .. } => k + k / 2 + 5,
+            // The codes have the last word, so none but the best of them count.
+            Payload::Pq { .. } | Payload::Rabitq { .. } if !self.is_refined => k,
             // Codes of a few bits a dimension mix up many more.
             Payload::Pq { .. } => params.reorder_k.unwrap_or(k * 10).max(k),
             Payload::Rabitq { .. } => {
@@ -118,7 +120,9 @@ impl IvfIndex {
         let k = k.min(allowed.count);
         let pool = self.rerank_count(params, k).min(allowed.count);
         let wide_pool = match (&self.payload, allowed.set) {
-            (Payload::Pq { .. } | Payload::Rabitq { .. }, Some(_)) => pool * SKEWED_POOL,
+            (Payload::Pq { .. } | Payload::Rabitq { .. }, Some(_)) if self.is_refined => {
+                pool * SKEWED_POOL
+            }
             _ => pool,
         };
         Wanted {
@@ -149,7 +153,7 @@ impl IvfIndex {
         let wanted = self.wanted(params, allowed, k);
         let effort = wanted.effort;
         let scorer = ExactScorer::new(self.metric, query, raw.element());
-        if allowed.count <= effort.rows {
+        if self.scans_instead(&wanted) {
             let norm = |row: u32| self.norms().get(row as usize).copied().unwrap_or(1.0);
             let rows = allowed_rows(allowed.set, self.rows);
             let topk = &mut scratch.topk;
@@ -216,6 +220,10 @@ impl IvfIndex {
         scratch: &mut Scratch,
         out: &mut Vec<Hit>,
     ) -> Result<()> {
+        if !self.is_refined {
+            self.finish_by_codes(wanted, asked, &mut scratch.topk, out);
+            return Ok(());
+        }
         if let Payload::Flat = self.payload {
             asked.best.drain_into(self.metric, out);
             return Ok(());
@@ -246,7 +254,7 @@ impl IvfIndex {
 
     /// The best `limit` allowed rows within a range; everything was checked.
     ///
-    /// Scores the rows of the lists exactly; ends when enough lists were visited and then some in
+    /// Scores the rows of the lists exactly, or by their codes where hits have such scores; ends when enough lists were visited and then some in
     /// a row had nothing to give.
     #[allow(
         clippy::too_many_arguments,
@@ -270,14 +278,19 @@ impl IvfIndex {
         let Scratch {
             order,
             asked,
+            parts,
             gathered,
+            topk,
             ..
         } = scratch;
         asked.query.resize(self.dim, 0.0);
         normalised(self.metric, query, &mut asked.query);
+        if !self.is_refined {
+            self.prepare(query, params, parts, asked);
+        }
         order.rank(&self.coarse, &asked.query, effort.nprobe);
         let norms = self.norms();
-        asked.best.reset(limit.min(allowed.count));
+        topk.reset(limit.min(allowed.count));
         let mut visits = effort.begin(allowed, self.rows);
         let (mut rank, mut empty) = (0, 0);
         while rank < effort.nprobe || !visits.are_enough() || empty < patience {
@@ -291,16 +304,22 @@ impl IvfIndex {
             self.gather(places, allowed, gathered);
             visits.add(rows, gathered.rows.len());
             empty += 1;
-            for row in &gathered.rows {
-                let norm = norms.get(*row as usize).copied().unwrap_or(1.0);
-                let key = scorer.key(raw.row(*row), norm);
+            let mut offer = |key: f32, row: u32| {
                 if range.contains(self.metric, flip(self.metric, key)) {
                     empty = 0;
-                    asked.best.push(key, *row);
+                    topk.push(key, row);
                 }
+            };
+            if !self.is_refined {
+                self.score_by_codes((list, allowed), (&scorer, raw), gathered, asked, &mut offer);
+                continue;
+            }
+            for row in &gathered.rows {
+                let norm = norms.get(*row as usize).copied().unwrap_or(1.0);
+                offer(scorer.key(raw.row(*row), norm), *row);
             }
         }
-        asked.best.drain_into(self.metric, out);
+        topk.drain_into(self.metric, out);
         Ok(())
     }
 }
