@@ -18,6 +18,7 @@
 //! | `ivf` | inverted lists: IVF_FLAT, IVF_SQ8, IVF_PQ, SCANN, IVF_RABITQ |
 //! | `allowed`, `rerank` | what a filter leaves; exact scores of candidates |
 //! | `margin`, `ranked` | when scoring candidates may end; as many of them as can count |
+//! | `scoring` | scores of hits by their codes alone |
 //! | `effort`, `together` | how many lists a search visits; queries that visit the same ones |
 //! | `binary`, `sparse` | indexes of binary and of sparse vectors |
 //! | `rows`, `column` | columns, queries and indexes of vectors of any type |
@@ -53,6 +54,7 @@ mod ranked;
 mod raw;
 mod rerank;
 mod rows;
+mod scoring;
 mod sparse;
 mod sq8;
 #[cfg(test)]

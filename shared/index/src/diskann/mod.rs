@@ -28,7 +28,6 @@ use crate::hnsw::scratch::{MAX_NODES, PoolSize, Scratch, Walk, with_scratch};
 use crate::hnsw::{scalar_sections, stored_codes};
 use crate::index::{BuildOptions, Hit, VectorIndex, check_raw, check_rows};
 use crate::params::{IndexParams, IndexType, SearchParams};
-use crate::ranked::Ranked;
 use crate::raw::{Element, ExactScorer, RawRow, RawSlice, RawVectors, RowRoom, check_query};
 
 /// A graph in pages over one segment's vectors.
@@ -157,7 +156,6 @@ impl Find for DiskIndex {
             candidates,
             ..
         } = scratch;
-        let graph = self.graph();
         let mut buffers = Buffers {
             walk,
             topk,
@@ -166,21 +164,19 @@ impl Find for DiskIndex {
         let entry = |query: &mut Prepared, walk: &mut Walk| {
             nearest(&self.codes, query, &self.entries, &mut walk.keys)
         };
-        graph.candidates(prepared, entry, wanted, stop, &mut buffers)
+        self.graph()
+            .candidates(prepared, entry, wanted, stop, &mut buffers)
     }
 
-    fn rank_all(
+    fn scan_all(
         &self,
         allowed: Allowed<'_>,
         stop: &StopFlag,
         scratch: &mut Scratch,
-    ) -> Result<Ranked> {
+        see: &mut dyn FnMut(f32, u32),
+    ) -> Result<()> {
         let Scratch { walk, prepared, .. } = scratch;
-        let mut ranked = Ranked::default();
-        let see = |key, row| ranked.push(key, row);
-        self.graph()
-            .scan_codes(prepared, allowed, stop, walk, see)?;
-        Ok(ranked)
+        self.graph().scan_codes(prepared, allowed, stop, walk, see)
     }
 
     #[inline]

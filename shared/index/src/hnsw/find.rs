@@ -14,9 +14,9 @@ use crate::index::{Hit, VectorIndex};
 use crate::kernel::LINE_BYTES;
 use crate::margin::Margin;
 use crate::params::RangeBounds;
-use crate::ranked::Ranked;
 use crate::raw::{Element, ExactScorer, RawRow, RawVectors, RowRoom, flip};
 use crate::rerank::{RAW_LINES_AHEAD, RAW_ROWS_AHEAD};
+use crate::scoring::CodeScores;
 use crate::topk::TopK;
 
 /// A row read in order by a scan costs about this fraction of one met on a walk.
@@ -261,6 +261,9 @@ impl<L: Layer, C: Comparable> Graph<'_, L, C> {
     }
 
     /// Compares the codes of all allowed rows; `see` gets the key of each.
+    ///
+    /// # Errors
+    /// `Cancelled`.
     pub(crate) fn scan_codes(
         &self,
         prepared: &mut C::Query,
@@ -312,13 +315,23 @@ pub(crate) trait Find: VectorIndex {
         scratch: &mut Scratch,
     ) -> Result<Reach>;
 
-    /// Compares the codes of all allowed rows with the query that was made ready.
-    fn rank_all(
+    /// Compares the codes of all allowed rows with the query that was made ready; `see` gets the key of each.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    fn scan_all(
         &self,
         allowed: Allowed<'_>,
         stop: &StopFlag,
         scratch: &mut Scratch,
-    ) -> Result<Ranked>;
+        see: &mut dyn FnMut(f32, u32),
+    ) -> Result<()>;
+
+    /// How keys of codes become scores of hits for the query that was made ready, if candidates are not to be
+    /// scored with their vectors.
+    fn code_scores<'a>(&'a self, _query: &[f32], _scratch: &Scratch) -> Option<CodeScores<'a>> {
+        None
+    }
 
     /// A row's vector where it lies, and one over its length (which matters for cosine only).
     fn exact<'a>(&'a self, raw: &'a dyn RawVectors, row: u32) -> (RawRow<'a>, f32);
@@ -397,7 +410,7 @@ pub(crate) trait Find: VectorIndex {
     ///
     /// Looks at ever more of the nearest rows, `first_pool` of them first, until there are enough in
     /// the range or the last lies beyond it; when that would be a good part of all, scores every row
-    /// instead.
+    /// instead: with their vectors, or by their codes where hits have such scores.
     #[allow(
         clippy::too_many_arguments,
         reason = "each is borrowed from a different owner on the hot path"
@@ -418,6 +431,7 @@ pub(crate) trait Find: VectorIndex {
         let scorer = ExactScorer::new(metric, query, self.element(raw));
         let start = out.len();
         self.prepare(query, scratch);
+        let by_codes = self.code_scores(query, scratch);
         // Here the effort says where to begin, so one below the limit is no error.
         let mut pool_size = first_pool.unwrap_or(RANGE_FIRST_POOL).max(RANGE_FIRST_POOL);
         while pool_size * RANGE_SCAN_FRACTION < allowed.count {
@@ -429,7 +443,10 @@ pub(crate) trait Find: VectorIndex {
             };
             self.candidates(wanted, stop, scratch)?;
             let found = scratch.candidates.len();
-            self.rerank(&scorer, raw, found, None, scratch, out)?;
+            match &by_codes {
+                None => self.rerank(&scorer, raw, found, None, scratch, out)?,
+                Some(scores) => score_by_codes(scores, found, scratch, out),
+            }
             let is_past = out.last().is_some_and(|last| {
                 let score = last.score;
                 !range.contains(metric, score) && range.far_enough(metric, score)
@@ -448,20 +465,48 @@ pub(crate) trait Find: VectorIndex {
             out.truncate(start);
             pool_size *= 4;
         }
-        scratch.topk.reset(limit.min(allowed.count));
-        for (count, row) in allowed_rows(allowed.set, self.len()).enumerate() {
-            if count % RANGE_BLOCK == 0 {
-                stop.check()?;
-            }
-            let (values, norm) = self.exact(raw, row);
-            let key = scorer.key(values, norm);
+        let mut topk = std::mem::take(&mut scratch.topk);
+        topk.reset(limit.min(allowed.count));
+        let mut offer = |key: f32, row: u32| {
             if range.contains(metric, flip(metric, key)) {
-                scratch.topk.push(key, row);
+                topk.push(key, row);
+            }
+        };
+        match by_codes {
+            Some(scores) => self.scan_all(allowed, stop, scratch, &mut |key, row| {
+                offer(scores.key(key, row), row);
+            })?,
+            None => {
+                for (count, row) in allowed_rows(allowed.set, self.len()).enumerate() {
+                    if count % RANGE_BLOCK == 0 {
+                        stop.check()?;
+                    }
+                    let (values, norm) = self.exact(raw, row);
+                    offer(scorer.key(values, norm), row);
+                }
             }
         }
-        scratch.topk.drain_into(metric, out);
+        topk.drain_into(metric, out);
+        scratch.topk = topk;
         Ok(())
     }
+}
+
+/// Gives the candidates the scores of their codes and appends the best `k`, best first.
+pub(super) fn score_by_codes(
+    scores: &CodeScores<'_>,
+    k: usize,
+    scratch: &mut Scratch,
+    out: &mut Vec<Hit>,
+) {
+    let Scratch {
+        candidates, topk, ..
+    } = scratch;
+    topk.reset(k);
+    for (of_codes, row) in candidates.iter() {
+        topk.push(scores.key(*of_codes, *row), *row);
+    }
+    topk.drain_into(scores.metric, out);
 }
 
 /// Rows that a range search looks at first.

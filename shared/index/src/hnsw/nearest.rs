@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::index::Hit;
 use crate::kernel::LINE_BYTES;
 use crate::margin::{LIKELY_FAR, Margin, Trend};
-use crate::ranked::Scoring;
+use crate::ranked::{Ranked, Scoring};
 use crate::raw::{ExactScorer, RawVectors, RowRoom};
 use crate::topk::TopK;
 
@@ -67,7 +67,9 @@ impl<F: Find + ?Sized> Search<'_, F> {
                 wanted.widened = factor * WIDENING;
                 continue;
             }
-            let mut ranked = index.rank_all(wanted.allowed, self.stop, scratch)?;
+            let mut ranked = Ranked::default();
+            let mut see = |key, row| ranked.push(key, row);
+            index.scan_all(wanted.allowed, self.stop, scratch, &mut see)?;
             let Scratch { topk, room, .. } = scratch;
             let mut scoring = self.plan.begin(topk, k);
             let key = |row| self.key(row, room);

@@ -2,7 +2,7 @@
 
 use redkite_types::StopFlag;
 
-use super::find::{Buffers, Find, Graph, Reach, Wanted};
+use super::find::{Buffers, Find, Graph, Reach, Wanted, score_by_codes};
 use super::graph::{LevelView, max_links};
 use super::nearest::{Plan, Search};
 use super::scratch::{PoolSize, Scratch, Walk};
@@ -14,13 +14,14 @@ use crate::codes::{Comparable, key_share};
 use crate::error::Result;
 use crate::index::Hit;
 use crate::params::SearchParams;
-use crate::ranked::Ranked;
 use crate::raw::{ExactScorer, RawRow, RawVectors, RowRoom};
+use crate::scoring::CodeScores;
 
 impl HnswIndex {
     /// How much a walk for `k` results looks at, and how many candidates are scored exactly: as many as
     /// were asked for, and a few more to undo what rounding mixed up. Product codes mix up far more
-    /// than 8 bits a dimension do, so all their candidates are scored unless so many were asked for.
+    /// than 8 bits a dimension do, so all their candidates are scored unless so many were asked for. Where
+    /// hits have the scores of the codes, only how much is looked at counts.
     fn breadth(&self, k: usize, params: &SearchParams) -> Result<(PoolSize, usize)> {
         let ef = params.pool_size(k)?;
         let refined = match (params.refine_k, &self.codes) {
@@ -60,6 +61,11 @@ impl HnswIndex {
             widened: 1.0,
         };
         self.prepare(query, scratch);
+        if let Some(scores) = self.code_scores(query, scratch) {
+            self.candidates(wanted, stop, scratch)?;
+            score_by_codes(&scores, k, scratch, out);
+            return Ok(());
+        }
         let search = Search {
             index: self,
             scorer: &ExactScorer::new(self.metric, query, raw.element()),
@@ -151,31 +157,41 @@ impl Find for HnswIndex {
         }
     }
 
-    fn rank_all(
+    fn scan_all(
         &self,
         allowed: Allowed<'_>,
         stop: &StopFlag,
         scratch: &mut Scratch,
-    ) -> Result<Ranked> {
+        see: &mut dyn FnMut(f32, u32),
+    ) -> Result<()> {
         let Scratch {
             walk,
             prepared,
             product,
             ..
         } = scratch;
-        let mut ranked = Ranked::default();
-        let see = |key, row| ranked.push(key, row);
         match &self.codes {
             Rows::Scalar(codes) => {
                 let graph = self.graph(codes);
-                graph.scan_codes(prepared, allowed, stop, walk, see)?;
+                graph.scan_codes(prepared, allowed, stop, walk, see)
             }
             Rows::Product(codes) => {
                 let graph = self.graph(codes);
-                graph.scan_codes(product, allowed, stop, walk, see)?;
+                graph.scan_codes(product, allowed, stop, walk, see)
             }
         }
-        Ok(ranked)
+    }
+
+    fn code_scores<'a>(&'a self, query: &[f32], scratch: &Scratch) -> Option<CodeScores<'a>> {
+        if self.is_refined {
+            return None;
+        }
+        let line = match &self.codes {
+            Rows::Scalar(codes) => codes.line(&scratch.prepared),
+            Rows::Product(codes) => codes.line(self.metric, &scratch.product),
+        };
+        let norms = view(&self.inverse_norms);
+        Some(CodeScores::new(self.metric, line, query, norms))
     }
 
     #[inline]

@@ -39,7 +39,7 @@ impl IvfIndex {
         out: &mut Vec<Vec<Hit>>,
     ) -> Result<()> {
         let wanted = self.wanted(params, allowed, k);
-        if allowed.count <= wanted.effort.rows {
+        if self.scans_instead(&wanted) {
             let norms = self.norms();
             let rows = (raw, self.rows, norms);
             return scan_together(rows, self.metric, queries, allowed.set, wanted.k, stop, out);

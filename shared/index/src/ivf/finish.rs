@@ -67,11 +67,18 @@ impl Search<'_> {
         out: &mut Vec<Hit>,
     ) -> Result<()> {
         let metric = self.index.metric;
-        if let Payload::Flat = self.index.payload {
+        // What was kept has its last score, or will only have another one of its codes.
+        let is_flat = matches!(self.index.payload, Payload::Flat);
+        if is_flat || !self.index.is_refined {
             if met.is_skewed {
                 self.visit_further(met.lists, asked, scratch)?;
             }
-            asked.best.drain_into(metric, out);
+            if is_flat {
+                asked.best.drain_into(metric, out);
+            } else {
+                self.index
+                    .finish_by_codes(&self.wanted, asked, &mut scratch.topk, out);
+            }
             return Ok(());
         }
         let Scratch {

@@ -102,6 +102,8 @@ impl IvfIndex {
         match self.payload {
             Payload::Flat => k,
             Payload::Sq8 { .. } => k + k / 2 + 5,
+            // The codes have the last word, so none but the best of them count.
+            Payload::Pq { .. } | Payload::Rabitq { .. } if !self.is_refined => k,
             // Codes of a few bits a dimension mix up many more.
             Payload::Pq { .. } => params.reorder_k.unwrap_or(k * 10).max(k),
             Payload::Rabitq { .. } => {
@@ -122,7 +124,8 @@ impl IvfIndex {
         let pool = self.rerank_count(params, k).min(allowed.count);
         let wide_pool = match (&self.payload, allowed.set) {
             (Payload::Flat, _) | (_, None) => pool,
-            (_, Some(_)) => pool * WIDE_POOL,
+            (_, Some(_)) if self.is_refined => pool * WIDE_POOL,
+            _ => pool,
         };
         Wanted {
             allowed,
@@ -152,7 +155,7 @@ impl IvfIndex {
         let wanted = self.wanted(params, allowed, k);
         let effort = wanted.effort;
         let scorer = ExactScorer::new(self.metric, query, raw.element());
-        if allowed.count <= effort.rows {
+        if self.scans_instead(&wanted) {
             let norm = |row: u32| self.norms().get(row as usize).copied().unwrap_or(1.0);
             let rows = allowed_rows(allowed.set, self.rows);
             let topk = &mut scratch.topk;
@@ -199,7 +202,7 @@ impl IvfIndex {
 
     /// The best `limit` allowed rows within a range; everything was checked.
     ///
-    /// Scores the rows of the lists exactly; ends when enough lists were visited and then some in
+    /// Scores the rows of the lists exactly, or by their codes where hits have such scores; ends when enough lists were visited and then some in
     /// a row had nothing to give.
     #[allow(
         clippy::too_many_arguments,
@@ -223,14 +226,19 @@ impl IvfIndex {
         let Scratch {
             order,
             asked,
+            parts,
             gathered,
+            topk,
             ..
         } = scratch;
         asked.query.resize(self.dim, 0.0);
         normalised(self.metric, query, &mut asked.query);
+        if !self.is_refined {
+            self.prepare(query, params, parts, asked);
+        }
         order.rank(&self.coarse, &asked.query, effort.nprobe);
         let norms = self.norms();
-        asked.best.reset(limit.min(allowed.count));
+        topk.reset(limit.min(allowed.count));
         let mut visits = effort.begin(allowed, self.rows);
         let (mut rank, mut empty) = (0, 0);
         while rank < effort.nprobe || !visits.are_enough() || empty < patience {
@@ -244,16 +252,22 @@ impl IvfIndex {
             self.gather(places, allowed, gathered);
             visits.add(rows, gathered.rows.len());
             empty += 1;
-            for row in &gathered.rows {
-                let norm = norms.get(*row as usize).copied().unwrap_or(1.0);
-                let key = scorer.key(raw.row(*row), norm);
+            let mut offer = |key: f32, row: u32| {
                 if range.contains(self.metric, flip(self.metric, key)) {
                     empty = 0;
-                    asked.best.push(key, *row);
+                    topk.push(key, row);
                 }
+            };
+            if !self.is_refined {
+                self.score_by_codes((list, allowed), (&scorer, raw), gathered, asked, &mut offer);
+                continue;
+            }
+            for row in &gathered.rows {
+                let norm = norms.get(*row as usize).copied().unwrap_or(1.0);
+                offer(scorer.key(raw.row(*row), norm), *row);
             }
         }
-        asked.best.drain_into(self.metric, out);
+        topk.drain_into(self.metric, out);
         Ok(())
     }
 }
