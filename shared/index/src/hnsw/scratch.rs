@@ -33,11 +33,6 @@ impl NodeSet {
         }
     }
 
-    /// Number of members.
-    pub(crate) fn len(&self) -> usize {
-        self.members.len()
-    }
-
     /// Adds a node; whether it was not a member before.
     #[inline]
     pub(crate) fn insert(&mut self, node: u32) -> bool {
