@@ -35,6 +35,7 @@ impl Effort {
         Visits {
             effort: self,
             share: allowed.count as f64 / rows.max(1) as f64,
+            lists: 0,
             looked_at: 0,
             missing: 0.0,
             most_missing: 0.0,
@@ -63,6 +64,7 @@ pub(crate) struct Visits {
     effort: Effort,
     /// Of the rows, how many are allowed.
     share: f64,
+    lists: usize,
     looked_at: usize,
     /// Allowed rows that the visited lists should have had and did not.
     missing: f64,
@@ -71,8 +73,12 @@ pub(crate) struct Visits {
     is_skewed: bool,
 }
 
-/// Standard deviations that are no chance, though there is one look after each list.
-const SKEW: f64 = 4.0;
+/// Standard deviations that are no chance: lists that would have been visited without a filter are looked at
+/// one after the other, and of a thousand searches some are taken for skewed.
+const SKEW: f64 = 3.0;
+
+/// Missing rows that are no chance, where nearly all are allowed.
+const LEAST_MISSING: f64 = 4.0;
 
 impl Visits {
     /// A list of so many rows of which so many are allowed was looked at.
@@ -80,15 +86,18 @@ impl Visits {
         self.looked_at += allowed;
         self.missing += self.share * rows as f64 - allowed as f64;
         self.most_missing = self.most_missing.max(self.missing);
-        let expected = self.looked_at as f64 + self.missing;
-        let variance = expected * (1.0 - self.share);
-        self.is_skewed |= self.missing > SKEW * variance.max(0.0).sqrt() + 1.0;
+        self.lists += 1;
+        if self.lists <= self.effort.nprobe {
+            let expected = self.looked_at as f64 + self.missing;
+            let chance = SKEW * (expected * (1.0 - self.share)).max(0.0).sqrt();
+            self.is_skewed |= self.missing > chance.max(LEAST_MISSING);
+        }
     }
 
-    /// What was met in so many lists.
-    pub(crate) fn met(&self, lists: usize) -> Met {
+    /// What was met so far.
+    pub(crate) fn met(&self) -> Met {
         Met {
-            lists,
+            lists: self.lists,
             is_skewed: self.is_skewed,
         }
     }

@@ -104,7 +104,7 @@ impl ListVisits {
                 query: query as u32,
             });
         }
-        visits.met(rank)
+        visits.met()
     }
 
     /// The visits, list by list: each list with the numbers of its queries.

@@ -2,7 +2,7 @@
 
 use redkite_types::{BitSet, StopFlag};
 
-use super::find::Graph;
+use super::candidates::Graph;
 use super::graph::Layer;
 use super::scratch::{PoolSize, Walk};
 use super::walk::{beam_seen, score_fresh};

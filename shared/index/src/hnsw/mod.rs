@@ -5,6 +5,7 @@
 //! Malkov & Yashunin 2016.
 
 pub(crate) mod build;
+pub(crate) mod candidates;
 mod filtered;
 pub(crate) mod find;
 pub(crate) mod graph;

@@ -2,7 +2,8 @@
 
 use redkite_types::StopFlag;
 
-use super::find::{Find, Reach, Wanted};
+use super::candidates::{Reach, Wanted};
+use super::find::Find;
 use super::scratch::Scratch;
 use crate::error::Result;
 use crate::index::Hit;

@@ -2,7 +2,8 @@
 
 use redkite_types::StopFlag;
 
-use super::find::{Buffers, Find, Graph, Reach, Wanted, score_by_codes};
+use super::candidates::{Buffers, Graph, Reach, Wanted};
+use super::find::{Find, score_by_codes};
 use super::graph::{LevelView, max_links};
 use super::nearest::{Plan, Search};
 use super::scratch::{PoolSize, Scratch, Walk};

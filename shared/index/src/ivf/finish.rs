@@ -34,6 +34,7 @@ pub(super) struct Search<'a> {
 
 impl Search<'_> {
     /// Offers the allowed rows of a list to the best of a query; how many there are.
+    #[inline]
     pub(super) fn visit(
         &self,
         list: u32,

@@ -31,6 +31,9 @@ const DEFAULT_EMPTY_BUCKETS: usize = 2;
 /// filter excludes so much around the query that codes cannot tell apart what is nearest.
 const WIDE_POOL: usize = 4;
 
+/// Rows that a search under a filter keeps of 8-bit codes, at least: as many as say whether they suffice.
+const SQ8_POOL: usize = 16;
+
 /// Buffers of one search.
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -124,8 +127,11 @@ impl IvfIndex {
         let pool = self.rerank_count(params, k).min(allowed.count);
         let wide_pool = match (&self.payload, allowed.set) {
             (Payload::Flat, _) | (_, None) => pool,
-            (_, Some(_)) if self.is_refined => pool * WIDE_POOL,
-            _ => pool,
+            (Payload::Sq8 { .. }, Some(_)) => pool.max(SQ8_POOL),
+            (Payload::Pq { .. } | Payload::Rabitq { .. }, Some(_)) if self.is_refined => {
+                pool * WIDE_POOL
+            }
+            (Payload::Pq { .. } | Payload::Rabitq { .. }, Some(_)) => pool,
         };
         Wanted {
             allowed,
@@ -195,7 +201,7 @@ impl IvfIndex {
             visits.add(self.places(list).len(), found);
         }
         let mut asked = std::mem::take(&mut scratch.asked);
-        let finished = search.finish(visits.met(rank), &mut asked, scratch, out);
+        let finished = search.finish(visits.met(), &mut asked, scratch, out);
         scratch.asked = asked;
         finished
     }

@@ -10,24 +10,28 @@ use crate::error::{Error, Result};
 /// How much effort a search makes, and its range if it is a range search.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SearchParams {
-    /// Length of the candidate pool of HNSW; at least `k`.
+    /// Length of the candidate pool of HNSW; at least `k`. Larger under a filter that excludes what lies
+    /// around the query, until it reaches past that.
     pub ef: Option<usize>,
     /// Effort of AUTOINDEX, 1 (fast) to 10 (thorough).
     pub level: Option<u8>,
     /// Candidates that AUTOINDEX keeps at the least, whatever its own parameters say, because so much effort
     /// was asked for in terms of another type of index; no more than its level 10 keeps.
     pub translated: Option<usize>,
-    /// Lists visited of an inverted index; 8 if not said. More under a filter, until as many rows
-    /// were looked at as without one.
+    /// Lists visited of an inverted index, at least; 8 if not said. More under a filter, until as many rows
+    /// were looked at as without one; where it excludes what lies around the query, until twice as many
+    /// lists as before give no further result.
     pub nprobe: Option<usize>,
     /// Lists in a row without a result that end a range search; 2 if not said.
     pub max_empty_buckets: Option<usize>,
-    /// Candidates of SCANN scored exactly, at least `k`; 10 `k` if not said. Of an index built with
-    /// `with_raw_data` false none is.
+    /// Allowed candidates of SCANN scored exactly, at least `k`; 10 `k` if not said. Under a filter up to four
+    /// times as many, and where it excludes what lies around the query as many as can count. Of an index
+    /// built with `with_raw_data` false none is.
     pub reorder_k: Option<usize>,
     /// Candidates of HNSW_SQ, HNSW_PQ and IVF_RABITQ scored exactly, in multiples of `k`. At least 1.
-    /// If not said, 10 for IVF_RABITQ, and all candidates of HNSW_PQ. Of an index built with `refine` false
-    /// it is how many a walk looks for; IVF_RABITQ then looks at all rows of its lists anyway.
+    /// If not said, 10 for IVF_RABITQ, and all candidates of HNSW_PQ. More under a filter, as of `reorder_k`.
+    /// Of an index built with `refine` false it is how many a walk looks for; IVF_RABITQ then looks at all
+    /// rows of its lists anyway.
     pub refine_k: Option<f32>,
     /// Bits to which IVF_RABITQ rounds a query's values; 0, which is also the default, for none.
     pub query_bits: Option<usize>,
