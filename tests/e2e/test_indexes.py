@@ -270,6 +270,101 @@ def test_built_indexes_find_what_exact_search_finds(client, name, index_type, me
         assert hits / 200 >= (1.0 if expression else 0.9)
 
 
+UNREFINED = {
+    "HNSW_SQ": ({"M": 16, "efConstruction": 100, "sq_type": "SQ8", "refine": False}, {"ef": 200}),
+    "HNSW_PQ": (
+        {"M": 16, "efConstruction": 100, "m": 8, "nbits": 8, "refine": False},
+        {"ef": 200, "refine_k": 2},
+    ),
+    "SCANN": ({"nlist": 32, "with_raw_data": False}, {"nprobe": 32, "reorder_k": 100}),
+    "IVF_RABITQ": ({"nlist": 32, "refine": False}, {"nprobe": 32, "refine_k": 2}),
+}
+
+
+@pytest.mark.parametrize("metric", ["L2", "IP", "COSINE"])
+@pytest.mark.parametrize("index_type", UNREFINED)
+def test_hits_have_the_scores_of_the_codes_without_refinement(client, name, index_type, metric):
+    """Near the exact scores but not those, and the same in searches, ranges, filters, iterators and groups."""
+    build, search = UNREFINED[index_type]
+    dim, count = 32, 3000
+    rows = simple_rows(count, dim=dim)
+    base = np.array([row["vector"] for row in rows], dtype=np.float32)
+    client.create_collection(
+        name,
+        schema=simple_schema(dim=dim),
+        index_params=index_params(index_type, metric, **build),
+        consistency_level="Strong",
+    )
+    client.insert(name, rows)
+    client.flush(name)
+
+    def is_built():
+        state = client.describe_index(name, "vector")
+        return state["pending_index_rows"] == 0 and state["indexed_rows"] == count
+
+    eventually(is_built, "the index is built", 60)
+    # As a node does that did not build it: the file says how hits are scored.
+    client.release_collection(name)
+    client.load_collection(name)
+    query = make_vectors(1, dim, seed=6)[0]
+    exact = dict(nearest(metric, list(range(count)), base, query, count))
+    spread = max(exact.values()) - min(exact.values())
+
+    def find(limit, more=None, **options):
+        params = {"params": {**search, **(more or {})}}
+        hits = client.search(name, [query.tolist()], limit=limit, search_params=params, **options)
+        return [(hit["id"], hit["distance"]) for hit in hits[0]]
+
+    found = find(50)
+    assert found == find(50)
+    errors = [abs(score - exact[key]) / spread for key, score in found]
+    assert len(found) == 50 and 1e-6 < max(errors) < 0.5
+    scores = [score for _, score in found]
+    assert scores == sorted(scores, reverse=metric != "L2")
+    # A filter leaves rows the scores that they have.
+    of_all = dict(find(count if index_type in ("SCANN", "IVF_RABITQ") else 150))
+    for key, score in find(10, filter="number < 900"):
+        assert key < 90
+        if key in of_all:
+            assert score == of_all[key]
+    # A range is one of the same scores.
+    near, far = scores[5], scores[40]
+    ranged = find(100, {"radius": far, "range_filter": near})
+    assert ranged
+    for key, score in ranged:
+        assert (near <= score < far) if metric == "L2" else (far < score <= near)
+        assert score == of_all.get(key, score)
+    # Groups of one row each are the rows themselves.
+    grouped = find(10, group_by_field="label")
+    assert all(score == of_all[key] for key, score in grouped if key in of_all)
+    iterator = client.search_iterator(
+        name, [query.tolist()], batch_size=10, limit=40, search_params={"params": search}
+    )
+    pages = []
+    while page := iterator.next():
+        pages.extend((hit["id"], hit["distance"]) for hit in page)
+    iterator.close()
+    assert len(pages) == len({key for key, _ in pages}) == 40
+    assert all(score == of_all[key] for key, score in pages if key in of_all)
+
+
+def test_autoindex_and_flat_take_the_effort_of_other_types(client, name):
+    efforts = {"ef": 64, "nprobe": 16, "search_list": 50, "reorder_k": 60}
+    for index in ("AUTOINDEX", "FLAT"):
+        one = f"{name}_{index}"
+        create_simple(client, one, index=index, metric="L2")
+        client.insert(one, simple_rows(200))
+        wanted = simple_rows(200)[7]
+        for key, value in efforts.items():
+            hits = client.search(
+                one, [wanted["vector"]], limit=3, search_params={"params": {key: value}}
+            )
+            assert hits[0][0]["id"] == 7
+            with fails((1100, 65535), key):
+                client.search(one, [wanted["vector"]], limit=3, search_params={"params": {key: 0}})
+        client.drop_collection(one)
+
+
 @pytest.mark.parametrize(
     "index_type, build, search, text",
     [

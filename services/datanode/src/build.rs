@@ -144,7 +144,7 @@ impl IndexBuilder {
         Ok(BuildIndexResponse {
             files: vec![file],
             rows: rows as i64,
-            format_version: job.params.index_type().format_version(),
+            format_version: job.params.format_version(),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use redkite_index::{RawSlice, SearchParams};
+use redkite_index::{IndexType, RawSlice, SearchParams};
 use redkite_node::{DiskSpace, MemoryBudget};
 use redkite_proto::{
     convert::{kv, schema::field_to_proto},
@@ -241,6 +241,29 @@ async fn an_index_finds_the_rows_it_was_built_over() {
             assert_eq!(hits[0].score, 0.0, "{index_type} row {row}: {hits:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn an_index_built_to_do_without_vectors_says_so_in_its_file() {
+    let fixture = Fixture::new().await;
+    let mut request = fixture.request(10, "HNSW_SQ");
+    let index = request.index.as_mut().unwrap();
+    index.params.push(kv::pair("refine", "false"));
+    let built = fixture.service.build_index(Request::new(request)).await;
+    let built = built.unwrap().into_inner();
+    assert_eq!(built.format_version, 4);
+    let bytes = fixture.store.get(&built.files[0].path).await.unwrap();
+    let index = redkite_index::open(bytes).unwrap();
+    assert_eq!(index.index_type(), IndexType::HnswSq);
+    // Others are as good as these: none is looked at.
+    let others = vec![0.0; ROWS * DIM];
+    let raw = RawSlice::new(&others, DIM).unwrap();
+    let (stop, mut hits) = (StopFlag::new(), Vec::new());
+    let (query, params) = (&fixture.vectors[77 * DIM..78 * DIM], SearchParams::default());
+    index
+        .search(query, &raw, &params, None, 1, &stop, &mut hits)
+        .unwrap();
+    assert_eq!(hits[0].row, 77);
 }
 
 #[tokio::test]

@@ -3,7 +3,8 @@
 //! `bench_index [base.npy query.npy truth.npy [L2|IP|COSINE]]`: base and queries are f16 or f32
 //! `[n, dim]` arrays, the truth an i32 `[nq, ≥ 10]` array of row numbers. Without files it generates
 //! clustered data and scans for the truth. Environment: `M`, `EFC`, `THREADS`, `ROUNDS`,
-//! `EF` (measure only this one), `INDEX` (keep the index in this file), `ROWS` and `DIM` (generated).
+//! `EF` (measure only this one), `NQ` (queries of a request), `INDEX` (keep the index in this file),
+//! `ROWS`, `DIM` and `QUERIES` (generated).
 
 use std::error::Error;
 use std::str::FromStr;
@@ -113,20 +114,21 @@ fn measure(
 ) -> Result<()> {
     let raw = RawSlice::new(&data.base, data.dim)?;
     let (params, stop) = (SearchParams::with_ef(ef), StopFlag::new());
-    let mut hits: Vec<Hit> = Vec::new();
+    let request = env("NQ", 1).max(1) * data.dim;
+    let mut lists: Vec<Vec<Hit>> = Vec::new();
     let mut fastest = Duration::MAX;
-    let mut found = 0;
-    for round in 0..env("ROUNDS", 5) {
+    for _ in 0..env("ROUNDS", 5) {
+        lists.clear();
         let start = Instant::now();
-        for (query, truth) in data.queries.chunks(data.dim).zip(truth) {
-            hits.clear();
-            index.search(query, &raw, &params, allow, 10, &stop, &mut hits)?;
-            if round == 0 {
-                found += hits.iter().filter(|hit| truth.contains(&hit.row)).count();
-            }
+        for queries in data.queries.chunks(request) {
+            index.search_many(queries, &raw, &params, allow, 10, &stop, &mut lists)?;
         }
         fastest = fastest.min(start.elapsed());
     }
+    let found = |(hits, truth): (&Vec<Hit>, &Vec<u32>)| {
+        hits.iter().filter(|hit| truth.contains(&hit.row)).count()
+    };
+    let found: usize = lists.iter().zip(truth).map(found).sum();
     let wanted: usize = truth.iter().map(Vec::len).sum();
     println!(
         "{name}: recall@10 {:.4}, {:.0} queries/s",
@@ -195,7 +197,7 @@ fn generate() -> Result<Data> {
         dim,
         metric: MetricType::L2,
         base: draw(rows),
-        queries: draw(500),
+        queries: draw(env("QUERIES", 500)),
         truth: Vec::new(),
     };
     data.truth = exact(&data, None)?;

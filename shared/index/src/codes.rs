@@ -9,6 +9,7 @@ use redkite_types::MetricType;
 use crate::buffer::{AlignedBuffer, view};
 use crate::kernel::{DotRows, LINE_BYTES, kernels, prefetch};
 use crate::raw::{RawVectors, inverse_norm};
+use crate::scoring::Line;
 use crate::sq8::{self, Quantizer, ZERO};
 
 /// Up to this dimension a row of f32 fills no more than the cache line that padded codes would: so
@@ -52,6 +53,8 @@ pub(crate) struct Prepared {
     offset: i32,
     use_add: bool,
     dots: Vec<i32>,
+    /// Width of one step of the codes; of a query only.
+    scale: f32,
     /// What a key that is larger by one adds to an exact key, but for rounding; of a query only.
     pub(crate) unit: f32,
 }
@@ -86,6 +89,16 @@ pub(crate) fn normalised(metric: MetricType, row: &[f32], out: &mut [f32]) {
     if metric == MetricType::Cosine {
         let inverse = inverse_norm(row);
         out.iter_mut().for_each(|value| *value *= inverse);
+    }
+}
+
+/// What an exact key grows by for each one of a squared distance, or of an inner product, as the metric
+/// compares rows.
+pub(crate) fn key_share(metric: MetricType) -> f32 {
+    match metric {
+        // −cos = |a − b|² / 2 − 1, on normalised rows.
+        MetricType::Cosine => 0.5,
+        MetricType::L2 | MetricType::Ip | MetricType::Hamming | MetricType::Jaccard => 1.0,
     }
 }
 
@@ -194,12 +207,7 @@ impl Codes {
     pub(crate) fn prepare(&self, query: &[f32], out: &mut Prepared) {
         out.values.resize(self.dim, 0.0);
         normalised(self.metric, query, &mut out.values);
-        // −cos = |a − b|² / 2 − 1, on normalised rows.
-        let share = if self.metric == MetricType::Cosine {
-            0.5
-        } else {
-            1.0
-        };
+        let share = key_share(self.metric);
         let Encoding::Sq8(quantizer) = &self.encoding else {
             out.unit = share;
             return;
@@ -216,6 +224,7 @@ impl Codes {
                 sq8::encode_query(centred, &mut out.codes)
             }
         };
+        out.scale = query_scale;
         out.offset = 128 * out.codes.iter().map(|code| i32::from(*code)).sum::<i32>();
         out.base = 0.0;
         out.use_add = self.metric != MetricType::Ip;
@@ -233,6 +242,32 @@ impl Codes {
                 -2.0 * (query_scale / quantizer.scale)
             }
         };
+    }
+
+    /// What the keys of a query that was made ready say about scores. For distances its values are those that
+    /// its codes stand for: then no distance is negative, and rounding the query matters least near it.
+    pub(crate) fn line(&self, query: &Prepared) -> Line {
+        let Encoding::Sq8(quantizer) = &self.encoding else {
+            return Line::of_estimates(self.metric, 0.0);
+        };
+        let (scale, query_scale) = (f64::from(quantizer.scale), f64::from(query.scale));
+        if self.metric == MetricType::Ip {
+            let pairs = query.values.iter().zip(&quantizer.mean);
+            let along_mean: f64 = pairs
+                .map(|(x, mean)| f64::from(*x) * f64::from(*mean))
+                .sum();
+            return Line {
+                slope: scale * query_scale,
+                start: -along_mean,
+            };
+        }
+        let levels = query.codes.iter().map(|code| i64::from(*code));
+        let squares: i64 = levels.map(|level| level * level).sum();
+        let estimates = Line::of_estimates(self.metric, query_scale.powi(2) * squares as f64);
+        Line {
+            slope: estimates.slope * scale.powi(2),
+            ..estimates
+        }
     }
 
     /// Makes a stored row ready to be compared with others; keys are those of [`Codes::pair`].

@@ -35,14 +35,25 @@ impl Effort {
         Visits {
             effort: self,
             share: allowed.count as f64 / rows.max(1) as f64,
+            lists: 0,
             looked_at: 0,
             missing: 0.0,
             most_missing: 0.0,
+            is_skewed: false,
         }
     }
 }
 
-/// What a search has met on its way.
+/// What a search met until it had visited enough lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Met {
+    /// Lists that were visited.
+    pub(crate) lists: usize,
+    /// Whether the filter excludes what lies around the query, by more than chance does.
+    pub(crate) is_skewed: bool,
+}
+
+/// What a search meets on its way.
 ///
 /// A filter that has nothing to do with the vectors leaves every list its share. One that excludes
 /// what lies around the query does not, and what it allows is then all about equally far away, in lists
@@ -53,11 +64,21 @@ pub(crate) struct Visits {
     effort: Effort,
     /// Of the rows, how many are allowed.
     share: f64,
+    lists: usize,
     looked_at: usize,
     /// Allowed rows that the visited lists should have had and did not.
     missing: f64,
     most_missing: f64,
+    /// Whether ever more were missing than by chance.
+    is_skewed: bool,
 }
+
+/// Standard deviations that are no chance: lists that would have been visited without a filter are looked at
+/// one after the other, and of a thousand searches some are taken for skewed.
+const SKEW: f64 = 3.0;
+
+/// Missing rows that are no chance, where nearly all are allowed.
+const LEAST_MISSING: f64 = 4.0;
 
 impl Visits {
     /// A list of so many rows of which so many are allowed was looked at.
@@ -65,11 +86,20 @@ impl Visits {
         self.looked_at += allowed;
         self.missing += self.share * rows as f64 - allowed as f64;
         self.most_missing = self.most_missing.max(self.missing);
+        self.lists += 1;
+        if self.lists <= self.effort.nprobe {
+            let expected = self.looked_at as f64 + self.missing;
+            let chance = SKEW * (expected * (1.0 - self.share)).max(0.0).sqrt();
+            self.is_skewed |= self.missing > chance.max(LEAST_MISSING);
+        }
     }
 
-    /// Whether the filter excludes what lies around the query, by more than chance does.
-    pub(crate) fn are_skewed(&self) -> bool {
-        self.most_missing > 3.0 * (self.looked_at as f64).sqrt()
+    /// What was met so far.
+    pub(crate) fn met(&self) -> Met {
+        Met {
+            lists: self.lists,
+            is_skewed: self.is_skewed,
+        }
     }
 
     /// Whether enough allowed rows were looked at.

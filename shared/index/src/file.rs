@@ -6,7 +6,7 @@
 //! | 8..12 | format version |
 //! | 12..16 | CRC32C of the header and the table, this field as zero |
 //! | 16..20 | number of sections |
-//! | 20..24 | index type, metric, encoding, zero: one byte each |
+//! | 20..24 | index type, metric, encoding, from version 4 on flags, else zero: one byte each |
 //! | 24..32 | rows |
 //! | 32..36 | dim |
 //! | 36..40 | M |
@@ -23,7 +23,9 @@
 //! `tests/golden` keeps one file of each. Version 2 added index types: files of the types of version
 //! 1 (FLAT, HNSW, AUTOINDEX) are still written as such, so that an older build reads them. Version 3
 //! adds the indexes of binary and of sparse vectors, HNSW_PQ and DISKANN, whose pages start on a multiple
-//! of 4096, and puts product codes of up to 4 bits (SCANN, IVF_PQ) into blocks of 32 rows.
+//! of 4096, and puts product codes of up to 4 bits (SCANN, IVF_PQ) into blocks of 32 rows. Version 4 has a
+//! flag, 1, of indexes whose hits have the scores of the codes, and of HNSW_PQ the mean that such scores
+//! need; other indexes are still written as before, and no older file has the flag.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -38,7 +40,13 @@ use crate::kernel::LINE_BYTES;
 use crate::params::IndexType;
 
 /// The newest version this build reads and writes.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
+
+/// The version of indexes whose hits have the scores of the codes: an older build would give other scores.
+pub(crate) const BY_CODES_VERSION: u32 = 4;
+
+/// The flag of such an index.
+const BY_CODES: u8 = 1;
 
 const MAGIC: &[u8; 8] = b"RKINDEX\n";
 const HEADER_BYTES: usize = 64;
@@ -53,7 +61,7 @@ const MAX_SECTIONS: usize = 256;
 pub(crate) enum Section {
     /// `[rows]` f32, `1 / |row|`; cosine only.
     InverseNorms = 1,
-    /// `[dim]` f32, means of the quantiser.
+    /// `[dim]` f32, means of the quantiser; of HNSW_PQ whose hits have the scores of the codes, of the rows.
     Mean = 2,
     /// `[rows, stride]` codes.
     Codes = 3,
@@ -129,6 +137,8 @@ pub(crate) struct Header {
     pub(crate) metric: MetricType,
     /// Whether rows are 8-bit codes rather than f32.
     pub(crate) is_sq8: bool,
+    /// Whether candidates are scored with the vectors, rather than by their codes.
+    pub(crate) is_refined: bool,
     pub(crate) rows: usize,
     pub(crate) dim: usize,
     pub(crate) m: usize,
@@ -147,6 +157,7 @@ impl Header {
             index_type,
             metric,
             is_sq8: false,
+            is_refined: true,
             rows,
             dim,
             m: 0,
@@ -157,6 +168,16 @@ impl Header {
             nbits: 0,
             parts: 0,
         }
+    }
+
+    /// Says whether candidates are scored with the vectors.
+    #[must_use]
+    pub(crate) fn refined(mut self, is_refined: bool) -> Self {
+        self.is_refined = is_refined;
+        if !is_refined {
+            self.version = BY_CODES_VERSION;
+        }
+        self
     }
 
     fn encode(&self, sections: usize) -> Vec<u8> {
@@ -189,7 +210,11 @@ impl Header {
         bytes.extend_from_slice(&self.version.to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&(sections as u32).to_le_bytes());
-        bytes.extend_from_slice(&[index_type, metric, u8::from(self.is_sq8), 0]);
+        let flags = match self.is_refined {
+            true => 0,
+            false => BY_CODES,
+        };
+        bytes.extend_from_slice(&[index_type, metric, u8::from(self.is_sq8), flags]);
         bytes.extend_from_slice(&(self.rows as u64).to_le_bytes());
         for number in [self.dim, self.m, self.ef_construction] {
             bytes.extend_from_slice(&(number as u32).to_le_bytes());
@@ -229,11 +254,18 @@ impl Header {
             5 => MetricType::Jaccard,
             other => return Err(Error::corrupt(format!("metric {other}"))),
         };
+        let version = u32_at(bytes, 8);
+        let is_refined = match (bytes[23], version < BY_CODES_VERSION) {
+            (_, true) | (0, _) => true,
+            (BY_CODES, _) if index_type.may_go_unrefined() => false,
+            (other, _) => return Err(Error::corrupt(format!("flags {other}"))),
+        };
         let header = Self {
-            version: u32_at(bytes, 8),
+            version,
             index_type,
             metric,
             is_sq8: bytes[22] != 0,
+            is_refined,
             rows: u64_at(bytes, 24) as usize,
             dim: u32_at(bytes, 32) as usize,
             m: u32_at(bytes, 36) as usize,

@@ -25,7 +25,8 @@ use crate::raw::{RawSlice, RawVectors};
 pub struct Hit {
     /// Row number in the segment.
     pub row: u32,
-    /// Exact score as Milvus reports it: squared L2 distance, inner product or cosine.
+    /// Score as Milvus reports it: squared L2 distance, inner product or cosine. Exact, unless the index was
+    /// built to do without the vectors ([`IndexParams::is_refined`]).
     pub score: f32,
 }
 
@@ -37,7 +38,9 @@ pub struct Hit {
 ///
 /// # Correctness
 /// An implementation returns exactly `min(k, allowed rows)` hits, each row once, best first, equal
-/// scores by row, and every score is exact.
+/// scores by row, and every score is exact. An index that was built to do without the vectors
+/// ([`IndexParams::is_refined`]) reads none of them: a score is what the row's codes say, the same in every
+/// search with the query.
 ///
 /// # Errors
 /// Every search may answer `DimMismatch`, `NotFinite`, `InvalidParameter` (the caller's fault, never

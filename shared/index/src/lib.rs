@@ -17,6 +17,8 @@
 //! | `product` | product-quantised codes of single rows, for a walk |
 //! | `ivf` | inverted lists: IVF_FLAT, IVF_SQ8, IVF_PQ, SCANN, IVF_RABITQ |
 //! | `allowed`, `rerank` | what a filter leaves; exact scores of candidates |
+//! | `margin`, `ranked` | when scoring candidates may end; as many of them as can count |
+//! | `scoring` | scores of hits by their codes alone |
 //! | `effort`, `together` | how many lists a search visits; queries that visit the same ones |
 //! | `binary`, `sparse` | indexes of binary and of sparse vectors |
 //! | `rows`, `column` | columns, queries and indexes of vectors of any type |
@@ -44,12 +46,15 @@ mod index;
 mod ivf;
 #[allow(unsafe_code, reason = "instructions and mapped files")]
 mod kernel;
+mod margin;
 mod params;
 mod product;
 mod random;
+mod ranked;
 mod raw;
 mod rerank;
 mod rows;
+mod scoring;
 mod sparse;
 mod sq8;
 #[cfg(test)]

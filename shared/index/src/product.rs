@@ -3,18 +3,24 @@
 //! The mean of all rows is taken off first; the tables of a query are looked up row by row, for a walk
 //! meets rows in no order.
 
+use bytes::Bytes;
 use redkite_types::{MetricType, StopFlag};
 
+use crate::buffer::{aligned_copy, view};
 use crate::codes::{Comparable, normalised};
 use crate::error::Result;
-use crate::file::Stored;
+use crate::file::{Header, Section, Stored};
 use crate::ivf::{Layout, Lists, Pq, Run, Shape};
 use crate::kernel::prefetch;
+use crate::params::IndexParams;
 use crate::raw::RawVectors;
+use crate::scoring::Line;
 
 /// Codes of all rows, in order.
 pub(crate) struct ProductRows {
     pub(crate) pq: Pq,
+    /// `[dim]` f32, the mean of all rows, if hits are to have the scores of the codes, else empty.
+    mean: Bytes,
 }
 
 /// A query made ready for [`ProductRows`]; reused between queries.
@@ -31,15 +37,21 @@ impl ProductRows {
     /// # Errors
     /// `Cancelled`.
     pub(crate) fn build(
-        metric: MetricType,
-        shape: Shape,
+        params: &IndexParams,
         raw: &dyn RawVectors,
         seed: u64,
         stop: &StopFlag,
     ) -> Result<Self> {
+        let metric = params.metric;
+        let shape = Shape {
+            dim: raw.dim(),
+            m: params.pq_m,
+            nbits: params.nbits,
+        };
+        let mean = mean(metric, raw);
         let rows: Vec<u32> = (0..raw.rows() as u32).collect();
         let lists = Lists {
-            centroids: &mean(metric, raw),
+            centroids: &mean,
             list_of: &vec![0; rows.len()],
             rows: &rows,
         };
@@ -49,17 +61,56 @@ impl ProductRows {
             progress: None,
         };
         let pq = Pq::build(metric, shape, Layout::Rows, raw, &lists, seed, run)?;
-        Ok(Self { pq })
+        let mean = match params.is_refined {
+            true => Bytes::new(),
+            false => aligned_copy(&mean),
+        };
+        Ok(Self { pq, mean })
     }
 
-    /// Takes books and codes out of a file of this shape.
+    /// Takes books and codes out of a file.
     ///
     /// # Errors
     /// `Corrupt`.
-    pub(crate) fn from_stored(shape: Shape, stored: &mut Stored) -> Result<Self> {
+    pub(crate) fn from_stored(stored: &mut Stored) -> Result<Self> {
+        let Header {
+            dim,
+            parts: m,
+            nbits,
+            is_refined,
+            ..
+        } = stored.header;
+        let mean = match is_refined {
+            true => Bytes::new(),
+            false => stored.take(Section::Mean, 0, dim * 4)?,
+        };
+        let shape = Shape { dim, m, nbits };
         Ok(Self {
             pq: Pq::from_stored(shape, Layout::Rows, stored)?,
+            mean,
         })
+    }
+
+    /// The sections of a file.
+    pub(crate) fn sections(&self) -> impl Iterator<Item = (Section, usize, Bytes)> {
+        let mean = (!self.mean.is_empty()).then(|| (Section::Mean, 0, self.mean.clone()));
+        mean.into_iter().chain(self.pq.sections())
+    }
+
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.pq.memory_bytes() + self.mean.len()
+    }
+
+    /// What the keys of a query that was made ready say about scores.
+    pub(crate) fn line(&self, metric: MetricType, query: &ProductQuery) -> Line {
+        let mean: &[f32] = view(&self.mean);
+        let pairs = query.values.iter().zip(mean);
+        let pairs = pairs.map(|(x, mean)| (f64::from(*x), f64::from(*mean)));
+        let common = match metric {
+            MetricType::Ip => -pairs.map(|(x, mean)| x * mean).sum::<f64>(),
+            _ => pairs.map(|(x, mean)| (x - mean).powi(2)).sum(),
+        };
+        Line::of_estimates(metric, common)
     }
 
     /// Makes a query ready. What the mean adds to a key is the same for all rows and left out.

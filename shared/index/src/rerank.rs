@@ -32,21 +32,21 @@ pub(crate) fn rerank(
     metric: MetricType,
     raw: &dyn RawVectors,
     norms: &[f32],
-    candidates: &[u32],
+    candidates: impl Iterator<Item = u32> + Clone,
     k: usize,
     topk: &mut TopK,
     room: &mut RowRoom,
     out: &mut Vec<Hit>,
 ) -> Result<()> {
     if !raw.is_read() {
-        for row in candidates {
-            prefetch_raw(raw, *row);
+        for row in candidates.clone() {
+            prefetch_raw(raw, row);
         }
     }
     topk.reset(k);
     for row in candidates {
-        let norm = norms.get(*row as usize).copied().unwrap_or(1.0);
-        topk.push(scorer.key(raw.fetch(*row, room)?, norm), *row);
+        let norm = norms.get(row as usize).copied().unwrap_or(1.0);
+        topk.push(scorer.key(raw.fetch(row, room)?, norm), row);
     }
     topk.drain_into(metric, out);
     Ok(())

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use crate::allowed::Allowed;
-use crate::effort::Effort;
+use crate::effort::{Effort, Met};
 
 /// Memory of the queries that are answered together.
 pub(crate) const BATCH_BYTES: usize = 4 << 20;
@@ -83,28 +83,28 @@ impl ListVisits {
     }
 
     /// Adds the lists that a query visits: the `nprobe` nearest, and further ones until it has looked at
-    /// enough rows. Whether the filter excludes what lies around the query.
+    /// enough rows.
     pub(crate) fn add(
         &mut self,
         query: usize,
         effort: Effort,
         lists: &mut AllowedOfLists<'_>,
         mut nearest: impl FnMut(usize) -> Option<u32>,
-    ) -> bool {
-        let mut met = effort.begin(lists.allowed, lists.rows.len());
+    ) -> Met {
+        let mut visits = effort.begin(lists.allowed, lists.rows.len());
         let mut rank = 0;
-        while rank < effort.nprobe || !met.are_enough() {
+        while rank < effort.nprobe || !visits.are_enough() {
             let Some(list) = nearest(rank) else {
                 break;
             };
             rank += 1;
-            met.add(lists.places(list).len(), lists.count(list));
+            visits.add(lists.places(list).len(), lists.count(list));
             self.0.push(Visit {
                 list,
                 query: query as u32,
             });
         }
-        met.are_skewed()
+        visits.met()
     }
 
     /// The visits, list by list: each list with the numbers of its queries.
@@ -160,8 +160,12 @@ mod tests {
         let mut visits = ListVisits::default();
         let effort = Effort::new(2, 30, 3, allowed, 5);
         for (query, order) in [[2, 0, 1], [0, 1, 2], [1, 2, 0]].into_iter().enumerate() {
-            let skewed = visits.add(query, effort, &mut lists, |rank| order.get(rank).copied());
-            assert!(!skewed);
+            let met = visits.add(query, effort, &mut lists, |rank| order.get(rank).copied());
+            let expected = Met {
+                lists: 2,
+                is_skewed: false,
+            };
+            assert_eq!(met, expected);
         }
         let lists = visits.by_list();
         let lists: Vec<(u32, Vec<usize>)> = lists

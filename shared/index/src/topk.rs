@@ -70,15 +70,15 @@ impl TopK {
         }));
     }
 
-    /// Appends the rows of the kept hits to `out`, best first, and forgets them.
-    pub(crate) fn drain_rows(&mut self, out: &mut Vec<u32>) {
-        out.extend(self.drain().map(|(_, row)| row));
-    }
-
     /// Takes the keys and rows of the kept hits out, best first.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = (f32, u32)> {
         self.heap.sort_unstable();
         self.heap.drain(..).map(unpack)
+    }
+
+    /// Takes the kept hits out, each as by [`pack`], in no order.
+    pub(crate) fn take(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.heap)
     }
 
     fn sift_up(&mut self, mut child: usize) {
@@ -116,14 +116,17 @@ impl TopK {
 
 const SIGN: u32 = 1 << 31;
 
+/// A key above a row, in one number that orders as the key does and then as the row does.
+///
 /// Negative floats order backwards by their bits: flip them all; positive ones go above.
-fn pack(key: f32, row: u32) -> u64 {
+pub(crate) fn pack(key: f32, row: u32) -> u64 {
     let bits = key.to_bits();
     let ordered = if bits & SIGN == 0 { bits | SIGN } else { !bits };
     u64::from(ordered) << 32 | u64::from(row)
 }
 
-fn unpack(packed: u64) -> (f32, u32) {
+/// The key and the row that [`pack`] put together.
+pub(crate) fn unpack(packed: u64) -> (f32, u32) {
     let ordered = (packed >> 32) as u32;
     let bits = if ordered & SIGN == 0 {
         !ordered

@@ -5,8 +5,8 @@
 use std::io::Cursor;
 
 use redkite_index::{
-    BuildOptions, IndexParams, IndexType, RawSlice, SearchParams, VectorIndex, build, load, open,
-    open_file,
+    BuildOptions, Hit, IndexParams, IndexType, RawSlice, SearchParams, VectorIndex, build, load,
+    open, open_file,
 };
 use redkite_types::MetricType;
 use redkite_types::StopFlag;
@@ -14,7 +14,7 @@ use redkite_types::StopFlag;
 const DIM: usize = 20;
 const ROWS: usize = 300;
 
-/// Rows of the files of version 3, which are kept small: two pages of DISKANN, and two lists that meet
+/// Rows of the files from version 3 on, which are kept small: two pages of DISKANN, and two lists that meet
 /// within a block of the others.
 fn few_rows(index_type: IndexType) -> usize {
     match index_type {
@@ -97,6 +97,36 @@ const VERSION_3: [(IndexType, &[u8]); 4] = [
     ),
 ];
 
+/// Whose hits have the scores of the codes, which is what version 4 added, and the files.
+const VERSION_4: [(IndexType, &[u8]); 4] = [
+    (
+        IndexType::HnswSq,
+        include_bytes!("golden/hnsw_sq_v4.rkindex"),
+    ),
+    (
+        IndexType::HnswPq,
+        include_bytes!("golden/hnsw_pq_v4.rkindex"),
+    ),
+    (
+        IndexType::IvfRabitq,
+        include_bytes!("golden/ivf_rabitq_v4.rkindex"),
+    ),
+    (IndexType::Scann, include_bytes!("golden/scann_v4.rkindex")),
+];
+
+/// What the files of version 4 are built with.
+fn params_4(index_type: IndexType) -> IndexParams {
+    let params = match index_type {
+        IndexType::HnswSq => IndexParams::hnsw(MetricType::L2, 4, 20),
+        _ => params_3(index_type),
+    };
+    IndexParams {
+        index_type,
+        is_refined: false,
+        ..params
+    }
+}
+
 /// What the files of version 3 are built with.
 fn params_3(index_type: IndexType) -> IndexParams {
     let mut params = match index_type {
@@ -126,7 +156,7 @@ fn write_the_golden_files() {
     let write = |params: &IndexParams, rows: &[f32]| {
         let index = build(params, rows, DIM, &options).unwrap();
         let name = params.index_type.name().to_ascii_lowercase();
-        let version = params.index_type.format_version();
+        let version = params.format_version();
         let path = format!("tests/golden/{name}_v{version}.rkindex");
         std::fs::write(path, bytes_of(index.as_ref())).unwrap();
     };
@@ -145,6 +175,75 @@ fn write_the_golden_files() {
     for (index_type, _) in VERSION_3 {
         write(&params_3(index_type), &rows[..few_rows(index_type) * DIM]);
     }
+    for (index_type, _) in VERSION_4 {
+        write(&params_4(index_type), &rows[..few_rows(index_type) * DIM]);
+    }
+}
+
+#[test]
+fn version_4_is_read_and_written_back_unchanged() {
+    let stop = StopFlag::new();
+    let options = BuildOptions {
+        threads: 1,
+        seed: 1,
+        progress: None,
+        stop: &stop,
+    };
+    let values = rows();
+    let raw = RawSlice::new(&values, DIM).unwrap();
+    for (index_type, golden) in VERSION_4 {
+        let few = few_rows(index_type);
+        assert_eq!((golden[8], golden[23]), (4, 1));
+        assert!(golden.len() < 20_000, "{}", golden.len());
+        let index = open(golden.to_vec().into()).unwrap();
+        assert!(
+            bytes_of(index.as_ref()) == golden,
+            "the format of {} changed without a new version",
+            index_type.name()
+        );
+        let built = build(&params_4(index_type), &values[..few * DIM], DIM, &options).unwrap();
+        assert_eq!(bytes_of(built.as_ref()).len(), golden.len());
+        for index in [index, built] {
+            let (params, mut hits) = (SearchParams::default(), Vec::new());
+            let query = &values[7 * DIM..][..DIM];
+            index
+                .search(query, &raw, &params, None, 5, &stop, &mut hits)
+                .unwrap();
+            assert_eq!(hits[0].row, 7, "{}", index_type.name());
+            // The vectors themselves are whole numbers, and so are their distances.
+            let is_whole = |hit: &Hit| hit.score.fract() == 0.0;
+            assert!(!hits.iter().all(is_whole), "{}", index_type.name());
+        }
+    }
+}
+
+/// Where older versions have nothing, whatever is there means nothing; from version 4 on it is known or
+/// refused.
+#[test]
+fn no_flag_is_taken_for_another() {
+    let with_flags = |file: &[u8], flags: u8| {
+        let mut file = file.to_vec();
+        file[23] = flags;
+        let sections = u32::from_le_bytes(file[16..20].try_into().unwrap()) as usize;
+        file[12..16].fill(0);
+        let crc = crc32c::crc32c(&file[..64 + 32 * sections]);
+        file[12..16].copy_from_slice(&crc.to_le_bytes());
+        open(file.into())
+    };
+    let older = include_bytes!("golden/hnsw_sq_v2.rkindex");
+    check_type(
+        with_flags(older, 1).unwrap().as_ref(),
+        IndexType::HnswSq,
+        ROWS,
+    );
+    let (_, newer) = VERSION_4[0];
+    assert!(with_flags(newer, 1).is_ok());
+    let message = with_flags(newer, 3).err().unwrap().to_string();
+    assert!(message.contains("flags 3"), "{message}");
+    let mut graph = include_bytes!("golden/hnsw_v1.rkindex").to_vec();
+    graph[8] = 4;
+    assert!(with_flags(&graph, 0).is_ok());
+    assert!(with_flags(&graph, 1).is_err());
 }
 
 #[test]

@@ -86,6 +86,14 @@ impl ColumnIndexParams {
         }
     }
 
+    /// The version of the file format in which the index is written.
+    pub const fn format_version(&self) -> u32 {
+        match self {
+            Self::Dense(params) => params.format_version(),
+            Self::Binary(_) | Self::Sparse(_) => self.index_type().format_version(),
+        }
+    }
+
     /// How distance is measured.
     pub const fn metric(&self) -> MetricType {
         match self {
@@ -145,7 +153,9 @@ fn binary(
         match (key.as_str(), index_type) {
             ("index_type" | "metric_type", _) => {}
             // How it is loaded, not how it is built.
-            (MMAP_KEY, _) => boolean(key, value)?,
+            (MMAP_KEY, _) => {
+                boolean(key, value)?;
+            }
             (_, IndexType::AutoIndex) => {
                 return Err(Error::invalid(format!(
                     "only metric type can be passed when use AutoIndex, not '{key}'"
@@ -172,12 +182,19 @@ impl SearchParams {
         index_type: IndexType,
         params: &Map<String, Value>,
     ) -> Result<Self> {
-        let index_type = match (data_type, index_type) {
+        let exact = match (data_type, index_type) {
             (DataType::BinaryVector, IndexType::AutoIndex) => IndexType::BinFlat,
             (DataType::SparseFloatVector, IndexType::AutoIndex) => IndexType::SparseInverted,
-            (_, index_type) => index_type,
+            (_, index_type) => return Self::parse(index_type, params),
         };
-        Self::parse(index_type, params)
+        // Exact unless a drop ratio is given: no less than any effort asks for.
+        let efforts = ["ef", "level", "nprobe", "search_list", "reorder_k"];
+        let (effort, own) = params
+            .clone()
+            .into_iter()
+            .partition(|(key, _)| efforts.contains(&key.as_str()));
+        Self::parse(IndexType::AutoIndex, &effort)?;
+        Self::parse(exact, &own)
     }
 }
 

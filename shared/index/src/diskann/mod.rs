@@ -22,8 +22,9 @@ use crate::buffer::{aligned_copy, view};
 use crate::codes::{Codes, Prepared};
 use crate::error::{Error, Result};
 use crate::file::{Header, Section, Stored};
-use crate::hnsw::find::{Buffers, Find, Graph, Wanted};
-use crate::hnsw::margin::Margin;
+use crate::hnsw::candidates::{Buffers, Graph, Reach, Wanted};
+use crate::hnsw::find::Find;
+use crate::hnsw::nearest::{Plan, Search};
 use crate::hnsw::scratch::{MAX_NODES, PoolSize, Scratch, Walk, with_scratch};
 use crate::hnsw::{scalar_sections, stored_codes};
 use crate::index::{BuildOptions, Hit, VectorIndex, check_raw, check_rows};
@@ -122,6 +123,15 @@ impl DiskIndex {
         })
     }
 
+    fn graph(&self) -> Graph<'_, &Pages, Codes> {
+        Graph {
+            layer: &self.pages,
+            codes: &self.codes,
+            rows: self.codes.rows,
+            degree: self.pages.shape.degree,
+        }
+    }
+
     fn check(&self, query: &[f32], raw: &dyn RawVectors, stop: &StopFlag) -> Result<()> {
         check_query(query, self.dim())?;
         check_raw(raw, self.len(), self.dim())?;
@@ -134,7 +144,12 @@ impl Find for DiskIndex {
         self.codes.prepare(query, &mut scratch.prepared);
     }
 
-    fn candidates(&self, wanted: Wanted<'_>, stop: &StopFlag, scratch: &mut Scratch) -> Result<()> {
+    fn candidates(
+        &self,
+        wanted: Wanted<'_>,
+        stop: &StopFlag,
+        scratch: &mut Scratch,
+    ) -> Result<Reach> {
         let Scratch {
             walk,
             prepared,
@@ -142,12 +157,6 @@ impl Find for DiskIndex {
             candidates,
             ..
         } = scratch;
-        let graph = Graph {
-            layer: &self.pages,
-            codes: &self.codes,
-            rows: self.codes.rows,
-            degree: self.pages.shape.degree,
-        };
         let mut buffers = Buffers {
             walk,
             topk,
@@ -156,7 +165,19 @@ impl Find for DiskIndex {
         let entry = |query: &mut Prepared, walk: &mut Walk| {
             nearest(&self.codes, query, &self.entries, &mut walk.keys)
         };
-        graph.candidates(prepared, entry, wanted, stop, &mut buffers)
+        self.graph()
+            .candidates(prepared, entry, wanted, stop, &mut buffers)
+    }
+
+    fn scan_all(
+        &self,
+        allowed: Allowed<'_>,
+        stop: &StopFlag,
+        scratch: &mut Scratch,
+        see: &mut dyn FnMut(f32, u32),
+    ) -> Result<()> {
+        let Scratch { walk, prepared, .. } = scratch;
+        self.graph().scan_codes(prepared, allowed, stop, walk, see)
     }
 
     #[inline]
@@ -203,18 +224,28 @@ impl VectorIndex for DiskIndex {
         if k == 0 || allowed.count == 0 {
             return Ok(());
         }
+        // A little more than `k`, to undo what rounding to 8 bits mixed up.
+        let size = PoolSize::of(list_size.max(k + k / 2 + 5));
         let wanted = Wanted {
             allowed,
-            // A little more than `k`, to undo what rounding to 8 bits mixed up.
-            size: PoolSize::of(list_size.max(k + k / 2 + 5)),
+            size,
             needed: k,
+            widened: 1.0,
         };
         with_scratch(|scratch| {
             self.prepare(query, scratch);
-            self.candidates(wanted, stop, scratch)?;
-            let scorer = ExactScorer::new(self.metric, query, Element::F32);
-            let margin = Margin::new(scratch.prepared.unit);
-            self.rerank(&scorer, raw, k, Some(margin), scratch, out)
+            let search = Search {
+                index: self,
+                scorer: &ExactScorer::new(self.metric, query, Element::F32),
+                raw,
+                plan: Plan {
+                    reranked: size.kept,
+                    slope: scratch.prepared.unit,
+                    ends_early: true,
+                },
+                stop,
+            };
+            search.nearest(wanted, scratch, out)
         })
     }
 

@@ -2,7 +2,7 @@
 
 use redkite_types::{BitSet, StopFlag};
 
-use super::find::Graph;
+use super::candidates::Graph;
 use super::graph::Layer;
 use super::scratch::{PoolSize, Walk};
 use super::walk::{beam_seen, score_fresh};
@@ -15,9 +15,12 @@ const SCOUTS: usize = 12;
 /// From this fraction on, twelve scouts without one allowed row are no accident.
 const SCOUTS_TELL_FROM: f64 = 0.3;
 
-/// When scouts meet less than this part of the allowed rows that they should, the filter excludes what
-/// lies around the query: two hops from a few rows on the rim lead to one side of it only.
-const HOLE: f64 = 0.125;
+/// When scouts meet less than this part of the allowed rows that they should, and less than by chance, the
+/// filter excludes what lies around the query: two hops from a few rows on the rim lead to one side of it only.
+const HOLE: f64 = 0.5;
+
+/// Standard deviations that are no chance.
+const SKEW: f64 = 3.5;
 
 /// What a filtered walk may return.
 pub(super) struct Filter<'a> {
@@ -26,6 +29,16 @@ pub(super) struct Filter<'a> {
     pub(super) fraction: f64,
     /// Nodes to touch before giving up.
     pub(super) budget: usize,
+}
+
+/// How a filtered walk ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Found,
+    /// The filter excludes what lies around the query.
+    Hole,
+    /// The allowed rows hang together too little to walk.
+    Lost,
 }
 
 /// A walk on the graph that the allowed rows would form, each linked to the allowed neighbours of its
@@ -42,8 +55,8 @@ pub(super) struct FilteredWalk<'a, L, C> {
 impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
     /// Fills the walk's pool with the nearest allowed rows it can find from `entry`.
     ///
-    /// Gives up, and answers `false`, when a scan is the better way: after touching more nodes than the
-    /// budget, or when the query lies in a hole of the filter, on whose rim a walk would find one side.
+    /// Gives up after touching more nodes than the budget, or when the query lies in a hole of the filter, on
+    /// whose rim a walk would find one side.
     ///
     /// # Errors
     /// `Cancelled`.
@@ -53,14 +66,15 @@ impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
         walk: &mut Walk,
         entry: u32,
         size: PoolSize,
-    ) -> Result<bool> {
-        let (scouts, met) = self.scout(prepared, walk, entry, size)?;
+    ) -> Result<Ending> {
+        let scouts = self.scout(prepared, walk, entry, size)?;
         let allow = self.filter.set;
         let none_allowed = !scouts.iter().any(|scout| allow.get(*scout as usize));
-        let expected = walk.visited.len() as f64 * self.filter.fraction;
-        let is_hole = none_allowed && self.filter.fraction >= SCOUTS_TELL_FROM;
-        if is_hole || (met as f64) < HOLE * expected {
-            return Ok(false);
+        if none_allowed && self.filter.fraction >= SCOUTS_TELL_FROM
+            || self.are_too_few(&walk.scouted)
+            || self.are_too_few(nearer_half(&mut walk.scouted))
+        {
+            return Ok(Ending::Hole);
         }
         // Also where they met enough rows: those allowed within two hops of the scouts are the nearest.
         let mut touched = 0;
@@ -70,32 +84,33 @@ impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
         while let Some(node) = walk.pool.next() {
             self.stop.check()?;
             if touched > self.filter.budget {
-                return Ok(false);
+                return Ok(Ending::Lost);
             }
             touched += self.expand(prepared, walk, node);
             if let Some(next) = walk.pool.peek() {
                 self.graph.layer.prefetch(next);
             }
         }
-        Ok(true)
+        Ok(Ending::Found)
     }
 
     /// Walks as if there were no filter, and leaves the nearest allowed rows that it met in the pool.
-    /// Answers the nodes where it ended and how many allowed rows it met.
+    /// Answers the nodes where it ended.
     fn scout(
         &self,
         prepared: &mut C::Query,
         walk: &mut Walk,
         entry: u32,
         size: PoolSize,
-    ) -> Result<([u32; SCOUTS], usize)> {
+    ) -> Result<[u32; SCOUTS]> {
         let Graph { layer, codes, .. } = self.graph;
         walk.found.reset(size);
-        let mut met = 0;
+        walk.scouted.clear();
         let keep_allowed = |walk: &mut Walk| {
             for (node, key) in walk.fresh.iter().zip(&walk.keys) {
-                if self.filter.set.get(*node as usize) {
-                    met += 1;
+                let is_allowed = self.filter.set.get(*node as usize);
+                walk.scouted.push((*key, is_allowed));
+                if is_allowed {
                     walk.found.insert(*key, *node);
                 }
             }
@@ -120,7 +135,16 @@ impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
         for scout in scouts {
             walk.passed.insert(scout);
         }
-        Ok((scouts, met))
+        Ok(scouts)
+    }
+
+    /// Whether fewer of the rows that scouts met are allowed than by chance.
+    fn are_too_few(&self, met: &[(f32, bool)]) -> bool {
+        let fraction = self.filter.fraction;
+        let allowed = met.iter().filter(|(_, is_allowed)| *is_allowed).count();
+        let expected = met.len() as f64 * fraction;
+        let chance = SKEW * (expected * (1.0 - fraction).max(0.0)).sqrt();
+        (allowed as f64) < (HOLE * expected).min(expected - chance)
     }
 
     /// Offers the allowed nodes within two hops that are new, about as many as a node has links, to the
@@ -156,6 +180,15 @@ impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
         score_fresh(layer, *codes, prepared, walk);
         hops + walk.fresh.len()
     }
+}
+
+/// The half of the rows with the smaller keys: scouts come from further away.
+fn nearer_half(met: &mut [(f32, bool)]) -> &[(f32, bool)] {
+    let half = met.len() / 2;
+    if half > 0 {
+        met.select_nth_unstable_by(half, |a, b| a.0.total_cmp(&b.0));
+    }
+    &met[..half]
 }
 
 /// Whether a row is among those that the words of a set say; 0 or 1, to be added without a branch.

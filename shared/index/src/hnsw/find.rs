@@ -1,206 +1,19 @@
-//! Finding candidates on a graph by the cheapest way that finds enough, and scoring them exactly.
+//! A graph index as its search sees it, exact scores of candidates, and range search.
 
 use redkite_types::StopFlag;
 
-use super::filtered::{Filter, FilteredWalk};
-use super::graph::Layer;
-use super::margin::Margin;
-use super::scratch::{PoolSize, Scratch, Walk};
-use super::walk::beam;
+use super::candidates::{Reach, Wanted};
+use super::scratch::{PoolSize, Scratch};
 use crate::allowed::Allowed;
-use crate::codes::Comparable;
 use crate::error::Result;
 use crate::flat::allowed_rows;
 use crate::index::{Hit, VectorIndex};
 use crate::kernel::LINE_BYTES;
+use crate::margin::Margin;
 use crate::params::RangeBounds;
 use crate::raw::{Element, ExactScorer, RawRow, RawVectors, RowRoom, flip};
 use crate::rerank::{RAW_LINES_AHEAD, RAW_ROWS_AHEAD};
-use crate::topk::TopK;
-
-/// A row read in order by a scan costs about this fraction of one met on a walk.
-const SCAN_ADVANTAGE: f64 = 4.0;
-
-/// Rows that a walk scores until it is where the query is.
-const ROWS_ON_THE_WAY: f64 = 300.0;
-
-/// Rows that a walk scores for each node that it expands there.
-const ROWS_PER_NODE: f64 = 20.0;
-
-/// The same of a filtered walk, and what it costs to read the links of excluded neighbours besides.
-const FILTERED_ROWS_PER_NODE: f64 = 40.0;
-
-/// Below this part of rows allowed, two hops no longer meet enough of them to keep a walk together.
-const WALKABLE_FRACTION: f64 = 0.1;
-
-/// Rows whose keys a scan computes at once.
-const SCAN_BLOCK: usize = 64;
-
-/// How candidates are found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Strategy {
-    /// Compare the codes of all allowed rows.
-    Scan,
-    /// Walk through allowed rows only, two hops at a time.
-    FilteredWalk,
-    /// Walk as if there were no filter, with a pool large enough to lose what it excludes.
-    Walk,
-}
-
-/// Chooses by the expected number of rows compared.
-fn choose(rows: usize, allowed: usize, size: PoolSize) -> Strategy {
-    let fraction = allowed as f64 / rows.max(1) as f64;
-    let (strategy, per_node) = if fraction >= 0.9 {
-        (Strategy::Walk, ROWS_PER_NODE)
-    } else {
-        let thinned = (WALKABLE_FRACTION / fraction.max(f64::MIN_POSITIVE)).max(1.0);
-        (Strategy::FilteredWalk, FILTERED_ROWS_PER_NODE * thinned)
-    };
-    let walked = ROWS_ON_THE_WAY + per_node * size.expanded as f64;
-    if allowed as f64 <= SCAN_ADVANTAGE * walked {
-        Strategy::Scan
-    } else {
-        strategy
-    }
-}
-
-/// The lowest level of a graph and what its rows are compared by.
-pub(crate) struct Graph<'a, L, C> {
-    pub(crate) layer: L,
-    pub(crate) codes: &'a C,
-    pub(crate) rows: usize,
-    /// Links of a node, at most.
-    pub(crate) degree: usize,
-}
-
-/// How many candidates a search needs, and of which rows.
-#[derive(Clone, Copy)]
-pub(crate) struct Wanted<'a> {
-    pub(crate) allowed: Allowed<'a>,
-    pub(crate) size: PoolSize,
-    /// Candidates there must be, if so many rows are allowed.
-    pub(crate) needed: usize,
-}
-
-/// Buffers of a search on a graph.
-pub(crate) struct Buffers<'a> {
-    pub(crate) walk: &'a mut Walk,
-    pub(crate) topk: &'a mut TopK,
-    /// Keys, which are those of codes, and rows.
-    pub(crate) candidates: &'a mut Vec<(f32, u32)>,
-}
-
-impl<L: Layer, C: Comparable> Graph<'_, L, C> {
-    /// Fills the candidates with about `pool_size` allowed rows near the prepared query, best first.
-    /// `entry` finds where a walk begins.
-    pub(crate) fn candidates(
-        &self,
-        prepared: &mut C::Query,
-        entry: impl FnOnce(&mut C::Query, &mut Walk) -> u32,
-        wanted: Wanted<'_>,
-        stop: &StopFlag,
-        buffers: &mut Buffers<'_>,
-    ) -> Result<()> {
-        let Wanted {
-            allowed,
-            size,
-            needed,
-        } = wanted;
-        let pool_size = size.kept;
-        let Buffers {
-            walk, candidates, ..
-        } = buffers;
-        candidates.clear();
-        let strategy = choose(self.rows, allowed.count, size);
-        let entry = match strategy {
-            Strategy::Scan => 0,
-            Strategy::Walk | Strategy::FilteredWalk => entry(prepared, walk),
-        };
-        let (layer, codes) = (&self.layer, self.codes);
-        if strategy == Strategy::Walk {
-            let mut widened = self.rows as f64 / allowed.count.max(1) as f64;
-            loop {
-                beam(
-                    layer,
-                    codes,
-                    prepared,
-                    walk,
-                    entry,
-                    size.times(widened),
-                    stop,
-                )?;
-                let is_allowed = |(_, row): &(f32, u32)| allowed.has(*row);
-                candidates.extend(walk.pool.iter().filter(is_allowed));
-                if candidates.len() >= needed.max(pool_size * 3 / 4).min(allowed.count) {
-                    return Ok(());
-                }
-                // The filter excludes more around the query than on average: look further out,
-                // through what it excludes, until a scan is cheaper.
-                candidates.clear();
-                widened *= 4.0;
-                if choose(self.rows, allowed.count, size.times(widened)) == Strategy::Scan {
-                    break;
-                }
-            }
-        }
-        if let (Strategy::FilteredWalk, Some(set)) = (strategy, allowed.set) {
-            let filter = Filter {
-                set,
-                fraction: allowed.count as f64 / self.rows as f64,
-                budget: allowed.count,
-            };
-            let filtered = FilteredWalk {
-                graph: self,
-                filter,
-                stop,
-            };
-            let is_done = filtered.run(prepared, walk, entry, size)?;
-            if is_done && walk.pool.len() >= pool_size.min(allowed.count) {
-                candidates.extend(walk.pool.iter());
-                return Ok(());
-            }
-        }
-        self.scan_codes(prepared, allowed, pool_size, stop, buffers)
-    }
-
-    /// Compares the codes of all allowed rows.
-    fn scan_codes(
-        &self,
-        prepared: &mut C::Query,
-        allowed: Allowed<'_>,
-        pool_size: usize,
-        stop: &StopFlag,
-        buffers: &mut Buffers<'_>,
-    ) -> Result<()> {
-        let Buffers {
-            walk,
-            topk,
-            candidates,
-        } = buffers;
-        topk.reset(pool_size);
-        let mut pending = allowed_rows(allowed.set, self.rows);
-        walk.fresh.clear();
-        loop {
-            stop.check()?;
-            // One block is scored while the next is on its way from memory.
-            std::mem::swap(&mut walk.rows, &mut walk.fresh);
-            walk.fresh.clear();
-            walk.fresh.extend(pending.by_ref().take(SCAN_BLOCK));
-            walk.fresh.iter().for_each(|row| self.codes.prefetch(*row));
-            if walk.rows.is_empty() && walk.fresh.is_empty() {
-                break;
-            }
-            walk.keys.clear();
-            self.codes.keys(prepared, &walk.rows, &mut walk.keys);
-            for (row, key) in walk.rows.iter().zip(&walk.keys) {
-                topk.push(*key, *row);
-            }
-        }
-        candidates.clear();
-        candidates.extend(topk.drain());
-        Ok(())
-    }
-}
+use crate::scoring::CodeScores;
 
 /// A graph index: how it finds candidates, and where the rows lie that they are scored with.
 pub(crate) trait Find: VectorIndex {
@@ -208,7 +21,30 @@ pub(crate) trait Find: VectorIndex {
     fn prepare(&self, query: &[f32], scratch: &mut Scratch);
 
     /// Fills the scratch's candidates for the query that was made ready.
-    fn candidates(&self, wanted: Wanted<'_>, stop: &StopFlag, scratch: &mut Scratch) -> Result<()>;
+    fn candidates(
+        &self,
+        wanted: Wanted<'_>,
+        stop: &StopFlag,
+        scratch: &mut Scratch,
+    ) -> Result<Reach>;
+
+    /// Compares the codes of all allowed rows with the query that was made ready; `see` gets the key of each.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    fn scan_all(
+        &self,
+        allowed: Allowed<'_>,
+        stop: &StopFlag,
+        scratch: &mut Scratch,
+        see: &mut dyn FnMut(f32, u32),
+    ) -> Result<()>;
+
+    /// How keys of codes become scores of hits for the query that was made ready, if candidates are not to be
+    /// scored with their vectors.
+    fn code_scores<'a>(&'a self, _query: &[f32], _scratch: &Scratch) -> Option<CodeScores<'a>> {
+        None
+    }
 
     /// A row's vector where it lies, and one over its length (which matters for cosine only).
     fn exact<'a>(&'a self, raw: &'a dyn RawVectors, row: u32) -> (RawRow<'a>, f32);
@@ -287,7 +123,7 @@ pub(crate) trait Find: VectorIndex {
     ///
     /// Looks at ever more of the nearest rows, `first_pool` of them first, until there are enough in
     /// the range or the last lies beyond it; when that would be a good part of all, scores every row
-    /// instead.
+    /// instead: with their vectors, or by their codes where hits have such scores.
     #[allow(
         clippy::too_many_arguments,
         reason = "each is borrowed from a different owner on the hot path"
@@ -308,6 +144,7 @@ pub(crate) trait Find: VectorIndex {
         let scorer = ExactScorer::new(metric, query, self.element(raw));
         let start = out.len();
         self.prepare(query, scratch);
+        let by_codes = self.code_scores(query, scratch);
         // Here the effort says where to begin, so one below the limit is no error.
         let mut pool_size = first_pool.unwrap_or(RANGE_FIRST_POOL).max(RANGE_FIRST_POOL);
         while pool_size * RANGE_SCAN_FRACTION < allowed.count {
@@ -315,10 +152,14 @@ pub(crate) trait Find: VectorIndex {
                 allowed,
                 size: PoolSize::of(pool_size),
                 needed: pool_size,
+                widened: 1.0,
             };
             self.candidates(wanted, stop, scratch)?;
             let found = scratch.candidates.len();
-            self.rerank(&scorer, raw, found, None, scratch, out)?;
+            match &by_codes {
+                None => self.rerank(&scorer, raw, found, None, scratch, out)?,
+                Some(scores) => score_by_codes(scores, found, scratch, out),
+            }
             let is_past = out.last().is_some_and(|last| {
                 let score = last.score;
                 !range.contains(metric, score) && range.far_enough(metric, score)
@@ -337,20 +178,48 @@ pub(crate) trait Find: VectorIndex {
             out.truncate(start);
             pool_size *= 4;
         }
-        scratch.topk.reset(limit.min(allowed.count));
-        for (count, row) in allowed_rows(allowed.set, self.len()).enumerate() {
-            if count % RANGE_BLOCK == 0 {
-                stop.check()?;
-            }
-            let (values, norm) = self.exact(raw, row);
-            let key = scorer.key(values, norm);
+        let mut topk = std::mem::take(&mut scratch.topk);
+        topk.reset(limit.min(allowed.count));
+        let mut offer = |key: f32, row: u32| {
             if range.contains(metric, flip(metric, key)) {
-                scratch.topk.push(key, row);
+                topk.push(key, row);
+            }
+        };
+        match by_codes {
+            Some(scores) => self.scan_all(allowed, stop, scratch, &mut |key, row| {
+                offer(scores.key(key, row), row);
+            })?,
+            None => {
+                for (count, row) in allowed_rows(allowed.set, self.len()).enumerate() {
+                    if count % RANGE_BLOCK == 0 {
+                        stop.check()?;
+                    }
+                    let (values, norm) = self.exact(raw, row);
+                    offer(scorer.key(values, norm), row);
+                }
             }
         }
-        scratch.topk.drain_into(metric, out);
+        topk.drain_into(metric, out);
+        scratch.topk = topk;
         Ok(())
     }
+}
+
+/// Gives the candidates the scores of their codes and appends the best `k`, best first.
+pub(super) fn score_by_codes(
+    scores: &CodeScores<'_>,
+    k: usize,
+    scratch: &mut Scratch,
+    out: &mut Vec<Hit>,
+) {
+    let Scratch {
+        candidates, topk, ..
+    } = scratch;
+    topk.reset(k);
+    for (of_codes, row) in candidates.iter() {
+        topk.push(scores.key(*of_codes, *row), *row);
+    }
+    topk.drain_into(scores.metric, out);
 }
 
 /// Rows that a range search looks at first.
@@ -361,24 +230,3 @@ const RANGE_SCAN_FRACTION: usize = 16;
 
 /// Rows scored between two looks at the stop flag.
 const RANGE_BLOCK: usize = 256;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn few_allowed_rows_are_scanned_and_many_walked() {
-        let of_40 = |rows, allowed| choose(rows, allowed, PoolSize::of(40));
-        assert_eq!(of_40(100_000, 100_000), Strategy::Walk);
-        assert_eq!(of_40(100_000, 50_000), Strategy::FilteredWalk);
-        assert_eq!(of_40(100_000, 10_000), Strategy::FilteredWalk);
-        assert_eq!(of_40(100_000, 1_000), Strategy::Scan);
-        assert_eq!(of_40(1_000_000, 10_000), Strategy::Scan);
-        assert_eq!(of_40(100_000, 0), Strategy::Scan);
-        assert_eq!(of_40(500, 500), Strategy::Scan);
-        assert_eq!(of_40(0, 0), Strategy::Scan);
-        // The wider the pool, the more a walk costs.
-        let wide = choose(100_000, 10_000, PoolSize::of(200));
-        assert_eq!(wide, Strategy::Scan);
-    }
-}

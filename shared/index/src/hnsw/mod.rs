@@ -5,10 +5,11 @@
 //! Malkov & Yashunin 2016.
 
 pub(crate) mod build;
+pub(crate) mod candidates;
 mod filtered;
 pub(crate) mod find;
 pub(crate) mod graph;
-pub(crate) mod margin;
+pub(crate) mod nearest;
 pub(crate) mod scratch;
 mod search;
 #[cfg(test)]
@@ -28,7 +29,6 @@ use crate::error::{Error, Result};
 use crate::file::{Header, Section, Stored};
 use crate::flat::{inverse_norms, norm_section};
 use crate::index::{BuildOptions, Hit, VectorIndex, check_raw, check_rows};
-use crate::ivf::Shape;
 use crate::params::{IndexParams, IndexType, SearchParams};
 use crate::product::ProductRows;
 use crate::raw::{RawSlice, RawVectors, check_query};
@@ -47,7 +47,7 @@ impl Rows {
     fn memory_bytes(&self) -> usize {
         match self {
             Self::Scalar(codes) => codes.memory_bytes(),
-            Self::Product(codes) => codes.pq.memory_bytes(),
+            Self::Product(codes) => codes.memory_bytes(),
         }
     }
 }
@@ -65,6 +65,8 @@ pub struct HnswIndex {
     levels: Vec<Level>,
     m: usize,
     ef_construction: usize,
+    /// Whether candidates are scored with the vectors, rather than by their codes.
+    is_refined: bool,
 }
 
 impl HnswIndex {
@@ -101,13 +103,8 @@ impl HnswIndex {
         let codes = if params.index_type == IndexType::HnswPq {
             // The graph is built on 8 bits a dimension: better links cost a walk nothing.
             drop(codes);
-            let shape = Shape {
-                dim,
-                m: params.pq_m,
-                nbits: params.nbits,
-            };
             let (seed, stop) = (options.seed, options.stop);
-            Rows::Product(ProductRows::build(params.metric, shape, raw, seed, stop)?)
+            Rows::Product(ProductRows::build(params, raw, seed, stop)?)
         } else {
             Rows::Scalar(codes)
         };
@@ -121,6 +118,7 @@ impl HnswIndex {
             levels,
             m: params.m,
             ef_construction: params.ef_construction,
+            is_refined: params.is_refined,
         })
     }
 
@@ -131,12 +129,7 @@ impl HnswIndex {
         }
         let inverse_norms = norm_section(&mut stored)?;
         let codes = if header.index_type == IndexType::HnswPq {
-            let shape = Shape {
-                dim: header.dim,
-                m: header.parts,
-                nbits: header.nbits,
-            };
-            Rows::Product(ProductRows::from_stored(shape, &mut stored)?)
+            Rows::Product(ProductRows::from_stored(&mut stored)?)
         } else {
             Rows::Scalar(stored_codes(&header, &mut stored)?)
         };
@@ -151,6 +144,7 @@ impl HnswIndex {
             levels,
             m: header.m,
             ef_construction: header.ef_construction,
+            is_refined: header.is_refined,
         })
     }
 
@@ -258,10 +252,9 @@ impl VectorIndex for HnswIndex {
         if limit == 0 || allowed.count == 0 {
             return Ok(());
         }
+        let first = params.first_pool();
         with_scratch(|scratch| {
-            self.within(
-                query, raw, params.ef, range, allowed, limit, stop, scratch, out,
-            )
+            self.within(query, raw, first, range, allowed, limit, stop, scratch, out)
         })
     }
 
@@ -287,7 +280,8 @@ impl VectorIndex for HnswIndex {
     }
 
     fn parts(&self) -> Vec<Bytes> {
-        let mut header = Header::new(self.index_type, self.metric, self.dim, self.rows);
+        let mut header =
+            Header::new(self.index_type, self.metric, self.dim, self.rows).refined(self.is_refined);
         header.m = self.m;
         header.ef_construction = self.ef_construction;
         header.upper_levels = self.levels.len() - 1;
@@ -297,7 +291,7 @@ impl VectorIndex for HnswIndex {
             Rows::Product(codes) => {
                 header.parts = codes.pq.shape.m;
                 header.nbits = codes.pq.shape.nbits;
-                sections.extend(codes.pq.sections());
+                sections.extend(codes.sections());
             }
         }
         for (number, level) in self.levels.iter().enumerate() {

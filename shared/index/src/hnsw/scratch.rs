@@ -33,11 +33,6 @@ impl NodeSet {
         }
     }
 
-    /// Number of members.
-    pub(crate) fn len(&self) -> usize {
-        self.members.len()
-    }
-
     /// Adds a node; whether it was not a member before.
     #[inline]
     pub(crate) fn insert(&mut self, node: u32) -> bool {
@@ -241,6 +236,8 @@ pub(crate) struct Walk {
     pub(crate) pool: Pool,
     /// What a filter allows of the nodes that its scouts met.
     pub(crate) found: Pool,
+    /// The keys of all that they met, and whether the filter allows them.
+    pub(crate) scouted: Vec<(f32, bool)>,
     /// Neighbours of the node being expanded.
     pub(crate) nodes: Vec<u32>,
     /// Those of them that are new.

@@ -2,24 +2,27 @@
 
 use redkite_types::StopFlag;
 
-use super::find::{Buffers, Find, Graph, Wanted};
+use super::candidates::{Buffers, Graph, Reach, Wanted};
+use super::find::{Find, score_by_codes};
 use super::graph::{LevelView, max_links};
-use super::margin::Margin;
+use super::nearest::{Plan, Search};
 use super::scratch::{PoolSize, Scratch, Walk};
 use super::walk::greedy;
 use super::{HnswIndex, Rows};
 use crate::allowed::Allowed;
 use crate::buffer::view;
-use crate::codes::Comparable;
+use crate::codes::{Comparable, key_share};
 use crate::error::Result;
 use crate::index::Hit;
 use crate::params::SearchParams;
 use crate::raw::{ExactScorer, RawRow, RawVectors, RowRoom};
+use crate::scoring::CodeScores;
 
 impl HnswIndex {
     /// How much a walk for `k` results looks at, and how many candidates are scored exactly: as many as
     /// were asked for, and a few more to undo what rounding mixed up. Product codes mix up far more
-    /// than 8 bits a dimension do, so all their candidates are scored unless so many were asked for.
+    /// than 8 bits a dimension do, so all their candidates are scored unless so many were asked for. Where
+    /// hits have the scores of the codes, only how much is looked at counts.
     fn breadth(&self, k: usize, params: &SearchParams) -> Result<(PoolSize, usize)> {
         let ef = params.pool_size(k)?;
         let refined = match (params.refine_k, &self.codes) {
@@ -56,17 +59,30 @@ impl HnswIndex {
             allowed,
             size,
             needed: k,
+            widened: 1.0,
         };
         self.prepare(query, scratch);
-        self.candidates(wanted, stop, scratch)?;
-        scratch.candidates.truncate(reranked);
-        let scorer = ExactScorer::new(self.metric, query, raw.element());
-        let margin = match (&self.codes, params.refine_k) {
-            (Rows::Scalar(_), None) => Some(Margin::new(scratch.prepared.unit)),
-            // Product codes are too coarse, and who says how many are to be scored gets that.
-            (Rows::Product(_), _) | (_, Some(_)) => None,
+        if let Some(scores) = self.code_scores(query, scratch) {
+            self.candidates(wanted, stop, scratch)?;
+            score_by_codes(&scores, k, scratch, out);
+            return Ok(());
+        }
+        let search = Search {
+            index: self,
+            scorer: &ExactScorer::new(self.metric, query, raw.element()),
+            raw,
+            plan: Plan {
+                reranked,
+                slope: match &self.codes {
+                    Rows::Scalar(_) => scratch.prepared.unit,
+                    Rows::Product(_) => key_share(self.metric),
+                },
+                // Product codes are too coarse, and who says how many are to be scored gets that.
+                ends_early: matches!(self.codes, Rows::Scalar(_)) && params.refine_k.is_none(),
+            },
+            stop,
         };
-        self.rerank(&scorer, raw, k, margin, scratch, out)
+        search.nearest(wanted, scratch, out)
     }
 
     /// One over a row's length, for cosine.
@@ -105,7 +121,12 @@ impl Find for HnswIndex {
         }
     }
 
-    fn candidates(&self, wanted: Wanted<'_>, stop: &StopFlag, scratch: &mut Scratch) -> Result<()> {
+    fn candidates(
+        &self,
+        wanted: Wanted<'_>,
+        stop: &StopFlag,
+        scratch: &mut Scratch,
+    ) -> Result<Reach> {
         let Scratch {
             walk,
             prepared,
@@ -135,6 +156,43 @@ impl Find for HnswIndex {
                 &mut buffers,
             ),
         }
+    }
+
+    fn scan_all(
+        &self,
+        allowed: Allowed<'_>,
+        stop: &StopFlag,
+        scratch: &mut Scratch,
+        see: &mut dyn FnMut(f32, u32),
+    ) -> Result<()> {
+        let Scratch {
+            walk,
+            prepared,
+            product,
+            ..
+        } = scratch;
+        match &self.codes {
+            Rows::Scalar(codes) => {
+                let graph = self.graph(codes);
+                graph.scan_codes(prepared, allowed, stop, walk, see)
+            }
+            Rows::Product(codes) => {
+                let graph = self.graph(codes);
+                graph.scan_codes(product, allowed, stop, walk, see)
+            }
+        }
+    }
+
+    fn code_scores<'a>(&'a self, query: &[f32], scratch: &Scratch) -> Option<CodeScores<'a>> {
+        if self.is_refined {
+            return None;
+        }
+        let line = match &self.codes {
+            Rows::Scalar(codes) => codes.line(&scratch.prepared),
+            Rows::Product(codes) => codes.line(self.metric, &scratch.product),
+        };
+        let norms = view(&self.inverse_norms);
+        Some(CodeScores::new(self.metric, line, query, norms))
     }
 
     #[inline]

@@ -191,8 +191,8 @@ impl Case {
         };
         let (prepared, walk) = (&mut scratch.prepared, &mut scratch.walk);
         let size = scratch::PoolSize::of(64);
-        let is_done = filtered.run(prepared, walk, 0, size).unwrap();
-        is_done.then(|| walk.pool.iter().map(|(_, row)| row).collect())
+        let ending = filtered.run(prepared, walk, 0, size).unwrap();
+        (ending == filtered::Ending::Found).then(|| walk.pool.iter().map(|(_, row)| row).collect())
     }
 }
 

@@ -4,8 +4,10 @@ use redkite_types::StopFlag;
 
 use super::IvfIndex;
 use super::compare::{Asked, compare_blocks};
+use super::finish::Search;
 use super::search::{Scratch, Wanted, with_scratch};
 use crate::allowed::Allowed;
+use crate::effort::Met;
 use crate::error::Result;
 use crate::flat::scan_together;
 use crate::index::Hit;
@@ -17,7 +19,7 @@ use crate::together::{AllowedOfLists, BATCH_BYTES, ListVisits, parts};
 struct Member<'a> {
     asked: Asked,
     scorer: ExactScorer<'a>,
-    is_skewed: bool,
+    met: Met,
 }
 
 impl IvfIndex {
@@ -37,7 +39,7 @@ impl IvfIndex {
         out: &mut Vec<Vec<Hit>>,
     ) -> Result<()> {
         let wanted = self.wanted(params, allowed, k);
-        if allowed.count <= wanted.effort.rows {
+        if self.scans_instead(&wanted) {
             let norms = self.norms();
             let rows = (raw, self.rows, norms);
             return scan_together(rows, self.metric, queries, allowed.set, wanted.k, stop, out);
@@ -52,12 +54,15 @@ impl IvfIndex {
                 self.visit(visits, &lists, raw, &wanted, &mut members, stop, scratch)?;
                 for member in &mut members {
                     let mut hits = Vec::new();
-                    let Member {
-                        asked,
+                    let Member { asked, scorer, met } = member;
+                    let search = Search {
+                        index: self,
+                        wanted,
                         scorer,
-                        is_skewed,
-                    } = member;
-                    self.finish(&wanted, *is_skewed, scorer, raw, asked, scratch, &mut hits)?;
+                        raw,
+                        stop,
+                    };
+                    search.finish(*met, asked, scratch, &mut hits)?;
                     out.push(hits);
                 }
                 Ok::<(), crate::error::Error>(())
@@ -87,12 +92,12 @@ impl IvfIndex {
             self.prepare(query, params, parts, &mut asked);
             order.rank(&self.coarse, &asked.query, wanted.effort.nprobe);
             let nearest = |rank| order.get(rank);
-            let is_skewed = visits.add(members.len(), wanted.effort, lists, nearest);
+            let met = visits.add(members.len(), wanted.effort, lists, nearest);
             asked.best.reset(wanted.wide_pool);
             members.push(Member {
                 asked,
                 scorer: ExactScorer::new(self.metric, query, raw.element()),
-                is_skewed,
+                met,
             });
         }
         (visits, members)

@@ -24,7 +24,7 @@ const BLOCK: usize = 64;
 pub(super) struct Asked {
     /// The query as its metric compares it.
     pub(super) query: Vec<f32>,
-    prepared: Prepared,
+    pub(super) prepared: Prepared,
     table: Vec<f32>,
     fast: FastTable,
     pub(super) best: TopK,

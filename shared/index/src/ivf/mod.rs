@@ -7,13 +7,17 @@
 //! | IVF_PQ, SCANN | product-quantised codes; the best are scored exactly |
 //! | IVF_RABITQ | one bit a dimension; the best are scored exactly |
 //!
+//! SCANN and IVF_RABITQ can be built to do without the vectors; hits then have the scores of the codes.
+//!
 //! # Source
 //! Jégou, Douze, Schmid 2011, §IV, for the lists.
 
 mod batch;
+mod by_codes;
 mod coarse;
 mod compare;
 mod fast;
+mod finish;
 mod kmeans;
 mod pq;
 mod rabitq;
@@ -78,6 +82,8 @@ pub struct IvfIndex {
     /// `[rows]` u32, list by list, in order within each.
     list_rows: Bytes,
     payload: Payload,
+    /// Whether candidates are scored with the vectors, rather than by their codes.
+    is_refined: bool,
 }
 
 impl IvfIndex {
@@ -111,7 +117,7 @@ impl IvfIndex {
         let count = check_rows(raw, u32::MAX as usize)?;
         options.stop.check()?;
         let metric = params.metric;
-        let version = params.index_type.format_version();
+        let version = params.format_version();
         let run = Run {
             threads: options.threads.max(1),
             stop: options.stop,
@@ -181,6 +187,7 @@ impl IvfIndex {
             offsets: aligned_copy(&offsets),
             list_rows,
             payload,
+            is_refined: params.is_refined,
         })
     }
 
@@ -243,6 +250,7 @@ impl IvfIndex {
             offsets,
             list_rows,
             payload,
+            is_refined: header.is_refined,
         })
     }
 
@@ -446,6 +454,7 @@ impl VectorIndex for IvfIndex {
     fn parts(&self) -> Vec<Bytes> {
         let mut header = Header::new(self.index_type, self.metric, self.dim, self.rows);
         header.version = self.version;
+        header.is_refined = self.is_refined;
         header.nlist = self.nlist();
         let mut sections = vec![
             (Section::InverseNorms, 0, self.inverse_norms.clone()),

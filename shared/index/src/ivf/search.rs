@@ -6,7 +6,8 @@ use std::ops::Range;
 use redkite_types::StopFlag;
 
 use super::coarse::Order;
-use super::compare::{Asked, Gathered, compare_blocks};
+use super::compare::{Asked, Gathered};
+use super::finish::Search;
 use super::{IvfIndex, Payload};
 use crate::allowed::Allowed;
 use crate::buffer::view;
@@ -17,7 +18,6 @@ use crate::flat::{allowed_rows, scan_exact};
 use crate::index::Hit;
 use crate::params::{RangeBounds, SearchParams};
 use crate::raw::{ExactScorer, RawVectors, RowRoom, flip};
-use crate::rerank::rerank;
 use crate::together::parts;
 use crate::topk::TopK;
 
@@ -27,20 +27,23 @@ const DEFAULT_NPROBE: usize = 8;
 /// Empty lists in a row that end a range search when nothing else is said.
 const DEFAULT_EMPTY_BUCKETS: usize = 2;
 
-/// How many times more rows are scored exactly under a filter that excludes what lies around the query:
-/// what it allows is about equally far, and codes of a few bits a dimension cannot tell it apart.
-const SKEWED_POOL: usize = 4;
+/// How many times as many rows a search under a filter keeps as it scores: it goes on with them where the
+/// filter excludes so much around the query that codes cannot tell apart what is nearest.
+const WIDE_POOL: usize = 4;
+
+/// Rows that a search under a filter keeps of 8-bit codes, at least: as many as say whether they suffice.
+const SQ8_POOL: usize = 16;
 
 /// Buffers of one search.
 #[derive(Default)]
 pub(super) struct Scratch {
     pub(super) order: Order,
-    asked: Asked,
+    pub(super) asked: Asked,
     pub(super) parts: Vec<f32>,
     pub(super) gathered: Gathered,
-    topk: TopK,
-    candidates: Vec<u32>,
-    room: RowRoom,
+    pub(super) topk: TopK,
+    pub(super) candidates: Vec<(f32, u32)>,
+    pub(super) room: RowRoom,
 }
 
 /// What is the same for all queries of a search.
@@ -50,8 +53,8 @@ pub(super) struct Wanted<'a> {
     /// Hits, at most as many as there are allowed rows.
     pub(super) k: usize,
     pub(super) effort: Effort,
-    /// Rows to score exactly.
-    pool: usize,
+    /// Rows to score exactly, at least.
+    pub(super) pool: usize,
     /// Rows to keep for that, before it is known how many are.
     pub(super) wide_pool: usize,
 }
@@ -80,13 +83,16 @@ impl IvfIndex {
     }
 
     /// The places of a list's rows.
-    fn places(&self, list: u32) -> Range<usize> {
+    pub(super) fn places(&self, list: u32) -> Range<usize> {
         let offsets = self.offsets();
         offsets[list as usize] as usize..offsets[list as usize + 1] as usize
     }
 
     /// Places that are compared together.
-    fn at_once(&self, places: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    pub(super) fn at_once(
+        &self,
+        places: Range<usize>,
+    ) -> impl Iterator<Item = Range<usize>> + use<> {
         let (whole, divided) = match self.is_read() {
             true => (None, Some(parts(places))),
             false => (Some(places), None),
@@ -99,6 +105,8 @@ impl IvfIndex {
         match self.payload {
             Payload::Flat => k,
             Payload::Sq8 { .. } => k + k / 2 + 5,
+            // The codes have the last word, so none but the best of them count.
+            Payload::Pq { .. } | Payload::Rabitq { .. } if !self.is_refined => k,
             // Codes of a few bits a dimension mix up many more.
             Payload::Pq { .. } => params.reorder_k.unwrap_or(k * 10).max(k),
             Payload::Rabitq { .. } => {
@@ -118,8 +126,12 @@ impl IvfIndex {
         let k = k.min(allowed.count);
         let pool = self.rerank_count(params, k).min(allowed.count);
         let wide_pool = match (&self.payload, allowed.set) {
-            (Payload::Pq { .. } | Payload::Rabitq { .. }, Some(_)) => pool * SKEWED_POOL,
-            _ => pool,
+            (Payload::Flat, _) | (_, None) => pool,
+            (Payload::Sq8 { .. }, Some(_)) => pool.max(SQ8_POOL),
+            (Payload::Pq { .. } | Payload::Rabitq { .. }, Some(_)) if self.is_refined => {
+                pool * WIDE_POOL
+            }
+            (Payload::Pq { .. } | Payload::Rabitq { .. }, Some(_)) => pool,
         };
         Wanted {
             allowed,
@@ -149,7 +161,7 @@ impl IvfIndex {
         let wanted = self.wanted(params, allowed, k);
         let effort = wanted.effort;
         let scorer = ExactScorer::new(self.metric, query, raw.element());
-        if allowed.count <= effort.rows {
+        if self.scans_instead(&wanted) {
             let norm = |row: u32| self.norms().get(row as usize).copied().unwrap_or(1.0);
             let rows = allowed_rows(allowed.set, self.rows);
             let topk = &mut scratch.topk;
@@ -171,6 +183,13 @@ impl IvfIndex {
         order.rank(&self.coarse, &asked.query, effort.nprobe);
         asked.best.reset(wanted.wide_pool);
         let mut visits = effort.begin(allowed, self.rows);
+        let search = Search {
+            index: self,
+            wanted,
+            scorer: &scorer,
+            raw,
+            stop,
+        };
         let mut rank = 0;
         while rank < effort.nprobe || !visits.are_enough() {
             stop.check()?;
@@ -178,75 +197,18 @@ impl IvfIndex {
                 break;
             };
             rank += 1;
-            let places = self.places(list);
-            let rows = places.len();
-            let base = self.base(list, asked);
-            let found = if let Some(pq) = self.in_blocks() {
-                compare_blocks(pq, self.list_rows(), places, base, allowed, asked)
-            } else {
-                let mut found = 0;
-                for part in self.at_once(places) {
-                    self.gather_codes(part, allowed, gathered)?;
-                    self.compare(base, &scorer, raw, gathered, asked);
-                    found += gathered.rows.len();
-                }
-                found
-            };
-            visits.add(rows, found);
+            let found = search.visit(list, gathered, asked)?;
+            visits.add(self.places(list).len(), found);
         }
         let mut asked = std::mem::take(&mut scratch.asked);
-        let is_skewed = visits.are_skewed();
-        let finished = self.finish(&wanted, is_skewed, &scorer, raw, &mut asked, scratch, out);
+        let finished = search.finish(visits.met(), &mut asked, scratch, out);
         scratch.asked = asked;
         finished
     }
 
-    /// Appends the hits among the rows that were kept.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "each is borrowed from a different owner on the hot path"
-    )]
-    pub(super) fn finish(
-        &self,
-        wanted: &Wanted<'_>,
-        is_skewed: bool,
-        scorer: &ExactScorer<'_>,
-        raw: &dyn RawVectors,
-        asked: &mut Asked,
-        scratch: &mut Scratch,
-        out: &mut Vec<Hit>,
-    ) -> Result<()> {
-        if let Payload::Flat = self.payload {
-            asked.best.drain_into(self.metric, out);
-            return Ok(());
-        }
-        scratch.candidates.clear();
-        asked.best.drain_rows(&mut scratch.candidates);
-        if !is_skewed {
-            scratch.candidates.truncate(wanted.pool);
-        }
-        let Scratch {
-            candidates,
-            topk,
-            room,
-            ..
-        } = scratch;
-        rerank(
-            scorer,
-            self.metric,
-            raw,
-            self.norms(),
-            candidates,
-            wanted.k,
-            topk,
-            room,
-            out,
-        )
-    }
-
     /// The best `limit` allowed rows within a range; everything was checked.
     ///
-    /// Scores the rows of the lists exactly; ends when enough lists were visited and then some in
+    /// Scores the rows of the lists exactly, or by their codes where hits have such scores; ends when enough lists were visited and then some in
     /// a row had nothing to give.
     #[allow(
         clippy::too_many_arguments,
@@ -270,14 +232,19 @@ impl IvfIndex {
         let Scratch {
             order,
             asked,
+            parts,
             gathered,
+            topk,
             ..
         } = scratch;
         asked.query.resize(self.dim, 0.0);
         normalised(self.metric, query, &mut asked.query);
+        if !self.is_refined {
+            self.prepare(query, params, parts, asked);
+        }
         order.rank(&self.coarse, &asked.query, effort.nprobe);
         let norms = self.norms();
-        asked.best.reset(limit.min(allowed.count));
+        topk.reset(limit.min(allowed.count));
         let mut visits = effort.begin(allowed, self.rows);
         let (mut rank, mut empty) = (0, 0);
         while rank < effort.nprobe || !visits.are_enough() || empty < patience {
@@ -291,16 +258,22 @@ impl IvfIndex {
             self.gather(places, allowed, gathered);
             visits.add(rows, gathered.rows.len());
             empty += 1;
-            for row in &gathered.rows {
-                let norm = norms.get(*row as usize).copied().unwrap_or(1.0);
-                let key = scorer.key(raw.row(*row), norm);
+            let mut offer = |key: f32, row: u32| {
                 if range.contains(self.metric, flip(self.metric, key)) {
                     empty = 0;
-                    asked.best.push(key, *row);
+                    topk.push(key, row);
                 }
+            };
+            if !self.is_refined {
+                self.score_by_codes((list, allowed), (&scorer, raw), gathered, asked, &mut offer);
+                continue;
+            }
+            for row in &gathered.rows {
+                let norm = norms.get(*row as usize).copied().unwrap_or(1.0);
+                offer(scorer.key(raw.row(*row), norm), *row);
             }
         }
-        asked.best.drain_into(self.metric, out);
+        topk.drain_into(self.metric, out);
         Ok(())
     }
 }

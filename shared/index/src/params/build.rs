@@ -35,6 +35,10 @@ pub struct IndexParams {
     pub sub_dim: usize,
     /// Bits of a part's code. 1 to 16, 8 if not said.
     pub nbits: usize,
+    /// Whether candidates are scored with the vectors themselves, as they are if nothing is said. If not,
+    /// hits have the scores of the codes, and no vector is looked at. Only HNSW_SQ, HNSW_PQ and IVF_RABITQ
+    /// (`refine`) and SCANN (`with_raw_data`) leave the choice.
+    pub is_refined: bool,
 }
 
 impl IndexParams {
@@ -49,6 +53,7 @@ impl IndexParams {
             pq_m: 0,
             sub_dim: 0,
             nbits: 0,
+            is_refined: true,
         }
     }
 
@@ -141,7 +146,9 @@ impl IndexParams {
             match (index_type, key.as_str()) {
                 (_, "index_type" | "metric_type") => {}
                 // How it is loaded, not how it is built.
-                (_, MMAP_KEY) => boolean(key, value)?,
+                (_, MMAP_KEY) => {
+                    boolean(key, value)?;
+                }
                 (IndexType::AutoIndex, _) => {
                     return Err(Error::invalid(format!(
                         "only metric type can be passed when use AutoIndex, not '{key}'"
@@ -184,8 +191,11 @@ impl IndexParams {
             (IndexType::DiskAnn, "max_degree") => put(&mut self.m, 1, 2048),
             (IndexType::DiskAnn, "search_list_size") => put(&mut self.ef_construction, 1, INT_MAX),
             (IndexType::HnswSq, "sq_type") => sq_type(value),
-            (kind, "refine") if kind.is_refined() => refine(value),
-            (kind, "refine_type") if kind.is_refined() => refine_type(value),
+            (kind, "refine") if kind.takes_refine() => {
+                self.is_refined = refine(value)?;
+                Ok(())
+            }
+            (kind, "refine_type") if kind.takes_refine() => refine_type(value),
             (kind, "nlist") if kind.is_ivf() => put(&mut self.nlist, 1, 65_536),
             (IndexType::IvfPq | IndexType::HnswPq, "m") => put(&mut self.pq_m, 1, 65_536),
             (IndexType::IvfPq | IndexType::HnswPq, "nbits") => {
@@ -193,8 +203,11 @@ impl IndexParams {
                 self.check_nbits()
             }
             (IndexType::Scann, "sub_dim") => put(&mut self.sub_dim, 1, 65_536),
-            // The raw vectors are always there, lent by the segment.
-            (IndexType::Scann, "with_raw_data") => boolean(key, value),
+            // The vectors are there in any case, lent by the segment: what is said is whether they are used.
+            (IndexType::Scann, "with_raw_data") => {
+                self.is_refined = boolean(key, value)?;
+                Ok(())
+            }
             (kind, _) => Err(unknown(key, kind)),
         }
     }
@@ -233,6 +246,14 @@ impl IndexParams {
         }
     }
 
+    /// The version of the file format in which the index is written.
+    pub const fn format_version(&self) -> u32 {
+        match self.is_refined {
+            true => self.index_type.format_version(),
+            false => crate::file::BY_CODES_VERSION,
+        }
+    }
+
     /// Parts of a row of so many dimensions.
     pub(crate) fn parts(&self, dim: usize) -> usize {
         match self.index_type {
@@ -261,6 +282,9 @@ impl IndexParams {
         }
         if self.index_type == IndexType::Scann {
             in_range("sub_dim", self.sub_dim as i64, 1, 65_536)?;
+        }
+        if !self.is_refined && !self.index_type.may_go_unrefined() {
+            return Err(unknown("refine", self.index_type));
         }
         Ok(())
     }
@@ -294,10 +318,11 @@ fn sq_type(value: &Value) -> Result<()> {
     }
 }
 
-/// Whether candidates are scored with something finer than the codes. They always are.
-fn refine(value: &Value) -> Result<()> {
+/// Whether candidates are scored with something finer than the codes. Milvus does so only if it is asked
+/// to; here the vectors are at hand, and it takes a `false` to do without them.
+fn refine(value: &Value) -> Result<bool> {
     if is_null(value) {
-        return Ok(());
+        return Ok(true);
     }
     boolean("refine", value).map_err(|_| {
         Error::invalid(format!(
@@ -311,7 +336,9 @@ fn is_null(value: &Value) -> bool {
     value.is_null() || matches!(value.as_str(), Some("None" | "null"))
 }
 
-/// What candidates are scored with. It is always the raw vectors, which is no less exact than any.
+/// What candidates are scored with, at the least: Milvus keeps a second copy of the vectors in this
+/// precision for it, while here they are scored with the field's own, of which none is more precise. So each
+/// is granted, and only names that mean none are refused.
 fn refine_type(value: &Value) -> Result<()> {
     if is_null(value) {
         return Ok(());

@@ -88,7 +88,8 @@ impl IndexType {
         }
     }
 
-    /// The version of the file format in which an index of this type is written.
+    /// The version of the file format in which an index of this type is written, unless its parameters
+    /// need a newer one: see [`super::IndexParams::format_version`].
     pub const fn format_version(self) -> u32 {
         match self {
             Self::Flat | Self::Hnsw | Self::AutoIndex => 1,
@@ -158,9 +159,15 @@ impl IndexType {
         )
     }
 
-    /// Whether a search may say how many candidates are scored exactly, in multiples of the limit.
-    pub(super) const fn is_refined(self) -> bool {
+    /// Whether its parameters have Milvus's `refine`, and its searches `refine_k`: how many candidates are
+    /// scored exactly, in multiples of the limit.
+    pub(super) const fn takes_refine(self) -> bool {
         matches!(self, Self::HnswSq | Self::HnswPq | Self::IvfRabitq)
+    }
+
+    /// Whether one may ask for hits with the scores of the codes.
+    pub(crate) const fn may_go_unrefined(self) -> bool {
+        self.takes_refine() || matches!(self, Self::Scann)
     }
 
     pub(super) const fn is_ivf(self) -> bool {

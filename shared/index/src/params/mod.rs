@@ -1,7 +1,8 @@
 //! Milvus's names, ranges and error texts of index and search parameters.
 //!
-//! Every parameter is honoured or refused, none is ignored; with one exception, said at
-//! [`SearchParams::parse`].
+//! Every parameter is honoured or refused, none is ignored. What asks for less than is done anyway is
+//! honoured by that: `refine_type`, any effort of FLAT, and `refine_k` and `reorder_k` of lists whose codes
+//! have the last word.
 //!
 //! - `kind`: the index types
 //! - `build`, `search`: what an index is built and searched with

@@ -10,19 +10,28 @@ use crate::error::{Error, Result};
 /// How much effort a search makes, and its range if it is a range search.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SearchParams {
-    /// Length of the candidate pool of HNSW; at least `k`.
+    /// Length of the candidate pool of HNSW; at least `k`. Larger under a filter that excludes what lies
+    /// around the query, until it reaches past that.
     pub ef: Option<usize>,
     /// Effort of AUTOINDEX, 1 (fast) to 10 (thorough).
     pub level: Option<u8>,
-    /// Lists visited of an inverted index; 8 if not said. More under a filter, until as many rows
-    /// were looked at as without one.
+    /// Candidates that AUTOINDEX keeps at the least, whatever its own parameters say, because so much effort
+    /// was asked for in terms of another type of index; no more than its level 10 keeps.
+    pub translated: Option<usize>,
+    /// Lists visited of an inverted index, at least; 8 if not said. More under a filter, until as many rows
+    /// were looked at as without one; where it excludes what lies around the query, until twice as many
+    /// lists as before give no further result.
     pub nprobe: Option<usize>,
     /// Lists in a row without a result that end a range search; 2 if not said.
     pub max_empty_buckets: Option<usize>,
-    /// Candidates of SCANN scored exactly, at least `k`; 10 `k` if not said.
+    /// Allowed candidates of SCANN scored exactly, at least `k`; 10 `k` if not said. Under a filter up to four
+    /// times as many, and where it excludes what lies around the query as many as can count. Of an index
+    /// built with `with_raw_data` false none is.
     pub reorder_k: Option<usize>,
     /// Candidates of HNSW_SQ, HNSW_PQ and IVF_RABITQ scored exactly, in multiples of `k`. At least 1.
-    /// If not said, 10 for IVF_RABITQ, and all candidates of HNSW_PQ.
+    /// If not said, 10 for IVF_RABITQ, and all candidates of HNSW_PQ. More under a filter, as of `reorder_k`.
+    /// Of an index built with `refine` false it is how many a walk looks for; IVF_RABITQ then looks at all
+    /// rows of its lists anyway.
     pub refine_k: Option<f32>,
     /// Bits to which IVF_RABITQ rounds a query's values; 0, which is also the default, for none.
     pub query_bits: Option<usize>,
@@ -103,6 +112,14 @@ const DEFAULT_SEARCH_LIST: usize = 16;
 /// Effort of AUTOINDEX when no level is given, and of HNSW when no `ef` is.
 const DEFAULT_LEVEL: u8 = 3;
 
+/// The most candidates that the effort of another type of index asks AUTOINDEX for, those of level 10: some
+/// visit a thousand lists as a matter of habit.
+const MOST_TRANSLATED: usize = 452;
+
+/// Candidates of a graph that make up for a list that is visited: 8 lists, and 40 candidates, are what is
+/// done when nothing is said.
+const CANDIDATES_PER_LIST: usize = 5;
+
 impl SearchParams {
     /// A search with a pool of `ef` candidates.
     pub fn with_ef(ef: usize) -> Self {
@@ -117,9 +134,12 @@ impl SearchParams {
     /// HNSW, HNSW_SQ and HNSW_PQ take `ef`, the latter two `refine_k`; the inverted indexes `nprobe`
     /// and `max_empty_result_buckets`, SCANN `reorder_k`, IVF_RABITQ `refine_k` and
     /// `rbq_bits_query`; DISKANN takes `search_list`, or `search_list_size`; AUTOINDEX takes `level`
-    /// and `ef`; all take `radius` and `range_filter`. FLAT and AUTOINDEX also accept the effort parameters of other index types (`nprobe`,
-    /// `search_list`, ...): they ask for at least so much effort of an index that is not there, and
-    /// an exact or self-chosen search gives it.
+    /// and `ef`; all take `radius` and `range_filter`.
+    ///
+    /// FLAT and AUTOINDEX also take the effort parameters of other types, as clients send them whatever
+    /// the index is. FLAT is exact, so it does no less than any of them asks for. AUTOINDEX keeps as many
+    /// candidates as `search_list` or `reorder_k` says, and five for each list of `nprobe`: at least what it
+    /// does without, and at most what its level 10 does.
     ///
     /// # Errors
     /// `InvalidParameter` for a parameter that is unknown, of the wrong type or out of range, with
@@ -142,7 +162,7 @@ impl SearchParams {
                     let number = search_integer("search_list_size", value, 1, INT_MAX)?;
                     parsed.search_list = Some(number as usize);
                 }
-                ("refine_k", kind) if kind.is_refined() => {
+                ("refine_k", kind) if kind.takes_refine() => {
                     parsed.refine_k = Some(refine_k(key, value)?);
                 }
                 ("rbq_bits_query", IndexType::IvfRabitq) => {
@@ -165,10 +185,13 @@ impl SearchParams {
                     parsed.level = Some(search_integer(key, value, 1, 10)? as u8);
                 }
                 (
-                    "nprobe" | "search_list" | "reorder_k",
+                    key @ ("nprobe" | "search_list" | "reorder_k"),
                     IndexType::Flat | IndexType::BinFlat | IndexType::AutoIndex,
                 ) => {
-                    search_integer(key, value, 1, INT_MAX)?;
+                    let asked = search_integer(key, value, 1, INT_MAX)? as usize;
+                    if index_type == IndexType::AutoIndex {
+                        parsed.translate(key, asked);
+                    }
                 }
                 _ => return Err(unknown(key, index_type)),
             }
@@ -182,6 +205,21 @@ impl SearchParams {
             (None, Some(_)) => return Err(Error::invalid("range_filter needs a radius")),
         };
         Ok(parsed)
+    }
+
+    /// Takes note of the effort of another type of index.
+    fn translate(&mut self, key: &str, asked: usize) {
+        let candidates = match key {
+            "nprobe" => asked.saturating_mul(CANDIDATES_PER_LIST),
+            _ => asked,
+        };
+        let most = self.translated.unwrap_or(0).max(candidates);
+        self.translated = Some(most.min(MOST_TRANSLATED));
+    }
+
+    /// Candidates with which a range search of a graph begins at the least, if that was said.
+    pub(crate) fn first_pool(&self) -> Option<usize> {
+        self.ef.max(self.translated)
     }
 
     /// The range of a range search.
@@ -220,22 +258,25 @@ impl SearchParams {
     /// Candidates to keep for `k` results.
     ///
     /// A level doubles the effort about every second step: level 1 keeps 20 candidates, 3 keeps 40,
-    /// 10 keeps 453, and never fewer than 1.5 `k`.
+    /// 10 keeps 452, and never fewer than 1.5 `k`.
     ///
     /// # Errors
     /// `InvalidParameter` when an explicit `ef` is smaller than `k`.
     pub(crate) fn pool_size(&self, k: usize) -> Result<usize> {
-        match self.ef {
-            Some(ef) if ef < k => Err(Error::invalid(format!(
-                "out of range in json: ef({ef}) should be larger than k({k})"
-            ))),
-            Some(ef) => Ok(ef),
+        let own = match self.ef {
+            Some(ef) if ef < k => {
+                return Err(Error::invalid(format!(
+                    "out of range in json: ef({ef}) should be larger than k({k})"
+                )));
+            }
+            Some(ef) => ef,
             None => {
                 let level = f64::from(self.level.unwrap_or(DEFAULT_LEVEL));
                 let effort = 20.0 * 2f64.powf((level - 1.0) / 2.0);
-                Ok((effort as usize).max(k + k / 2))
+                (effort as usize).max(k + k / 2)
             }
-        }
+        };
+        Ok(own.max(self.translated.unwrap_or(0)))
     }
 }
 

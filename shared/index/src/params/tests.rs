@@ -1,4 +1,4 @@
-use redkite_types::{Coded, ErrorCode, MetricType};
+use redkite_types::{Coded, DataType, ErrorCode, MetricType};
 use serde_json::{Map, Value, json};
 
 use super::*;
@@ -151,6 +151,21 @@ fn inverted_indexes_take_their_own_parameters_only() {
     }
     let sq = parse("HNSW_SQ", json!({"sq_type": "SQ8", "refine": true, "M": 8})).unwrap();
     assert_eq!((sq.m, sq.index_type), (8, IndexType::HnswSq));
+    assert!(sq.is_refined && scann.is_refined);
+    for (index_type, params, is_refined) in [
+        ("HNSW_SQ", json!({"refine": false}), false),
+        (
+            "HNSW_PQ",
+            json!({"refine": "False", "refine_type": "SQ6"}),
+            false,
+        ),
+        ("IVF_RABITQ", json!({"refine": "None"}), true),
+        ("IVF_RABITQ", json!({"refine_type": "fp32"}), true),
+        ("SCANN", json!({"with_raw_data": "FALSE"}), false),
+    ] {
+        let parsed = parse(index_type, params).unwrap();
+        assert_eq!(parsed.is_refined, is_refined, "{index_type}");
+    }
     for (index_type, params, text) in [
         (
             IndexType::IvfFlat,
@@ -258,6 +273,57 @@ fn search_parameters_are_honoured_or_refused_with_milvus_texts() {
             .to_string()
             .contains("ef(10) should be larger than k(11)")
     );
+}
+
+#[test]
+fn efforts_of_other_types_raise_that_of_autoindex_up_to_its_highest_level() {
+    let pool = |params: Value, k: usize| {
+        let parsed = SearchParams::parse(IndexType::AutoIndex, &map(params)).unwrap();
+        parsed.pool_size(k).unwrap()
+    };
+    let highest = pool(json!({"level": 10}), 10);
+    for (params, k, expected) in [
+        (json!({}), 10, 40),
+        (json!({"nprobe": 1}), 10, 40),
+        (json!({"nprobe": "16"}), 10, 80),
+        (json!({"nprobe": 65_536}), 10, highest),
+        (json!({"search_list": 100}), 10, 100),
+        (json!({"reorder_k": 120, "search_list": 100}), 10, 120),
+        (json!({"reorder_k": 2_147_483_647}), 10, highest),
+        (json!({"ef": 60, "nprobe": 8}), 10, 60),
+        (json!({"ef": 60, "search_list": 90}), 10, 90),
+        (json!({"level": 6, "nprobe": 10}), 10, 113),
+        (json!({"nprobe": 8}), 1_000, 1_500),
+    ] {
+        let what = params.to_string();
+        assert_eq!(pool(params, k), expected, "{what}");
+    }
+    let parsed = SearchParams::parse(IndexType::Flat, &map(json!({"nprobe": 16}))).unwrap();
+    assert_eq!(parsed, SearchParams::default());
+}
+
+#[test]
+fn autoindex_of_other_vectors_is_exact_and_takes_any_effort() {
+    let parse = |data_type, params: Value| {
+        SearchParams::parse_for(data_type, IndexType::AutoIndex, &map(params))
+    };
+    let efforts = json!({"ef": 9, "level": 2, "nprobe": 8, "search_list": 20, "reorder_k": 50});
+    for data_type in [DataType::BinaryVector, DataType::SparseFloatVector] {
+        let parsed = parse(data_type, efforts.clone()).unwrap();
+        assert_eq!(parsed, SearchParams::default());
+        for bad in [
+            json!({"nprobe": 0}),
+            json!({"level": 11}),
+            json!({"refine_k": 2}),
+        ] {
+            assert!(parse(data_type, bad).is_err());
+        }
+    }
+    let parsed = parse(
+        DataType::SparseFloatVector,
+        json!({"drop_ratio_search": 0.5}),
+    );
+    assert_eq!(parsed.unwrap().drop_ratio, Some(0.5));
 }
 
 #[test]

@@ -8,18 +8,17 @@ use crate::error::{Error, Result};
 /// Largest value of an integer parameter without a range of its own.
 pub(super) const INT_MAX: i64 = i32::MAX as i64;
 
-pub(crate) fn boolean(key: &str, value: &Value) -> Result<()> {
-    let is_bool = match value {
-        Value::Bool(_) => true,
-        Value::String(text) => text.to_ascii_lowercase().parse::<bool>().is_ok(),
-        _ => false,
+pub(crate) fn boolean(key: &str, value: &Value) -> Result<bool> {
+    let parsed = match value {
+        Value::Bool(value) => Some(*value),
+        Value::String(text) => text.to_ascii_lowercase().parse().ok(),
+        _ => None,
     };
-    match is_bool {
-        true => Ok(()),
-        false => Err(Error::invalid(format!(
+    parsed.ok_or_else(|| {
+        Error::invalid(format!(
             "invalid {key} value: {value}, expected: true, false"
-        ))),
-    }
+        ))
+    })
 }
 
 pub(crate) fn unknown(key: &str, index_type: IndexType) -> Error {

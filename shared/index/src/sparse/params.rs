@@ -80,7 +80,9 @@ impl SparseParams {
             match (key.as_str(), index_type) {
                 ("index_type" | "metric_type", _) => {}
                 // How it is loaded, not how it is built.
-                (MMAP_KEY, _) => boolean(key, value)?,
+                (MMAP_KEY, _) => {
+                    boolean(key, value)?;
+                }
                 (_, IndexType::AutoIndex) => {
                     return Err(Error::invalid(format!(
                         "only metric type can be passed when use AutoIndex, not '{key}'"

@@ -53,13 +53,21 @@ fn cases(rng: &mut Rng) -> Vec<Case<'static>> {
     for kind in &KINDS {
         let column = column(kind.data, ROWS, DIM, rng);
         let queries = queries(&column, [1, 150].into_iter());
-        let file = bytes_of(&kind.build(&[], &column));
-        cases.push(Case {
-            kind,
-            column,
-            queries,
-            file,
-        });
+        let without_vectors: &[(&str, &str)] = match kind.name {
+            "HNSW_SQ" | "HNSW_PQ" | "IVF_RABITQ" => &[("refine", "false")],
+            "SCANN" => &[("with_raw_data", "false")],
+            _ => &[],
+        };
+        let mut variants = vec![&[][..], without_vectors];
+        variants.dedup();
+        for more in variants {
+            cases.push(Case {
+                kind,
+                column: column.clone(),
+                queries: queries.clone(),
+                file: bytes_of(&kind.build(more, &column)),
+            });
+        }
     }
     cases
 }

@@ -26,7 +26,7 @@ const LISTS: [&str; 6] = [
     "BIN_IVF_FLAT",
 ];
 
-const BUILD: [Build; 13] = [
+const BUILD: [Build; 14] = [
     Build {
         key: "M",
         types: &GRAPHS,
@@ -87,8 +87,20 @@ const BUILD: [Build; 13] = [
         other: "0.4",
         bad: &["1", "-0.1", "x"],
     },
-    // The next make no difference, because candidates are always scored with the stored vectors, and
-    // are checked all the same.
+    Build {
+        key: "refine",
+        types: &REFINED,
+        other: "false",
+        bad: &["1", "x"],
+    },
+    Build {
+        key: "with_raw_data",
+        types: &["SCANN"],
+        other: "False",
+        bad: &["1", "x"],
+    },
+    // The next make no difference: there is one type of code, and what candidates are scored with is no less
+    // precise than any that can be asked for. They are checked all the same.
     Build {
         key: "sq_type",
         types: &["HNSW_SQ"],
@@ -100,12 +112,6 @@ const BUILD: [Build; 13] = [
         types: &REFINED,
         other: "",
         bad: &["INT8", "x"],
-    },
-    Build {
-        key: "refine",
-        types: &REFINED,
-        other: "",
-        bad: &["1", "x"],
     },
 ];
 
@@ -262,14 +268,17 @@ fn search_parameters() -> Vec<Search> {
     ]
 }
 
-/// FLAT and AUTOINDEX take the effort of other types: they give at least as much.
+/// FLAT takes the effort of other types: it gives at least as much.
 fn takes_any_effort(kind: &Kind, key: &str) -> bool {
-    let effort = ["nprobe", "search_list", "reorder_k"].contains(&key);
-    match kind.name {
-        "FLAT" | "BIN_FLAT" => effort || key == "ef",
-        "AUTOINDEX" => effort,
-        _ => false,
-    }
+    let effort = ["ef", "nprobe", "search_list", "reorder_k"];
+    ["FLAT", "BIN_FLAT"].contains(&kind.name) && effort.contains(&key)
+}
+
+/// AUTOINDEX translates it: values that are beyond its own effort, and how far they may go.
+fn translated(kind: &Kind, key: &str) -> Option<(Value, Value, Vec<Value>)> {
+    let is_other = ["nprobe", "search_list", "reorder_k"].contains(&key);
+    let bad = vec![json!(0), json!(2_147_483_648_i64), json!("x"), json!(4.5)];
+    (kind.name == "AUTOINDEX" && is_other).then(|| (json!(1), json!("400"), bad))
 }
 
 #[test]
@@ -304,10 +313,12 @@ fn a_search_parameter_changes_answers_or_is_refused() {
                 refused(key, &json!("x"));
                 continue;
             }
-            if !types.contains(&kind.name) {
+            let translated = translated(kind, key);
+            if !types.contains(&kind.name) && translated.is_none() {
                 refused(key, &many);
                 continue;
             }
+            let (few, many, bad) = translated.unwrap_or((few, many, bad));
             bad.iter().for_each(|value| refused(key, value));
             // Eight bits a dimension order so few dimensions as the vectors themselves do; that
             // `refine_k` counts is seen on the coarser codes of the other types.

@@ -5,12 +5,22 @@
 //! is a line of the coarse one, whose slope is known, and what is left over scatters. A candidate that
 //! lies far beyond the `k`-th best of now is beyond it for sure, and with it all behind it. So instead of
 //! 20 vectors a search for 10 mostly looks at 11 to 13, each of which may have to be read from a file.
+//!
+//! Where a filter excludes what lies around the query, the same question is when scoring must not end, see
+//! [`Trend`].
 
 /// Scored candidates without which nothing is known about the scatter.
 const LEAST: u32 = 8;
 
 /// How many standard deviations are far: of a million candidates that would have counted some tens are missed.
 const FAR: f64 = 4.0;
+
+/// The same for a [`Trend`]: of a hundred candidates that would have counted one is missed.
+pub(crate) const LIKELY_FAR: f64 = 2.5;
+
+/// The same where candidates are of many lists. Codes of a few bits are off by more the further a list lies from
+/// the query, and a list's rows in the same way, so those of one say little of those of another.
+pub(crate) const LIKELY_FAR_IN_LISTS: f64 = 3.5;
 
 /// What the exact keys of a query's candidates say about the coarse ones.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +62,70 @@ impl Margin {
         }
         let scatter = (self.squares / f64::from(self.scored - 1)).sqrt();
         self.slope * f64::from(coarse) + self.mean - FAR * scatter > f64::from(limit)
+    }
+}
+
+/// How the exact keys of scored candidates go with the coarse ones.
+///
+/// A [`Margin`] takes it that what rounding adds to a key does not go with the key, which is so where rounding is
+/// little beside the differences of keys. Where it is not, the smallest coarse keys are those that rounding
+/// made small: exact keys then grow more slowly than coarse ones, or not at all, and the slope must be seen too.
+/// Candidates are chosen by coarse key only, so a line through what was scored is no worse for the choice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trend {
+    margin: Margin,
+    /// Standard deviations that are far.
+    far: f64,
+    /// Mean of the coarse keys, the sum of the squares of the distances to it, and that of their products with
+    /// those of what is left over.
+    mean: f64,
+    squares: f64,
+    products: f64,
+}
+
+impl Trend {
+    /// Exact keys grow by `slope` at most for each one of a coarse key; `far` are standard deviations.
+    pub(crate) fn new(slope: f32, far: f64) -> Self {
+        Self {
+            margin: Margin::new(slope),
+            far,
+            mean: 0.0,
+            squares: 0.0,
+            products: 0.0,
+        }
+    }
+
+    /// What is known if rounding is little.
+    pub(crate) fn margin(&self) -> &Margin {
+        &self.margin
+    }
+
+    /// Takes note of a candidate that was scored.
+    pub(crate) fn learn(&mut self, coarse: f32, exact: f32) {
+        self.margin.learn(coarse, exact);
+        let (coarse, exact) = (f64::from(coarse), f64::from(exact));
+        let before = coarse - self.mean;
+        self.mean += before / f64::from(self.margin.scored);
+        self.squares += before * (coarse - self.mean);
+        let left = exact - self.margin.slope * coarse;
+        self.products += before * (left - self.margin.mean);
+    }
+
+    /// Whether it is unlikely that a candidate has an exact key below `limit`.
+    pub(crate) fn is_likely_beyond(&self, coarse: f32, limit: f32) -> bool {
+        let scored = f64::from(self.margin.scored);
+        if self.margin.scored < LEAST || self.squares <= 0.0 {
+            return false;
+        }
+        // By so much less than the slope do exact keys grow.
+        let lost = (-self.products / self.squares).clamp(0.0, self.margin.slope);
+        let squares = self.margin.squares + lost * (2.0 * self.products + lost * self.squares);
+        let scatter = (squares.max(0.0) / (scored - 2.0)).sqrt();
+        let away = f64::from(coarse) - self.mean;
+        // The line itself is known the less the further away from what was scored.
+        let spread = (1.0 + 1.0 / scored + away * away / self.squares).sqrt();
+        let expected = self.margin.slope * f64::from(coarse) + self.margin.mean - lost * away;
+        expected - self.far * scatter * spread > f64::from(limit)
     }
 }
 
