@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use redkite_types::{BitSet, MetricType, StopFlag};
@@ -153,10 +153,19 @@ pub struct BuildOptions<'a> {
     pub threads: usize,
     /// Seed of the levels.
     pub seed: u64,
-    /// Counts finished rows, for progress reports.
+    /// Counts finished rows, each once, for progress reports: all of them once the build has succeeded.
     pub progress: Option<&'a AtomicUsize>,
     /// Stops the build when raised.
     pub stop: &'a StopFlag,
+}
+
+impl BuildOptions<'_> {
+    /// Counts rows that are finished.
+    pub(crate) fn count(&self, rows: usize) {
+        if let Some(progress) = self.progress {
+            progress.fetch_add(rows, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Builds an index of row-major `[rows, dim]` vectors.
@@ -183,7 +192,12 @@ pub fn build_raw(
     options: &BuildOptions<'_>,
 ) -> Result<Box<dyn VectorIndex>> {
     Ok(match params.index_type {
-        IndexType::Flat => Box::new(FlatIndex::build_raw(params.metric, raw)?),
+        IndexType::Flat => {
+            options.stop.check()?;
+            let index = FlatIndex::build_raw(params.metric, raw)?;
+            options.count(index.len());
+            Box::new(index)
+        }
         IndexType::Hnsw | IndexType::HnswSq | IndexType::HnswPq | IndexType::AutoIndex => {
             Box::new(HnswIndex::build_raw(params, raw, options)?)
         }

@@ -51,6 +51,7 @@ impl Lists {
                 options.stop.check()?;
             }
             list_of.push(nearest(&centroids, rows.width, rows.row(row)));
+            options.count(1);
         }
         let mut offsets = vec![0u32; nlist + 1];
         for list in &list_of {

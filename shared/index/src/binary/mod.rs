@@ -194,7 +194,12 @@ impl BinaryIndex {
                 IndexType::BinIvfFlat,
                 Some(Lists::build(params, rows, options)?),
             ),
-            _ => (IndexType::BinFlat, None),
+            _ => {
+                // Nothing is made of the rows.
+                options.stop.check()?;
+                options.count(count);
+                (IndexType::BinFlat, None)
+            }
         };
         Ok(Self {
             index_type,

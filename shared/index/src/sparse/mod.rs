@@ -143,9 +143,14 @@ impl SparseIndex {
             return Err(Error::TooManyRows { rows: count, limit });
         }
         let least = least_kept(rows, params.drop_ratio_build, options.stop)?;
-        let lists = Postings::build(rows, |value| value >= least, options.stop)?;
+        let lists = Postings::build(rows, |value| value >= least, options)?;
+        // Whose rows are counted already.
+        let quiet = BuildOptions {
+            progress: None,
+            ..*options
+        };
         let dropped = match params.drop_ratio_build > 0.0 {
-            true => Postings::build(rows, |value| value < least, options.stop)?,
+            true => Postings::build(rows, |value| value < least, &quiet)?,
             false => Postings::default(),
         };
         let index_type = match params.index_type {

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use redkite_types::StopFlag;
 
 use super::{BLOCK_ROWS, SparseRows};
 use crate::{
     buffer::{AlignedBuffer, aligned_copy, view},
     error::{Error, Result},
     file::{Section, Stored},
+    index::BuildOptions,
 };
 
 /// The rows that have a value in a dimension, for each dimension that any row has one in.
@@ -40,7 +40,7 @@ impl Postings {
     pub(super) fn build(
         rows: &SparseRows<'_>,
         keep: impl Fn(f32) -> bool,
-        stop: &StopFlag,
+        options: &BuildOptions<'_>,
     ) -> Result<Self> {
         // Counted first, so that every posting is written to its place: lists that are sorted would be
         // in memory three times.
@@ -51,13 +51,14 @@ impl Postings {
         };
         for row in 0..rows.rows() {
             if row % BLOCK_ROWS == 0 {
-                stop.check()?;
+                options.stop.check()?;
             }
             for (dim, _) in kept(row) {
                 *places.entry(dim).or_default() += 1;
             }
         }
         if places.is_empty() {
+            options.count(rows.rows());
             return Ok(Self::default());
         }
         let mut dims: Vec<u32> = places.keys().copied().collect();
@@ -79,13 +80,14 @@ impl Postings {
         );
         for row in 0..rows.rows() {
             if row % BLOCK_ROWS == 0 {
-                stop.check()?;
+                options.stop.check()?;
             }
             for (dim, value) in kept(row) {
                 let place = places.entry(dim).or_default();
                 (numbers[*place as usize], values[*place as usize]) = (row as u32, value);
                 *place += 1;
             }
+            options.count(1);
         }
         let largest = |ends: &[u64]| {
             let list = &values[ends[0] as usize..ends[1] as usize];

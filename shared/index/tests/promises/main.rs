@@ -1,10 +1,11 @@
-//! What holds for every type of index: filters, damaged files, parameters.
+//! What holds for every type of index: filters, damaged files, parameters, progress.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails should panic")]
 
 mod damage;
 mod filters;
 mod parameters;
+mod progress;
 
 use redkite_index::{
     BuildOptions, ColumnIndex, ColumnIndexParams, ColumnRows, Hit, Queries, SearchParams,
