@@ -15,7 +15,7 @@ use redkite_proto::{
         rootcoord::AllocRequest,
     },
 };
-use redkite_runtime::{Backoff, OnFailure, TaskGroup};
+use redkite_runtime::{Backoff, Deadline, OnFailure, TaskGroup};
 use redkite_types::{
     BuildId, CollectionId, Error, ErrorCode, IndexId, PartitionId, Result, Revision, SegmentId,
 };
@@ -28,6 +28,7 @@ use tracing::{info, warn};
 use crate::{
     gate::CommitGate,
     plan::{Due, due},
+    progress::{BuildingNodes, Progress},
 };
 
 /// Builds that are given out at the same time; a datanode queues what its processors cannot take.
@@ -47,6 +48,8 @@ pub struct Builder {
     tasks: TaskGroup,
     /// Builds that run or are being recorded, by index and segment.
     running: Mutex<HashMap<(i64, i64), i64>>,
+    /// Who is at them.
+    nodes: BuildingNodes,
     permits: Arc<Semaphore>,
 }
 
@@ -117,6 +120,7 @@ impl Builder {
             peers,
             tasks,
             running: Mutex::default(),
+            nodes: BuildingNodes::default(),
             permits: Arc::new(Semaphore::new(CONCURRENT_BUILDS)),
         })
     }
@@ -250,7 +254,7 @@ impl Builder {
         let _permit = self.permits.acquire().await;
         let nodes = self.peers.data_nodes();
         let count = nodes.len().max(1);
-        let Some((_, node)) = nodes
+        let Some((node_id, node)) = nodes
             .into_iter()
             .nth(build_id.unsigned_abs() as usize % count)
         else {
@@ -275,11 +279,17 @@ impl Builder {
             index: Some(job.index.clone()),
             field: Some(redkite_proto::convert::schema::field_to_proto(&field)),
         };
+        let _at_node = self.nodes.begin(build_id, node_id, node.clone());
         let answer = node
             .build_index(tonic::Request::new(request))
             .await
             .map_err(|status| redkite_rpc::status::from_status(&status).error)?;
         Ok(answer.into_inner())
+    }
+
+    /// How far those of the builds are that a data node is at, as far as the nodes tell in time.
+    pub async fn progress(&self, builds: &[i64], deadline: Deadline) -> Progress {
+        self.nodes.progress(builds, deadline).await
     }
 
     /// Records a new build; `None` when the index or the segment is gone.

@@ -7,6 +7,7 @@
 //! - [`plan`]: which index builds are due (pure)
 //! - [`builder`]: has them built, and commits or retries
 //! - [`compaction`]: merges segments and applies deletes, from policy to commit
+//! - [`progress`]: which data node is at which build, and how far it is
 //! - [`describe`]: how far indexes are built (pure)
 //! - [`drop`]: removes the records of a dropped collection or partition
 //! - [`export`]: rows of a collection, as of one time, as files for other programs
@@ -29,6 +30,7 @@ pub mod fsck;
 pub mod gate;
 pub mod gc;
 pub mod plan;
+pub mod progress;
 pub mod run;
 pub mod service;
 pub mod snapshot;

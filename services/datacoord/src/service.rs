@@ -14,18 +14,28 @@ use redkite_proto::redkite::datacoord::{
     ReadBundleResponse, ReadSnapshotRequest, ReadSnapshotResponse, SyncRequest, SyncResponse,
     UnpinSnapshotRequest, UnpinSnapshotResponse, data_coord_server::DataCoord,
 };
-use redkite_rpc::RpcError;
-use redkite_runtime::{Clock as _, SystemClock};
+use redkite_rpc::{RpcError, deadline_of};
+use redkite_runtime::{Clock as _, Deadline, SystemClock};
 use redkite_types::{CollectionId, PartitionId, Revision, Timestamp};
 use tonic::{Request, Response, Status};
 
 use crate::{
-    Compactor, Snapshots, builder::Builder, describe::describe, drop::drop_data, export::Exporter,
-    flush, gate::CommitGate, gc::Collector, snapshot::Bundles,
+    Compactor, Snapshots,
+    builder::Builder,
+    describe::{describe, unfinished},
+    drop::drop_data,
+    export::Exporter,
+    flush,
+    gate::CommitGate,
+    gc::Collector,
+    snapshot::Bundles,
 };
 
 /// How long `Sync` waits for the metadata to be seen.
 const SYNC_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long data nodes have to say how far builds are: whoever asks can do without.
+const PROGRESS_WITHIN: Duration = Duration::from_secs(1);
 
 /// The data coordinator's RPCs.
 pub struct DataCoordService {
@@ -107,11 +117,22 @@ impl DataCoord for DataCoordService {
         &self,
         request: Request<DescribeIndexesRequest>,
     ) -> Result<Response<DescribeIndexesResponse>, Status> {
+        // The rest is for the way back.
+        let within = deadline_of(&request, 2 * PROGRESS_WITHIN).left() / 2;
         let request = request.into_inner();
-        let view = self.builder.catalog().view();
-        let indexes = view
-            .collection_by_id(CollectionId(request.collection_id))
-            .map(|entry| describe(entry, Timestamp(request.timestamp)))
+        let collection = CollectionId(request.collection_id);
+        let up_to = Timestamp(request.timestamp);
+        let view = || self.builder.catalog().view();
+        let builds = view()
+            .collection_by_id(collection)
+            .map(|entry| unfinished(entry, up_to))
+            .unwrap_or_default();
+        let deadline = Deadline::after(within.min(PROGRESS_WITHIN));
+        let progress = self.builder.progress(&builds, deadline).await;
+        // A build may have ended meanwhile.
+        let indexes = view()
+            .collection_by_id(collection)
+            .map(|entry| describe(entry, up_to, &progress))
             .unwrap_or_default();
         Ok(Response::new(DescribeIndexesResponse { indexes }))
     }

@@ -14,7 +14,7 @@ use redkite_node::{DiskSpace, DiskUse, MemoryBudget};
 use redkite_proto::{
     convert::schema::field_from_proto,
     redkite::{
-        datanode::{BuildIndexRequest, BuildIndexResponse},
+        datanode::{BuildIndexRequest, BuildIndexResponse, RunningBuild},
         meta::{FileInfo, IndexInfo, SegmentInfo},
     },
 };
@@ -25,6 +25,8 @@ use redkite_types::{
     BuildId, CollectionId, ColumnData, DataType, Error, PartitionId, Result, SegmentId, StopFlag,
 };
 use tracing::info;
+
+use crate::progress::{RowsDone, RunningBuilds};
 
 /// How often the vectors' bytes are in memory at the most, unless they are mapped: as they come from
 /// the store, and as a column. Building makes no copy of them, and the index is written from where it
@@ -39,6 +41,7 @@ pub struct IndexBuilder {
     disk: Arc<DiskSpace>,
     memory: Arc<MemoryBudget>,
     threads: BuildThreads,
+    running: RunningBuilds,
 }
 
 /// The threads that all builds of a node use together.
@@ -84,6 +87,7 @@ impl IndexBuilder {
             disk,
             memory,
             threads,
+            running: RunningBuilds::default(),
         }
     }
 
@@ -114,7 +118,11 @@ impl IndexBuilder {
         if column.data.data_type() != job.field.data_type || !job.field.data_type.is_vector() {
             return Err(no_vector(&job));
         }
-        let built = self.compute(&job, column.data).await?;
+        // Shown until its file is written: a client sees no end before that either.
+        let running = self.running.begin(job.build, rows);
+        let built = self
+            .compute(&job, column.data, running.rows().clone())
+            .await?;
         let (collection, partition) = (
             CollectionId(job.segment.collection_id),
             PartitionId(job.segment.partition_id),
@@ -148,6 +156,11 @@ impl IndexBuilder {
         })
     }
 
+    /// How far those of the builds are that run now.
+    pub fn progress(&self, builds: &[i64]) -> Vec<RunningBuild> {
+        self.running.of(builds)
+    }
+
     /// Writes a file piece by piece: as a whole it would be in memory beside the index.
     async fn put(&self, path: &str, parts: Vec<Bytes>) -> redkite_storage::Result<()> {
         let mut writer = self.store.writer(path).await?;
@@ -158,7 +171,12 @@ impl IndexBuilder {
     }
 
     /// Builds on the pool; the file's pieces.
-    async fn compute(&self, job: &Job, vectors: ColumnData) -> Result<Built> {
+    async fn compute(
+        &self,
+        job: &Job,
+        vectors: ColumnData,
+        rows_done: Arc<RowsDone>,
+    ) -> Result<Built> {
         let params = job.params.clone();
         // With one thread the same seed makes the same graph.
         let seed = job.build.0.unsigned_abs();
@@ -169,7 +187,7 @@ impl IndexBuilder {
             let options = BuildOptions {
                 threads: taken.count,
                 seed,
-                progress: None,
+                progress: Some(rows_done.counter()),
                 stop,
             };
             let index = match ColumnRows::of(&vectors) {

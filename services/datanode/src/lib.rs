@@ -6,6 +6,7 @@
 //! what is built or compacted, and writes no metadata.
 //!
 //! - [`build`]: builds one index over one segment
+//! - `progress`: how far the builds are that run now
 //! - [`compact`]: writes the rows of some segments that still count as new ones
 //! - `deletes`: writes the deletes of some delete files as one file
 //! - [`export`]: writes rows as files for other programs
@@ -18,6 +19,7 @@ pub mod bundle;
 pub mod compact;
 mod deletes;
 pub mod export;
+mod progress;
 pub mod run;
 pub mod service;
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! The gRPC side.
 
 use redkite_proto::redkite::datanode::{
-    BuildIndexRequest, BuildIndexResponse, CompactRequest, CompactResponse, CopyFilesRequest,
-    CopyFilesResponse, CountRowsRequest, CountRowsResponse, ExportPartRequest, ExportPartResponse,
-    FinishBundleRequest, FinishBundleResponse, FinishExportRequest, FinishExportResponse,
-    OpenBundleRequest, OpenBundleResponse, ReadBundleRequest, ReadBundleResponse,
-    RemoveBundleRequest, RemoveBundleResponse, RemoveExportRequest, RemoveExportResponse,
-    data_node_server::DataNode,
+    BuildIndexRequest, BuildIndexResponse, BuildProgressRequest, BuildProgressResponse,
+    CompactRequest, CompactResponse, CopyFilesRequest, CopyFilesResponse, CountRowsRequest,
+    CountRowsResponse, ExportPartRequest, ExportPartResponse, FinishBundleRequest,
+    FinishBundleResponse, FinishExportRequest, FinishExportResponse, OpenBundleRequest,
+    OpenBundleResponse, ReadBundleRequest, ReadBundleResponse, RemoveBundleRequest,
+    RemoveBundleResponse, RemoveExportRequest, RemoveExportResponse, data_node_server::DataNode,
 };
 use redkite_rpc::RpcError;
 use tonic::{Request, Response, Status};
@@ -50,6 +50,14 @@ impl DataNode for DataNodeService {
             .await
             .map_err(RpcError::from)?;
         Ok(Response::new(built))
+    }
+
+    async fn build_progress(
+        &self,
+        request: Request<BuildProgressRequest>,
+    ) -> Result<Response<BuildProgressResponse>, Status> {
+        let builds = self.builder.progress(&request.get_ref().build_ids);
+        Ok(Response::new(BuildProgressResponse { builds }))
     }
 
     async fn compact(

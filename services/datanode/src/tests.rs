@@ -1,13 +1,15 @@
 //! Builds over segments in a store in memory.
 
-use std::sync::Arc;
+use std::{ops::Range, path::PathBuf, sync::Arc};
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use redkite_index::{IndexType, RawSlice, SearchParams};
 use redkite_node::{DiskSpace, MemoryBudget};
 use redkite_proto::{
     convert::{kv, schema::field_to_proto},
     redkite::{
-        datanode::{BuildIndexRequest, CompactRequest, data_node_server::DataNode},
+        datanode::{BuildIndexRequest, CompactRequest, RunningBuild, data_node_server::DataNode},
         meta::{DeltaInfo, FileInfo, IndexInfo, SegmentInfo},
     },
 };
@@ -19,11 +21,12 @@ use redkite_segment::{
     file::{read_segment, write_segment},
     manifest,
 };
-use redkite_storage::ObjectStore;
+use redkite_storage::{ObjectMeta, ObjectStore, ObjectWriter, PutOutcome};
 use redkite_types::{
     CollectionId, CollectionSchema, Column, ColumnData, DataType, ErrorCode, FieldSchema,
     PartitionId, PrimaryKey, PrimaryKeys, RowBatch, RowId, SegmentId, StopFlag, Timestamp,
 };
+use tokio::sync::Semaphore;
 use tonic::Request;
 
 use crate::{
@@ -259,7 +262,10 @@ async fn an_index_built_to_do_without_vectors_says_so_in_its_file() {
     let others = vec![0.0; ROWS * DIM];
     let raw = RawSlice::new(&others, DIM).unwrap();
     let (stop, mut hits) = (StopFlag::new(), Vec::new());
-    let (query, params) = (&fixture.vectors[77 * DIM..78 * DIM], SearchParams::default());
+    let (query, params) = (
+        &fixture.vectors[77 * DIM..78 * DIM],
+        SearchParams::default(),
+    );
     index
         .search(query, &raw, &params, None, 1, &stop, &mut hits)
         .unwrap();
@@ -503,4 +509,93 @@ async fn delete_files_become_one_with_the_same_deletes() {
     assert_eq!(run(request).await.delta, None);
     let files = store.list("deltas/1v0/").await.unwrap();
     assert_eq!(files.len(), 4);
+}
+
+/// A store whose files can be written only once somebody allows it.
+#[derive(Debug)]
+struct Held {
+    inner: Arc<dyn ObjectStore>,
+    /// A permit for each file that is to be written.
+    reached: Semaphore,
+    allowed: Semaphore,
+}
+
+#[async_trait]
+impl ObjectStore for Held {
+    async fn put(&self, key: &str, bytes: Bytes) -> redkite_storage::Result<()> {
+        self.inner.put(key, bytes).await
+    }
+
+    async fn put_if_absent(&self, key: &str, bytes: Bytes) -> redkite_storage::Result<PutOutcome> {
+        self.inner.put_if_absent(key, bytes).await
+    }
+
+    async fn writer(&self, key: &str) -> redkite_storage::Result<Box<dyn ObjectWriter>> {
+        self.reached.add_permits(1);
+        self.allowed.acquire().await.unwrap().forget();
+        self.inner.writer(key).await
+    }
+
+    async fn get(&self, key: &str) -> redkite_storage::Result<Bytes> {
+        self.inner.get(key).await
+    }
+
+    async fn get_range(&self, key: &str, range: Range<u64>) -> redkite_storage::Result<Bytes> {
+        self.inner.get_range(key, range).await
+    }
+
+    async fn stat(&self, key: &str) -> redkite_storage::Result<ObjectMeta> {
+        self.inner.stat(key).await
+    }
+
+    async fn list(&self, prefix: &str) -> redkite_storage::Result<Vec<ObjectMeta>> {
+        self.inner.list(prefix).await
+    }
+
+    async fn delete(&self, key: &str) -> redkite_storage::Result<()> {
+        self.inner.delete(key).await
+    }
+
+    fn local_path(&self, key: &str) -> Option<PathBuf> {
+        self.inner.local_path(key)
+    }
+}
+
+#[tokio::test]
+async fn a_build_shows_its_rows_until_it_ends_or_is_given_up() {
+    let fixture = Fixture::new().await;
+    let store = Arc::new(Held {
+        inner: fixture.store.clone(),
+        reached: Semaphore::new(0),
+        allowed: Semaphore::new(0),
+    });
+    let builder = IndexBuilder::new(
+        store.clone(),
+        CpuPool::new(2, 8).unwrap(),
+        Arc::new(DiskSpace::unlimited()),
+        Arc::new(MemoryBudget::unlimited()),
+        1,
+    );
+    let shown = || builder.progress(&[10, 11]);
+    let all = RunningBuild {
+        build_id: 10,
+        rows_done: ROWS as i64,
+        rows: ROWS as i64,
+    };
+    for is_given_up in [true, false] {
+        assert_eq!(shown(), []);
+        let mut build = Box::pin(builder.build(fixture.request(10, "HNSW")));
+        tokio::select! {
+            built = &mut build => panic!("it ended before its file was written: {built:?}"),
+            reached = store.reached.acquire() => reached.unwrap().forget(),
+        }
+        assert_eq!(shown(), [all]);
+        if is_given_up {
+            drop(build);
+        } else {
+            store.allowed.add_permits(1);
+            assert_eq!(build.await.unwrap().rows, ROWS as i64);
+        }
+    }
+    assert_eq!(shown(), []);
 }

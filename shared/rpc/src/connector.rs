@@ -299,6 +299,7 @@ service! {
     datanode, data_node_server, data_node_client, DataNode, DataNodeClient,
     DataNodeStandin, register_local_data_node, data_node;
     build_index: BuildIndexRequest => BuildIndexResponse,
+    build_progress: BuildProgressRequest => BuildProgressResponse,
     compact: CompactRequest => CompactResponse,
     export_part: ExportPartRequest => ExportPartResponse,
     finish_export: FinishExportRequest => FinishExportResponse,
