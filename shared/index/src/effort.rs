@@ -142,6 +142,39 @@ mod tests {
         assert_eq!(visited(&tenth, 4, 100), 40);
     }
 
+    /// Whether the filter is said to exclude what is near, after ten lists of 100 rows.
+    fn is_skewed(allow: &BitSet) -> bool {
+        let allowed = Allowed::of(Some(allow), 10_000);
+        let mut visits = Effort::new(10, 10_000, 100, allowed, 10).begin(allowed, 10_000);
+        for list in 0..10 {
+            let rows = list * 100..(list + 1) * 100;
+            visits.add(100, rows.filter(|row| allow.get(*row)).count());
+        }
+        assert_eq!(visits.met().lists, 10);
+        visits.met().is_skewed
+    }
+
+    #[test]
+    fn a_filter_that_excludes_what_is_near_is_told_from_chance() {
+        let mut rng = crate::testing::Rng::from_env();
+        for share in [0.99, 0.5, 0.1, 0.01] {
+            let mut taken = 0;
+            for _ in 0..200 {
+                let any = BitSet::from_fn(10_000, |_| rng.unit() < share);
+                taken += usize::from(is_skewed(&any));
+            }
+            assert!(taken <= 8, "{share}: {taken} of 200");
+        }
+        for (share, without) in [(1.0, 20), (0.5, 60), (0.1, 200)] {
+            let mut noticed = 0;
+            for _ in 0..200 {
+                let set = BitSet::from_fn(10_000, |row| row >= without && rng.unit() < share);
+                noticed += usize::from(is_skewed(&set));
+            }
+            assert!(noticed >= 150, "{share} {without}: {noticed} of 200");
+        }
+    }
+
     #[test]
     fn what_lies_near_needs_no_more_lists() {
         let near = BitSet::from_fn(10_000, |row| row < 5_000);

@@ -185,6 +185,27 @@ mod tests {
     }
 
     #[test]
+    fn a_trend_sees_that_exact_keys_do_not_grow_with_coarse_ones() {
+        let mut rng = Rng::from_env();
+        let (mut trend, mut fine) = (Trend::new(0.5, LIKELY_FAR), Trend::new(0.5, LIKELY_FAR));
+        for (coarse, exact) in candidates(&mut rng, 100, 0.1) {
+            // What rounding adds is all that the coarse key says.
+            trend.learn(coarse, 3.0 + 0.1 * rng.unit() as f32);
+            fine.learn(coarse, exact);
+        }
+        assert!(!trend.is_likely_beyond(60.0, 3.05));
+        assert!(fine.is_likely_beyond(60.0, 3.05) && fine.is_likely_beyond(1.0, 3.05));
+        assert!(!fine.is_likely_beyond(0.1, 3.1));
+    }
+
+    #[test]
+    fn a_trend_of_equal_coarse_keys_says_nothing() {
+        let mut trend = Trend::new(1.0, LIKELY_FAR);
+        (0..20).for_each(|at| trend.learn(2.0, at as f32));
+        assert!(!trend.is_likely_beyond(2.0, -9.0));
+    }
+
+    #[test]
     fn equal_keys_are_never_beyond() {
         let mut margin = Margin::new(0.5);
         for _ in 0..20 {
