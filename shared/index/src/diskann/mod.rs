@@ -25,6 +25,7 @@ use crate::file::{Header, Section, Stored};
 use crate::hnsw::candidates::{Buffers, Graph, Reach, Wanted};
 use crate::hnsw::find::Find;
 use crate::hnsw::nearest::{Plan, Search};
+use crate::hnsw::order;
 use crate::hnsw::scratch::{MAX_NODES, PoolSize, Scratch, Walk, with_scratch};
 use crate::hnsw::{scalar_sections, stored_codes};
 use crate::index::{BuildOptions, Hit, VectorIndex, check_raw, check_rows};
@@ -247,6 +248,19 @@ impl VectorIndex for DiskIndex {
             };
             search.nearest(wanted, scratch, out)
         })
+    }
+
+    fn search_many(
+        &self,
+        queries: &[f32],
+        raw: &dyn RawVectors,
+        params: &SearchParams,
+        allow: Option<&BitSet>,
+        k: usize,
+        stop: &StopFlag,
+        out: &mut Vec<Vec<Hit>>,
+    ) -> Result<()> {
+        order::search_many(self, queries, raw, params, allow, k, stop, out)
     }
 
     fn range_search(

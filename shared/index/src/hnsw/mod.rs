@@ -10,6 +10,7 @@ mod filtered;
 pub(crate) mod find;
 pub(crate) mod graph;
 pub(crate) mod nearest;
+pub(crate) mod order;
 pub(crate) mod scratch;
 mod search;
 #[cfg(test)]
@@ -234,6 +235,19 @@ impl VectorIndex for HnswIndex {
             return Ok(());
         }
         with_scratch(|scratch| self.nearest(query, raw, params, allowed, k, stop, scratch, out))
+    }
+
+    fn search_many(
+        &self,
+        queries: &[f32],
+        raw: &dyn RawVectors,
+        params: &SearchParams,
+        allow: Option<&BitSet>,
+        k: usize,
+        stop: &StopFlag,
+        out: &mut Vec<Vec<Hit>>,
+    ) -> Result<()> {
+        order::search_many(self, queries, raw, params, allow, k, stop, out)
     }
 
     fn range_search(
