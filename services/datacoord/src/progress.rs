@@ -47,7 +47,8 @@ impl BuildingNodes {
             let nodes = self.0.lock();
             for (build, node) in builds.iter().filter_map(|id| nodes.get_key_value(id)) {
                 let asked = by_node.entry(node.id);
-                let (_, request) = asked.or_insert_with(|| (node.clone(), Default::default()));
+                let (_, request) =
+                    asked.or_insert_with(|| (node.clone(), BuildProgressRequest::default()));
                 request.build_ids.push(*build);
             }
         }
@@ -177,9 +178,9 @@ mod tests {
         let second = nodes.begin(2, 101, Arc::new(Fake::Hangs));
         let began = tokio::time::Instant::now();
         assert_eq!(told(&nodes, &[1]).await, [(1, 50)]);
-        assert_eq!(told(&nodes, &[]).await, []);
+        assert!(told(&nodes, &[]).await.is_empty());
         drop((first, second));
-        assert_eq!(told(&nodes, &[1, 2]).await, []);
+        assert!(told(&nodes, &[1, 2]).await.is_empty());
         assert!(began.elapsed().is_zero(), "nobody who hangs was asked");
     }
 }

@@ -1,10 +1,9 @@
 //! In which order the queries of a request walk through a graph.
 //!
 //! Walks of queries that are near each other meet the same rows. One after the other, the second finds their
-//! codes and links in the processor's cache; with many other walks in between they are gone. Of an index
-//! that does not fit there, 1,000 queries gain some 5 % and 8,000 some 20 %. Two walks in turns, so that one
-//! computes while the other's rows are on their way, gain nothing: what limits a walk is how many lines are
-//! on their way at once.
+//! codes and links in the processor's cache; with many other walks in between they are gone. What it brings,
+//! on an index that does not fit there: `docs/benchmarks.md`. Two walks in turns, so that one computes while the
+//! other's rows are on their way, gain nothing: what limits a walk is how many lines are on their way at once.
 
 use redkite_types::{BitSet, StopFlag};
 
@@ -18,12 +17,9 @@ use crate::raw::RawVectors;
 const LEAST_BYTES: usize = 64 << 20;
 
 /// Fewer queries have hardly any that are near each other.
-const LEAST_QUERIES: usize = 64;
+const LEAST_QUERIES: usize = 1_024;
 
-/// So many queries are looked through for the nearest as they are; more are put into groups first.
-const UNGROUPED: usize = 1_024;
-
-/// Groups: with more, finding the nearest costs more than it brings.
+/// Groups of queries: with more, finding the nearest costs more than it brings.
 const GROUPS: usize = 256;
 
 /// Queries among which the next one is looked for.
@@ -82,10 +78,7 @@ fn in_order(
 /// `Cancelled`.
 fn by_nearness(queries: &[&[f32]], stop: &StopFlag) -> Result<Vec<usize>> {
     let distance = kernels().l2_f32;
-    let groups = match queries.len() {
-        ..=UNGROUPED => 1,
-        _ => GROUPS,
-    };
+    let groups = GROUPS.min(queries.len());
     let middles: Vec<&[f32]> = (0..groups)
         .map(|group| queries[group * queries.len() / groups])
         .collect();
