@@ -322,7 +322,8 @@ def test_hits_have_the_scores_of_the_codes_without_refinement(client, name, inde
     scores = [score for _, score in found]
     assert scores == sorted(scores, reverse=metric != "L2")
     # A filter leaves rows the scores that they have.
-    of_all = dict(find(count if index_type in ("SCANN", "IVF_RABITQ") else 150))
+    all_candidates = {"reorder_k": count} if index_type == "SCANN" else None
+    of_all = dict(find(count if index_type in ("SCANN", "IVF_RABITQ") else 150, all_candidates))
     for key, score in find(10, filter="number < 900"):
         assert key < 90
         if key in of_all:
