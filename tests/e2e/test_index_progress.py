@@ -12,7 +12,7 @@ NAME = "built"
 ROWS, DIM, BATCH = 20_000, 64, 4_000
 # A build takes some seconds then, with any number of processors.
 SETTINGS = {"datanode.build_threads": 1}
-SLOW = index_params("HNSW", M=32, efConstruction=600)
+SLOW = index_params("HNSW", M=32, efConstruction=300)
 
 
 @pytest.fixture(params=["standalone", "cluster"])

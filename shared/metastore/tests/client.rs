@@ -16,7 +16,7 @@ use redkite_runtime::{Health, OnFailure, TaskGroup};
 use redkite_types::{Outcome, Revision};
 use tokio::net::TcpListener;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Serves a store on `address` until the group ends.
 async fn serve(kv: SharedKv, address: &str, tasks: &TaskGroup) -> SocketAddr {

@@ -12,7 +12,7 @@ use redkite_metastore::{LogEngine, MetaKv as _, MetaNode, MetaNodeOptions, Op, T
 use redkite_rpc::{ChannelPool, RpcOptions};
 use redkite_runtime::TaskGroup;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const WRITERS: u64 = 4;
 /// Set for the process that is killed; names its directory.
 const DIR: &str = "REDKITE_TEST_KILLED_DIR";
