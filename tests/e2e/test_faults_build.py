@@ -149,7 +149,7 @@ def test_a_file_that_was_written_and_not_recorded_is_found(cluster):
     begin(client, cluster)
     with frozen(datacoord):
         eventually(
-            lambda: any("/index/" in key for key in objects(cluster)), "the file is there", 120
+            lambda: any("/index/" in key for key in objects(cluster)), "the file is there", 240
         )
         written = {key for key in objects(cluster) if "/index/" in key}
         # It cannot take the answer to anybody any more.

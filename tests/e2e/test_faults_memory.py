@@ -15,6 +15,7 @@ MIB = 1 << 20
 DIM = 256
 ROWS = 2_000
 SECONDS = 20
+SLOW_SECONDS = 90
 
 
 @pytest.fixture
@@ -24,11 +25,11 @@ def group():
 
 
 class Feeder(threading.Thread):
-    """Inserts as fast as it is answered; comes back later when it is told to."""
+    """Inserts as fast as it is answered, while `goes_on`; comes back later when it is told to."""
 
-    def __init__(self, server, name, number, until):
+    def __init__(self, server, name, number, goes_on):
         super().__init__(daemon=True)
-        self.server, self.collection, self.number, self.until = server, name, number, until
+        self.server, self.collection, self.number, self.goes_on = server, name, number, goes_on
         self.acknowledged = []
         self.refused = {}
         self.reasons = {}
@@ -41,7 +42,7 @@ class Feeder(threading.Thread):
             batch = 0
             # Always the same vectors: to make new ones would take longer than to write them.
             same = vectors("vector", DIM, vectors_of(self.number).ravel())
-            while time.monotonic() < self.until:
+            while self.goes_on():
                 first = self.number * 100_000_000 + batch * ROWS
                 columns = [longs("id", range(first, first + ROWS)), same]
                 status = raw.insert(self.collection, columns, ROWS).status
@@ -73,13 +74,20 @@ def vector_schema():
     return schema
 
 
-def feed(server, name, feeders=4):
-    until = time.monotonic() + SECONDS
-    threads = [Feeder(server, name, number, until) for number in range(feeders)]
+def feed(server, name, refusal, feeders=4):
+    """For some seconds, and on a slow machine until somebody was refused with a code."""
+    started, threads = time.monotonic(), []
+
+    def goes_on():
+        passed = time.monotonic() - started
+        is_refused = any(refusal in thread.refused for thread in threads)
+        return passed < SECONDS or (passed < SLOW_SECONDS and not is_refused)
+
+    threads += [Feeder(server, name, number, goes_on) for number in range(feeders)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=SECONDS + 90)
+        thread.join(timeout=SLOW_SECONDS + 90)
         assert not thread.is_alive(), "an insert is never answered"
         assert thread.failure is None, thread.failure
     return threads
@@ -99,7 +107,7 @@ def test_a_client_that_is_faster_than_flushes_is_slowed_down(group, tmp_path):
         # Not loaded: rows leave memory once they are in files.
         client.create_collection("fed", schema=vector_schema())
         started = time.monotonic()
-        threads = feed(server, "fed")
+        threads = feed(server, "fed", 8)
         batches = sum(len(thread.acknowledged) for thread in threads)
         refused = sum(thread.refused.get(8, 0) for thread in threads)
         print(f"{batches} batches of {ROWS} x {DIM}, {refused} refusals")
@@ -152,7 +160,7 @@ def test_loaded_rows_never_exceed_the_memory(group, tmp_path):
             index_params=index_params("FLAT", "L2"),
             consistency_level="Strong",
         )
-        threads = feed(server, "kept")
+        threads = feed(server, "kept", 3)
         refused = sum(thread.refused.get(3, 0) for thread in threads)
         batches = sum(len(thread.acknowledged) for thread in threads)
         print(f"{batches} batches of {ROWS} x {DIM}, {refused} refusals for memory")

@@ -129,17 +129,16 @@ def fill(place, leave=0):
             raise
         # Whoever writes there at the same time was faster.
         return filler
-    with file:
+    # What could not be written is tried again when the file is closed.
+    with contextlib.suppress(OSError), file:
         while True:
             stat = os.statvfs(place)
             left = stat.f_bavail * stat.f_frsize - leave
             if left <= 0:
-                return filler
-            try:
-                file.write(b"\1" * min(left, 1 << 20))
-                file.flush()
-            except OSError:
-                return filler
+                break
+            file.write(b"\1" * min(left, 1 << 20))
+            file.flush()
+    return filler
 
 
 class LoopDisk:

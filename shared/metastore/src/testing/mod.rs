@@ -21,7 +21,7 @@ use crate::kv::{MetaKv, Op, SharedKv, Txn, TxnOutcome, WatchBatch, WatchEvent, W
 pub use watches::compacted_history_is_named;
 
 /// How long a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs every test of the suite.
 ///
