@@ -21,6 +21,7 @@ use crate::{
     options::{ProxyOptions, SecurityOptions},
     patience::Patience,
     plan::Shapes,
+    read::Recent,
     services::Services,
 };
 
@@ -77,6 +78,8 @@ pub struct ProxyContext {
     pub(crate) flushed_all: Mutex<HashMap<String, u64>>,
     /// Lets calls in, or refuses them.
     pub(crate) guard: Guard,
+    /// About what time it is.
+    pub(crate) recent: Recent,
     /// What the last searches have asked for.
     pub(crate) shapes: Shapes,
     /// Memory for writes on their way.
@@ -114,6 +117,7 @@ impl ProxyContext {
             lease,
             leaving,
             guard: Guard::new(security, &random),
+            recent: Recent::default(),
             shapes: Shapes::default(),
             run: random.next_u64(),
             random,

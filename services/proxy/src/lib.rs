@@ -15,6 +15,7 @@
 //! - [`internal`]: the side that the other services call
 //! - [`lookup`]: databases, collections and partitions by name, with Milvus's errors
 //! - [`owners`]: calls to the owners of a collection's channels
+//! - `patience`: calls of other services that are tried again
 //! - [`plan`]: what a read asks for, parsed and checked once
 //! - [`read`]: carries the plans of searches out
 //! - [`reduce`]: puts the answers of several channels together

@@ -348,7 +348,8 @@ pub(crate) struct Fake {
     pub(crate) exports: Mutex<Vec<meta::ExportInfo>>,
     /// Plans of every compaction.
     pub(crate) plans: Mutex<Vec<meta::CompactionInfo>>,
-    clock: AtomicU64,
+    /// Timestamps that were given.
+    pub(crate) clock: AtomicU64,
 }
 
 impl Fake {

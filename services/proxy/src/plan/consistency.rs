@@ -49,7 +49,7 @@ pub enum Rounds {
 pub enum Arrival {
     /// At this time of the root coordinator: every write that was acknowledged before is earlier.
     Exactly(Timestamp),
-    /// At about this time, by the clock of this process.
+    /// At about this time, by a timestamp that was given a little earlier.
     About(Timestamp),
 }
 
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_by_the_clock_sees_what_has_been_applied() {
+    fn a_read_at_about_a_time_sees_what_has_been_applied() {
         let asked = Asked {
             level: 2,
             use_default: false,

@@ -2,15 +2,17 @@
 //!
 //! - [`search`]: one search, with groups, rows to take vectors from, and pages
 //! - [`hybrid`]: several searches and one list
+//! - `recent`: about what time it is, between the calls that ask for it
 
 pub mod hybrid;
+mod recent;
 pub mod search;
 
 use std::sync::Arc;
 
 use redkite_catalog::CollectionEntry;
 use redkite_proto::redkite::rootcoord::AllocRequest;
-use redkite_runtime::{Clock as _, Deadline, SystemClock};
+use redkite_runtime::Deadline;
 use redkite_types::{ConsistencyLevel, Result, Timestamp};
 
 use crate::{
@@ -20,6 +22,8 @@ use crate::{
         consistency::{Arrival, Asked, Rounds},
     },
 };
+
+pub(crate) use self::recent::Recent;
 
 /// A read of one collection at one time.
 pub struct Reading<'a> {
@@ -34,9 +38,9 @@ pub struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// Decides at which time the read looks. The root coordinator is asked for it only if that time
-    /// has to be later than all earlier writes, or be the same in several places: what is bounded, or
-    /// names a time itself, sees what has been applied where it looks.
+    /// Decides at which time the read looks. The root coordinator is asked for it if that time has to
+    /// be later than all earlier writes, or be the same in several places, and else once a second: what
+    /// is bounded, or names a time itself, sees what has been applied where it looks.
     ///
     /// # Errors
     /// Code 1100 for an unknown consistency level; what the root coordinator answers.
@@ -54,10 +58,9 @@ impl<'a> Reading<'a> {
             || asked.iterator
             || rounds == Rounds::Several
             || time_to_live(entry).is_some();
-        let arrival = if exact {
-            Arrival::Exactly(now(context, meta.deadline).await?)
-        } else {
-            Arrival::About(Timestamp::new(SystemClock.unix_millis(), 0))
+        let arrival = match context.recent.now().filter(|_| !exact) {
+            Some(about) => Arrival::About(about),
+            None => Arrival::Exactly(now(context, meta.deadline).await?),
         };
         Ok(Self {
             context,
@@ -97,5 +100,64 @@ pub async fn now(context: &ProxyContext, deadline: Deadline) -> Result<Timestamp
         root.alloc_timestamp(request)
     })
     .await?;
-    Ok(Timestamp(answer.first))
+    let now = Timestamp(answer.first);
+    context.recent.saw(now);
+    Ok(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::Ordering, time::Duration};
+
+    use prost::Message as _;
+    use redkite_catalog::keys;
+    use redkite_proto::redkite::meta::CollectionInfo;
+    use redkite_types::{CollectionId, DatabaseId};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::testing::{COLLECTION, Fixture};
+
+    #[tokio::test]
+    async fn only_reads_that_need_an_exact_time_ask_for_it_each_time() {
+        let fixture = Fixture::with_collection().await;
+        let context = &fixture.context;
+        let entry = || crate::lookup::collection(&context.view(), "default", COLLECTION).unwrap();
+        // Rows that live for a while only are compared with an exact time.
+        let mut info = CollectionInfo::clone(&entry().info().unwrap());
+        info.properties.clear();
+        let key = keys::collection(DatabaseId(info.database_id), CollectionId(info.id));
+        fixture.put(vec![(key, info.encode_to_vec())]).await;
+        let entry = entry();
+        let request = tonic::Request::new(());
+        let meta = RequestContext::read(context, &request, "", Duration::from_secs(60));
+        let begin = async |level, rounds| {
+            let asked = Asked {
+                level,
+                use_default: false,
+                guarantee_ts: 2,
+                iterator: false,
+            };
+            let before = fixture.fake.clock.load(Ordering::Relaxed);
+            let reading = Reading::begin(context, &meta, &entry, asked, rounds).await;
+            let time = reading.unwrap().time;
+            let asked = fixture.fake.clock.load(Ordering::Relaxed) - before;
+            (asked, time.mvcc == Timestamp::ZERO)
+        };
+        let (strong, bounded) = (0, 2);
+        for _ in 0..3 {
+            assert_eq!(begin(bounded, Rounds::Several).await, (1, false));
+            assert_eq!(begin(strong, Rounds::One).await, (1, false));
+            let told = Instant::now();
+            let found = begin(bounded, Rounds::One).await;
+            // A machine that stood still for longer than a timestamp is good for.
+            if told.elapsed() < recent::GOOD_FOR {
+                assert_eq!(found, (0, true));
+            }
+        }
+        tokio::time::pause();
+        tokio::time::advance(recent::GOOD_FOR).await;
+        tokio::time::resume();
+        assert_eq!(begin(bounded, Rounds::One).await, (1, false));
+    }
 }
