@@ -208,8 +208,8 @@ impl IvfIndex {
 
     /// The best `limit` allowed rows within a range; everything was checked.
     ///
-    /// Scores the rows of the lists exactly, or by their codes where hits have such scores; ends when enough lists were visited and then some in
-    /// a row had nothing to give.
+    /// Scores the rows of the lists exactly, or by their codes where hits have such scores; ends when enough
+    /// lists were visited and then some in a row had nothing to give.
     #[allow(
         clippy::too_many_arguments,
         reason = "each is borrowed from a different owner on the hot path"
