@@ -3,6 +3,7 @@
 The data directory is a small file system of its own, so that full means full.
 """
 
+import itertools
 import math
 import random
 import re
@@ -179,8 +180,12 @@ def test_flushes_and_index_builds_wait_for_space(disk, tmp_path):
         client.insert(NAME, simple_rows(2000, dim=64))
         # Below the half of what is kept free nothing but the metastore writes.
         filler = faults.fill(disk, leave=10 * MIB)
-        # The disk is looked at from time to time, maybe before it was as full as that.
-        eventually(lambda: free_when_refused(client) <= 10 * MIB, "the full disk is noticed", 30)
+        # The disk is looked at from time to time, maybe before it was as full as that. Rows that are
+        # refused then would have what is there flushed at once, while there is still room for it.
+        names = (f"probe_{number}" for number in itertools.count())
+        eventually(
+            lambda: free_when_refused(client, next(names)) <= 10 * MIB, "the full disk is noticed", 30
+        )
         with fails(DISK_LIMIT, str(disk)):
             client.flush(NAME)
         assert count(client, NAME) == 2000
@@ -198,10 +203,10 @@ def test_flushes_and_index_builds_wait_for_space(disk, tmp_path):
         server.stop()
 
 
-def free_when_refused(client):
-    """Free bytes as the server sees them where it refuses a row; endless where it does not."""
+def free_when_refused(client, partition):
+    """Free bytes as the server sees them where it refuses a partition; endless where it does not."""
     try:
-        client.upsert(NAME, simple_rows(1, dim=64))
+        client.create_partition(NAME, partition)
     except MilvusException as error:
         assert error.code == DISK_LIMIT, error
         return int(re.search(r"\[(\d+) bytes free", error.message)[1])
