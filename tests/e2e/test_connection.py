@@ -72,14 +72,16 @@ def test_the_client_does_not_retry_an_rpc_that_is_not_served(client):
     start = time.monotonic()
     with pytest.raises((grpc.RpcError, MilvusException)):
         client.create_resource_group("rg")
-    assert time.monotonic() - start < 2
+    # Its retries take minutes.
+    assert time.monotonic() - start < 20
 
 
 def test_keepalive_pings_without_calls_are_accepted(server):
     """A ping a second on an idle channel: a server that minds answers GOAWAY too_many_pings."""
     options = [
         ("grpc.keepalive_time_ms", 1000),
-        ("grpc.keepalive_timeout_ms", 500),
+        # A server that is slow to answer a ping is no server that minds it.
+        ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.use_local_subchannel_pool", 1),
@@ -87,7 +89,7 @@ def test_keepalive_pings_without_calls_are_accepted(server):
     idle = Raw(server.address, options)
     states = []
     idle.channel.subscribe(states.append, try_to_connect=True)
-    grpc.channel_ready_future(idle.channel).result(timeout=10)
+    grpc.channel_ready_future(idle.channel).result(timeout=30)
     seen = len(states)
     end = time.monotonic() + 6
     while time.monotonic() < end:

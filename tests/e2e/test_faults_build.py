@@ -192,5 +192,5 @@ def test_a_file_that_was_half_written_does_not_stay(cluster):
         redkite.gc(datacoord)
         return not any(path.exists() for path in left)
 
-    eventually(is_gone, f"{left} are collected", 10, 0.2)
+    eventually(is_gone, f"{left} are collected", 60, 0.2)
     client.close()

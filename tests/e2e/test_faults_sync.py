@@ -150,9 +150,10 @@ def test_an_index_build_outlives_a_store_that_fails(server, failing):
     params.add_index("vector", index_type="HNSW", metric_type="L2", M=8, efConstruction=40)
     client.create_index("c", params, sync=False)
 
-    # More often than a build may fail for reasons of its own.
+    # More often than a build may fail for reasons of its own, and until pauses are longer than builds are on a
+    # slow machine.
     times = eventually(
-        lambda: tries(server, 6), "the build is tried again and again", 60, interval=0.2
+        lambda: tries(server, 8), "the build is tried again and again", 100, interval=0.2
     )
     # Whoever asks is told why it takes so long, and how much is not done.
     index = described(server, "c")

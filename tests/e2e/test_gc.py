@@ -62,7 +62,7 @@ def settle(client, server):
         before, last = last, now
         return before == now
 
-    eventually(is_still, "the data directory is still", interval=0.3)
+    eventually(is_still, "the data directory is still", 120, 0.3)
 
 
 def test_what_is_named_is_never_deleted(collecting_server):

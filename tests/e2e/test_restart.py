@@ -190,7 +190,7 @@ def test_the_start_tells_how_to_connect(restartable_server):
         log = restartable_server.log_path.read_text()
         return "MilvusClient" in log and str(restartable_server.port) in log
 
-    eventually(told, "the log says how to connect", 2)
+    eventually(told, "the log says how to connect")
 
 
 def refused_start(folder, **changes):

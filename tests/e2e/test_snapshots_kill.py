@@ -334,7 +334,7 @@ def connected(world):
 def test_what_a_kill_cuts_off_is_complete_or_undone(tmp_path, request, store):
     seed, cases = chosen_cases()
     print(f"seed={seed} {len(cases)} cases")
-    settings = {"common.session_ttl": "2s", "datacoord.compaction.enabled": "false"}
+    settings = {"common.session_ttl": "5s", "datacoord.compaction.enabled": "false"}
     folder = tmp_path / "data" / "objects"
     bucket = Bucket(request.getfixturevalue("weed")) if store == "s3" else None
     settings.update(bucket.settings if bucket else {})

@@ -764,7 +764,7 @@ def test_killed_services_leave_an_exact_export(tmp_path, seed):
         "REDKITE__VIKINGDB__ACCESS_KEY": ACCESS_KEY,
         "REDKITE__VIKINGDB__SECRET_KEY": SECRET_KEY,
         "REDKITE__DATANODE__EXPORT__MAX_FILE_SIZE": "64KiB",
-        "REDKITE__COMMON__SESSION_TTL": "2s",
+        "REDKITE__COMMON__SESSION_TTL": "5s",
         "REDKITE__DATACOORD__COMPACTION__ENABLED": "false",
         "REDKITE__DATACOORD__GC__ENABLED": "false",
         "REDKITE__DATACOORD__GC__GRACE": "0s",

@@ -9,6 +9,8 @@ import select
 import socket
 import threading
 
+from .process import free_port
+
 CHUNK = 64 << 10
 REASONS = {500: "Internal Server Error", 503: "Slow Down"}
 CODES = {500: "InternalError", 503: "SlowDown"}
@@ -37,7 +39,9 @@ class FaultProxy:
         self._open = set()
         self._stopping = threading.Event()
         self._listener = None
-        self.port = 0
+        # Not one that the kernel gives out: while nothing listens there (`refused`) an outgoing connection
+        # could take it, even one that tries to reach it and then talks to itself.
+        self.port = free_port()
         self._listen()
 
     @property

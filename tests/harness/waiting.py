@@ -3,7 +3,7 @@
 import time
 
 
-def eventually(condition, what, seconds=30.0, interval=0.02):
+def eventually(condition, what, seconds=60.0, interval=0.02):
     """Calls `condition` until it returns something true, and returns that.
 
     Exceptions of `condition` pass through. After `seconds` an AssertionError says `what` did not
