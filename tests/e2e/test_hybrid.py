@@ -17,6 +17,9 @@ from pymilvus import (
     RRFRanker,
     WeightedRanker,
 )
+from pymilvus.client.iterator import SearchIterator
+from pymilvus.exceptions import ServerVersionIncompatibleException
+from pymilvus.milvus_client import milvus_client
 
 N = 240
 SEED = int(os.environ.get("REDKITE_TEST_SEED", random.randrange(2**32)))
@@ -445,6 +448,40 @@ def test_an_iterator_gives_each_row_once_while_data_changes(client, filled, fiel
     iterator.close()
     assert sorted(seen) == sorted(rows.ids + [row["id"] for row in twins])
     assert distances == sorted(distances, reverse=rows.metrics[which] != "L2")
+
+
+@pytest.mark.parametrize("filled", [("L2", "IP"), ("COSINE", "L2")], indirect=True, ids="-".join)
+@pytest.mark.parametrize("field", ["a", "b"])
+def test_the_iterator_of_older_clients(client, filled, field, monkeypatch):
+    """Without the server's help it goes from one range of scores to the next (v1)."""
+
+    def is_not_served(*_args, **_kwargs):
+        raise ServerVersionIncompatibleException(message="not served")
+
+    monkeypatch.setattr(milvus_client, "SearchIteratorV2", is_not_served)
+    name, rows = filled
+    which = "ab".index(field)
+    query = rows.queries[which][0]
+    allowed = [i for i in rows.ids if rows.shelf[i] < 30]
+    params = {"metric_type": rows.metrics[which], "params": {"ef": N}}
+    iterator = client.search_iterator(
+        name,
+        [query.tolist()],
+        anns_field=field,
+        batch_size=13,
+        limit=100,
+        filter="shelf < 30",
+        search_params=params,
+    )
+    assert isinstance(iterator, SearchIterator)
+    seen = [(hit["id"], hit["distance"]) for hit in iterator.next()]
+    # It stays at the time of its first page.
+    client.delete(name, ids=rows.ids[::2])
+    while page := iterator.next():
+        seen += [(hit["id"], hit["distance"]) for hit in page]
+    iterator.close()
+    assert len({key for key, _ in seen}) == 100
+    assert_hits(seen, rows.nearest(which, query, 100, allowed))
 
 
 def test_a_page_ends_where_a_score_ends(client, name):
