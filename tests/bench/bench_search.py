@@ -6,8 +6,9 @@
 
 With several binaries all of them run at the same time, each on its own copy of the data, and are
 asked in turns, so that what else happens on the machine hits all of them. Client threads share one
-Python process; `--in-flight` has one client of grpc.aio with several requests on their way. `--floor` names the example `floor` of redkite-proxy: a gRPC service that answers
-with a stored message of a search's size, so what gRPC costs at least.
+Python process; `--in-flight` has one client of grpc.aio with several requests on their way, for the
+profile too. `--floor` names the example `floor` of redkite-proxy: a gRPC service that answers with a
+stored message of a search's size, so what gRPC costs at least.
 """
 
 import argparse
@@ -88,22 +89,32 @@ def ask(client, queries, ef):
     return results
 
 
-async def ask_together(uri, queries, ef, in_flight):
-    """As `ask`, by one client with so many requests on their way at a time."""
+async def send_together(uri, queries, ef, in_flight, found):
+    """One client with so many requests on their way at a time; calls `found(at, latency, hits)`."""
     client = AsyncMilvusClient(uri)
-    results, todo = [None] * len(queries), iter(range(len(queries)))
+    todo = iter(enumerate(queries))
     params = {"params": {"ef": ef}}
 
     async def one_after_the_other():
-        for at in todo:
+        for at, query in todo:
             start = time.perf_counter()
-            found = await client.search(
-                NAME, [queries[at]], limit=LIMIT, search_params=params, consistency_level="Bounded"
+            hits = await client.search(
+                NAME, [query], limit=LIMIT, search_params=params, consistency_level="Bounded"
             )
-            results[at] = (time.perf_counter() - start, [hit["id"] for hit in found[0]])
+            found(at, time.perf_counter() - start, hits[0])
 
     await asyncio.gather(*(one_after_the_other() for _ in range(in_flight)))
     await client.close()
+
+
+def ask_together(uri, queries, ef, in_flight):
+    """As `ask`, by one client with so many requests on their way at a time."""
+    results = [None] * len(queries)
+
+    def keep(at, latency, hits):
+        results[at] = (latency, [hit["id"] for hit in hits])
+
+    asyncio.run(send_together(uri, queries, ef, in_flight, keep))
     return results
 
 
@@ -177,11 +188,11 @@ def measure_in_flight(servers, data, ef, in_flights, rounds):
     )
     for in_flight in in_flights:
         for server in servers:
-            asyncio.run(ask_together(server.uri, queries[:200], ef, in_flight))
+            ask_together(server.uri, queries[:200], ef, in_flight)
             found, speed, busy, times = [], [], [], []
             for _ in range(rounds):
                 cpu, start = server.cpu_seconds(), time.perf_counter()
-                found = asyncio.run(ask_together(server.uri, queries, ef, in_flight))
+                found = ask_together(server.uri, queries, ef, in_flight)
                 speed.append(len(queries) / (time.perf_counter() - start))
                 busy.append((server.cpu_seconds() - cpu) / len(queries) * 1000)
                 times += [latency for latency, _ in found]
@@ -350,9 +361,9 @@ def send_all(raw, requests):
     return times
 
 
-def profile(server, data, ef, clients, seconds, picture):
-    """Where the CPU goes, by `perf`: a table of layers, and a flame graph."""
-    queries = [query.tolist() for query in data.queries]
+@contextlib.contextmanager
+def searches_by_clients(server, queries, ef, clients):
+    """Searches of so many clients, each a thread and one request at a time, until it is left."""
     own = [server.client() for _ in range(clients)]
     for client in own:
         ask(client, queries[:200], ef)
@@ -365,21 +376,48 @@ def profile(server, data, ef, clients, seconds, picture):
     threads = [threading.Thread(target=load, args=(client,)) for client in own]
     for thread in threads:
         thread.start()
-    recorded = pathlib.Path(server.data_dir).parent / "perf.data"
-    # Stacks of asynchronous code are deep.
-    command = ["perf", "record", "-q", "-F", "999", "-e", "cpu-clock"]
-    command += ["--call-graph", "dwarf,32768"]
     try:
-        subprocess.run(
-            [*command, "-p", str(server.child.pid), "-o", recorded, "--", "sleep", str(seconds)],
-            check=True,
-        )
+        yield
     finally:
         ends.set()
         for thread in threads:
             thread.join()
         for client in own:
             client.close()
+
+
+@contextlib.contextmanager
+def searches_in_flight(server, queries, ef, in_flight):
+    """Searches of one client, so many at a time, until it is left."""
+    ends = threading.Event()
+
+    def until_it_ends():
+        while not ends.is_set():
+            yield from queries
+
+    def load():
+        asyncio.run(send_together(server.uri, until_it_ends(), ef, in_flight, lambda *_: None))
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        yield
+    finally:
+        ends.set()
+        thread.join()
+
+
+def profile(server, load, what, seconds, picture):
+    """Where the CPU goes beside `load`, by `perf`: a table of layers, and a flame graph."""
+    recorded = pathlib.Path(server.data_dir).parent / "perf.data"
+    # Stacks of asynchronous code are deep.
+    command = ["perf", "record", "-q", "-F", "999", "-e", "cpu-clock"]
+    command += ["--call-graph", "dwarf,32768"]
+    command += ["-p", str(server.child.pid), "-o", recorded, "--", "sleep", str(seconds)]
+    with load:
+        # Not of the first searches, which nothing is in any cache for.
+        time.sleep(1)
+        subprocess.run(command, check=True)
     script = subprocess.run(
         ["perf", "script", "--no-inline", "-F", "comm,ip,sym,event", "-i", recorded],
         check=True,
@@ -388,15 +426,31 @@ def profile(server, data, ef, clients, seconds, picture):
     )
     stacks = flamegraph.fold(script.stdout.splitlines())
     if picture:
-        title = f"Server CPU of searches, {data.shape}, ef {ef}, {clients} clients"
-        pathlib.Path(picture).write_text(flamegraph.draw(stacks, title))
-    table = Table(f"Where the CPU goes, ef {ef}, {clients} clients", "layer", "share")
+        pathlib.Path(picture).write_text(flamegraph.draw(stacks, f"Server CPU of searches, {what}"))
+    table = Table(f"Where the CPU goes, {what}", "layer", "share")
     for layer, share in flamegraph.layers(stacks):
         table.add(layer, f"{share * 100:.1f} %")
     functions = Table("Functions that take the most themselves", "function", "share")
     for function, share in flamegraph.own(stacks)[:40]:
         functions.add(function, f"{share * 100:.1f} %")
     return [table, functions]
+
+
+def profiles(server, data, args):
+    """A profile for each number of clients, and of requests in flight; a picture of the last one."""
+    ef, queries = args.ef[0], [query.tolist() for query in data.queries]
+    kinds = [(searches_by_clients, count, f"{count} clients") for count in args.clients]
+    kinds += [
+        (searches_in_flight, count, f"{count} requests of one client at a time")
+        for count in args.in_flight
+    ]
+    tables = []
+    for load, count, by in kinds:
+        is_last = (load, count) == kinds[-1][:2]
+        picture = args.profile if is_last and args.profile != "-" else None
+        running = load(server, queries, ef, count)
+        tables += profile(server, running, f"{data.shape}, ef {ef}, {by}", 8, picture)
+    return tables
 
 
 def main():
@@ -406,7 +460,7 @@ def main():
     parser.add_argument("--binary", nargs="+", default=[str(release / "redkite")])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--ef", type=int, nargs="+", default=[24])
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--clients", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--in-flight", type=int, nargs="*", default=[], help="requests at a time")
     parser.add_argument("--rounds", type=int, default=5, help="times all queries are sent")
     parser.add_argument("--writes", type=int, help="rows inserted a second beside searches")
@@ -433,10 +487,7 @@ def main():
             print(f"build {server.label}: {binary}, ready in {ms(took)}, RSS {rss:.0f} MB")
             servers.append(server)
         if args.profile:
-            for clients in args.clients:
-                picture = args.profile if clients == args.clients[-1] else "-"
-                picture = None if picture == "-" else picture
-                tables += profile(servers[0], data, args.ef[0], clients, 8, picture)
+            tables += profiles(servers[0], data, args)
         else:
             tables.append(measure_search(servers, data, args.ef, args.clients, args.rounds))
         if args.in_flight and not args.profile:

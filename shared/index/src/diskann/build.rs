@@ -48,6 +48,9 @@ struct Builder<'a> {
     order: Vec<u32>,
     list_size: usize,
     stop: &'a StopFlag,
+    /// Rows that were linked, in all passes together.
+    linked: AtomicUsize,
+    progress: Option<&'a AtomicUsize>,
 }
 
 /// Rows at which a walk may begin: the nearest of them is where it does. One alone would not do where
@@ -85,11 +88,11 @@ pub(super) fn build_graph(
         order: shuffled(codes.rows, options.seed),
         list_size: list_size.max(degree),
         stop: options.stop,
+        linked: AtomicUsize::new(0),
+        progress: options.progress,
     };
     for (pass, alpha) in ALPHAS.into_iter().enumerate() {
-        let is_last = pass + 1 == ALPHAS.len();
-        let progress = options.progress.filter(|_| is_last);
-        builder.pass(pass > 0, alpha, options.threads, progress)?;
+        builder.pass(pass > 0, alpha, options.threads)?;
     }
     builder.shorten(ALPHAS[ALPHAS.len() - 1])?;
     let mut entries = builder.order;
@@ -110,13 +113,17 @@ fn shuffled(rows: usize, seed: u64) -> Vec<u32> {
 }
 
 impl Builder<'_> {
-    fn pass(
-        &self,
-        all_linked: bool,
-        alpha: f32,
-        threads: usize,
-        progress: Option<&AtomicUsize>,
-    ) -> Result<()> {
+    /// Counts rows in each pass for its share, so that all of them are counted at the end of the last.
+    fn count(&self, rows: usize) {
+        if let Some(progress) = self.progress {
+            let before = self.linked.fetch_add(rows, Ordering::Relaxed);
+            let passes = ALPHAS.len();
+            let more = (before + rows) / passes - before / passes;
+            progress.fetch_add(more, Ordering::Relaxed);
+        }
+    }
+
+    fn pass(&self, all_linked: bool, alpha: f32, threads: usize) -> Result<()> {
         let rows = self.order.len();
         let next = AtomicUsize::new(0);
         let link_until = |limit: usize| -> Result<()> {
@@ -133,9 +140,7 @@ impl Builder<'_> {
                     let entries = &self.order[..linked.min(ENTRIES)];
                     self.link(*row, entries, alpha, &mut worker)?;
                 }
-                if let Some(progress) = progress {
-                    progress.fetch_add(chunk.len(), Ordering::Relaxed);
-                }
+                self.count(chunk.len());
             }
         };
         let serial = if threads <= 1 {

@@ -31,6 +31,9 @@ pub(super) fn probe_metric(metric: MetricType) -> MetricType {
     }
 }
 
+/// Rows after which it is looked whether to stop, and that are counted together.
+const STEP: usize = 256;
+
 /// How to run: on so many threads, until stopped.
 #[derive(Clone, Copy)]
 pub(crate) struct Run<'a> {
@@ -43,6 +46,35 @@ impl Run<'_> {
     /// Of so many pieces of work of one size, those of one thread.
     pub(crate) fn part(self, pieces: usize) -> usize {
         pieces.div_ceil(self.threads.max(1)).max(1)
+    }
+
+    /// The same without counting rows: a later stage does.
+    pub(super) fn uncounted(self) -> Self {
+        Run {
+            progress: None,
+            ..self
+        }
+    }
+
+    /// To be called for each row of a part, before it is worked on.
+    ///
+    /// # Errors
+    /// `Cancelled`.
+    pub(super) fn begin(self, at: usize) -> Result<()> {
+        match at.is_multiple_of(STEP) {
+            true => Ok(self.stop.check()?),
+            false => Ok(()),
+        }
+    }
+
+    /// To be called for each row of a part of so many, after it was worked on: counts them in steps.
+    pub(super) fn end(self, at: usize, rows: usize) {
+        let done = at + 1;
+        if let Some(progress) = self.progress
+            && (done == rows || done.is_multiple_of(STEP))
+        {
+            progress.fetch_add(at % STEP + 1, Ordering::Relaxed);
+        }
     }
 
     /// Works on parts, one for each thread. What it does must not depend on where parts begin: the
@@ -89,12 +121,8 @@ pub(super) fn learn(
         raw.row((i * count / sampled) as u32)
             .normalised(metric, out);
     };
-    let quiet = Run {
-        progress: None,
-        ..run
-    };
     kmeans::train(dim, nlist, sampled, sample, seed, |centroids, nearest| {
-        assign(dim, centroids, &sample, nearest, quiet)
+        assign(dim, centroids, &sample, nearest, run.uncounted())
     })
 }
 

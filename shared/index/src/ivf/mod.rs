@@ -127,7 +127,12 @@ impl IvfIndex {
         let centroids = coarse::learn(metric, nlist, raw, options.seed, run)?;
         let mut list_of = vec![0u32; count];
         let row = |i: usize, out: &mut [f32]| raw.row(i as u32).normalised(metric, out);
-        coarse::assign(dim, &centroids, &row, &mut list_of, run)?;
+        // A row counts when the last of what takes long is done with it.
+        let assigning = match params.index_type {
+            IndexType::IvfPq | IndexType::Scann | IndexType::IvfRabitq => run.uncounted(),
+            _ => run,
+        };
+        coarse::assign(dim, &centroids, &row, &mut list_of, assigning)?;
         let (offsets, list_rows) = group(&list_of, centroids.len() / dim);
         let list_rows = list_rows.into_bytes();
         let in_order: &[u32] = view(&list_rows);

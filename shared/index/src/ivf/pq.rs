@@ -185,9 +185,7 @@ impl Pq {
             let mut words = vec![0u32; shape.m];
             let mut keys = vec![0f32; shape.places()];
             for (at, row) in rows.iter().enumerate() {
-                if at % 256 == 0 {
-                    run.stop.check()?;
-                }
+                run.begin(at)?;
                 residual(*row, &mut values);
                 for (part, word) in words.iter_mut().enumerate() {
                     *word = nearest_word(shape, &books, part, &values, &mut keys);
@@ -207,6 +205,7 @@ impl Pq {
                     let terms = decoded.iter().zip(centroid);
                     *add = terms.map(|(p, c)| p * (p + 2.0 * c)).sum::<f32>();
                 }
+                run.end(at, rows.len());
             }
             Ok(())
         })?;

@@ -126,14 +126,13 @@ impl Rabitq {
             let mut values = vec![0f32; dim];
             let slots = slots.chunks_exact_mut(width).zip(factors);
             for (at, (row, (slot, factors))) in rows.iter().zip(slots).enumerate() {
-                if at % 256 == 0 {
-                    run.stop.check()?;
-                }
+                run.begin(at)?;
                 raw.row(*row).normalised(metric, &mut values);
                 rotation.apply(&mut values);
                 let list = lists.list_of[*row as usize] as usize;
                 let centroid = &centroids[list * dim..][..dim];
                 *factors = encode(metric, &values, centroid, slot);
+                run.end(at, rows.len());
             }
             Ok(())
         })?;
