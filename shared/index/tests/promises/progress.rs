@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use redkite_index::{BuildOptions, ColumnIndex, ColumnRows, Error};
+use redkite_index::{
+    BuildOptions, ColumnIndex, ColumnIndexParams, ColumnRows, Element, Error, RawRow, RawSlice,
+    RawVectors, build_raw,
+};
 use redkite_types::{ColumnData, DataType, StopFlag};
 
 use crate::{KINDS, Kind, Rng, column};
@@ -78,6 +81,97 @@ fn a_raised_flag_ends_a_build_of_every_type() {
             let name = kind.name;
             assert!(matches!(built.err(), Some(Error::Cancelled)), "{name}");
             assert!(done < ROWS, "{name} counted {done} rows");
+        }
+    }
+}
+
+/// Rows that raise a flag when they were looked at so many times.
+struct Raising<'a> {
+    rows: RawSlice<'a>,
+    looks: AtomicUsize,
+    at: usize,
+    stop: &'a StopFlag,
+    progress: &'a AtomicUsize,
+    counted_then: AtomicUsize,
+}
+
+impl RawVectors for Raising<'_> {
+    fn rows(&self) -> usize {
+        self.rows.rows()
+    }
+
+    fn dim(&self) -> usize {
+        self.rows.dim()
+    }
+
+    fn element(&self) -> Element {
+        self.rows.element()
+    }
+
+    fn row(&self, row: u32) -> RawRow<'_> {
+        if self.looks.fetch_add(1, Ordering::Relaxed) + 1 == self.at {
+            let counted = self.progress.load(Ordering::Relaxed);
+            self.counted_then.store(counted, Ordering::Relaxed);
+            self.stop.stop();
+        }
+        self.rows.row(row)
+    }
+}
+
+/// Wherever in a build the flag is raised: nothing that takes long is done after it.
+#[test]
+fn a_flag_raised_at_any_moment_ends_a_build() {
+    let mut rng = Rng::from_env();
+    for kind in &KINDS {
+        // Without anything to build there is nothing to stop.
+        let (DataType::FloatVector, false) = (kind.data, kind.name == "FLAT") else {
+            continue;
+        };
+        let ColumnData::FloatVector { values, .. } = column(kind.data, ROWS, DIM, &mut rng) else {
+            unreachable!("vectors of floats");
+        };
+        let ColumnIndexParams::Dense(params) = kind.params(&[]).unwrap() else {
+            unreachable!("parameters of vectors of floats");
+        };
+        let build = |at: usize| {
+            let (progress, stop) = (AtomicUsize::new(0), StopFlag::new());
+            let raw = Raising {
+                rows: RawSlice::new(&values, DIM).unwrap(),
+                looks: AtomicUsize::new(0),
+                at,
+                stop: &stop,
+                progress: &progress,
+                counted_then: AtomicUsize::new(0),
+            };
+            let options = BuildOptions {
+                threads: 1,
+                seed: 3,
+                progress: Some(&progress),
+                stop: &stop,
+            };
+            let is_built = match build_raw(&params, &raw, &options) {
+                Ok(_) => true,
+                Err(Error::Cancelled) => false,
+                Err(error) => panic!("{}: {error}", kind.name),
+            };
+            let (looks, then) = (raw.looks.into_inner(), raw.counted_then.into_inner());
+            (is_built, looks, then)
+        };
+        let (_, looks, _) = build(0);
+        for part in 1..20 {
+            let at = looks * part / 20;
+            let (is_built, until, counted_then) = build(at);
+            let name = kind.name;
+            // Once all rows are counted only what is short is left.
+            assert!(
+                !is_built || counted_then == ROWS,
+                "{name} does not stop at {at} of {looks}"
+            );
+            // Codes of all rows are made without a stop: that is a few looks at each.
+            assert!(
+                until - at <= 4 * ROWS,
+                "{name} goes on from {at} to {until}"
+            );
         }
     }
 }
