@@ -9,8 +9,9 @@ SYSTEM = [
     ("system calls and the kernel", re.compile(r"\[k\]|^syscall$|^epoll_wait$|^(__|__GI_)*writev?$")),
     ("allocator", re.compile(r"^_?mi_|mimalloc|rust_alloc|rust_dealloc|rust_realloc")),
 ]
+ENGINE = re.compile(r"redkite_index")
 LAYERS = [
-    ("engine: walk of the graph, distances", re.compile(r"redkite_index|redkite_kernel")),
+    ("engine: walk of the graph, distances", ENGINE),
     ("metrics and spans", re.compile(r"tracing|opentelemetry|metrics|redkite_telemetry")),
     (
         "segment: visibility, hits, reduce",
@@ -65,7 +66,8 @@ def layer_of(stack):
     frames = stack[1:]
     for name, pattern in SYSTEM:
         if pattern.search(frames[-1]) or any(pattern.search(frame) for frame in frames[-4:]):
-            return name
+            is_read = name.startswith("system") and any(map(ENGINE.search, frames))
+            return "engine: reads of the rows that are scored exactly" if is_read else name
     for frame in reversed(frames):
         for name, pattern in LAYERS:
             if pattern.search(frame):
