@@ -394,6 +394,11 @@ impl Chunk {
         self.late.schema.store(Some(schema.clone()));
     }
 
+    /// Whether [`Chunk::adopt`] was called.
+    pub(crate) fn has_adopted(&self) -> bool {
+        self.late.schema.load().is_some()
+    }
+
     /// A field that only the later schema has.
     pub(crate) fn late_field(&self, field: FieldId) -> Option<FieldSchema> {
         let schema = self.late.schema.load();

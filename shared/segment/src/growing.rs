@@ -2,7 +2,8 @@
 //!
 //! Each append publishes a new list of chunks. Small chunks are merged with their neighbours like
 //! the digits of a binary counter, so that n single-row inserts make about log n chunks and copy a
-//! row about log n times; chunks of `MERGED_ROWS` rows are left alone.
+//! row about log n times. An append leaves chunks of `MERGED_ROWS` rows alone; several of them can be
+//! joined beside it ([`Joined`]), for the sake of larger graphs over their rows.
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
@@ -22,6 +23,9 @@ use crate::{
 
 /// A merged chunk has at most so many rows.
 const MERGED_ROWS: usize = 8_192;
+/// So many neighbours are joined at once: each is in one more graph then, and a search walks through
+/// one instead of all of theirs.
+const JOINED_CHUNKS: usize = 8;
 
 /// The writer's side. Its methods take `&self`, but there must be only one writer, whose writes
 /// come in the order of their timestamps.
@@ -40,6 +44,23 @@ pub struct GrowingSnapshot {
     deletes: Arc<SegmentDeletes>,
     /// Over rows of all chunks; it goes on growing.
     interim: Arc<InterimIndexes>,
+}
+
+/// Neighbouring chunks in one, to take their place.
+#[derive(Debug)]
+pub struct Joined {
+    parts: Vec<Arc<Chunk>>,
+    whole: Chunk,
+}
+
+impl Joined {
+    /// Copies the rows of chunks that [`GrowingSnapshot::next_join`] has named.
+    pub fn new(parts: Vec<Arc<Chunk>>) -> Option<Self> {
+        let whole = Chunk::concat(parts.iter().map(Arc::as_ref))?;
+        let (interim, first) = parts.first()?.interim();
+        let whole = whole.with_interim(interim.clone(), first);
+        Some(Self { parts, whole })
+    }
 }
 
 /// The newest row of each key that was not deleted since: only it can be hit by a delete.
@@ -120,6 +141,7 @@ impl GrowingSegment {
     /// Answers for the fields of a later schema too, as far as rows go that were appended before: a
     /// segment that has adopted a schema takes no more rows.
     pub fn adopt(&self, schema: &Arc<CollectionSchema>) {
+        let _keys = self.keys.lock();
         for chunk in &self.published.load().chunks {
             chunk.adopt(schema);
         }
@@ -185,6 +207,34 @@ impl GrowingSegment {
             interim: before.interim.clone(),
         }));
         Ok(())
+    }
+
+    /// Puts joined chunks in the place of their parts, if these are still there and have adopted no
+    /// later schema; answers whether.
+    pub fn join(&self, joined: Joined) -> bool {
+        let Joined { parts, whole } = joined;
+        // Nothing is appended meanwhile.
+        let _keys = self.keys.lock();
+        let before = self.published.load_full();
+        let is_there =
+            |at: usize| (before.chunks[at..].iter().zip(&parts)).all(|(a, b)| Arc::ptr_eq(a, b));
+        let starts = 0..(before.chunks.len() + 1).saturating_sub(parts.len());
+        let Some(at) = starts.into_iter().find(|at| is_there(*at)) else {
+            return false;
+        };
+        if parts.iter().any(|part| part.has_adopted()) {
+            return false;
+        }
+        let mut chunks = before.chunks.clone();
+        chunks.splice(at..at + parts.len(), [Arc::new(whole)]);
+        self.published.store(Arc::new(GrowingSnapshot {
+            meta: before.meta.clone(),
+            chunks,
+            rows: before.rows,
+            deletes: before.deletes.clone(),
+            interim: before.interim.clone(),
+        }));
+        true
     }
 
     /// Deletes the keys of a batch that concern this segment's partition; answers how many rows
@@ -290,7 +340,8 @@ impl GrowingSnapshot {
     }
 
     /// The next chunk, and which of its rows, that an interim index of a field would make faster to
-    /// search. A chunk that the next rows will be merged with gets no graph, which would not last.
+    /// search. A chunk that the next rows will be merged with gets no graph, which would not last; one
+    /// of joined rows that have many gets one in their place when nothing else is due.
     pub fn next_interim(
         &self,
         field: FieldId,
@@ -300,9 +351,34 @@ impl GrowingSnapshot {
         let last = self.chunks.len().saturating_sub(1);
         let stays = |at: usize, chunk: &Chunk| at < last || chunk.len() > MERGED_ROWS / 2;
         let chunks = self.chunks.iter().enumerate();
-        chunks
+        let mut lacking = chunks
             .filter(|(at, chunk)| kind == InterimKind::Codes || stays(*at, chunk))
-            .find_map(|(_, chunk)| Some((chunk, chunk.lacks_interim(field, metric, kind)?)))
+            .filter_map(|(_, chunk)| Some((chunk, chunk.lacks_interim(field, metric, kind)?)));
+        let crowded = || {
+            let mut crowded = self.chunks.iter();
+            crowded.find(|chunk| chunk.has_many_graphs(field, metric))
+        };
+        lacking.next().or_else(|| match kind {
+            InterimKind::Codes => None,
+            InterimKind::Graph => crowded().map(|chunk| (chunk, 0..chunk.len())),
+        })
+    }
+
+    /// Neighbours that are worth joining; no append will merge them with its rows any more.
+    pub fn next_join(&self) -> Option<Vec<Arc<Chunk>>> {
+        let (mut behind, mut settled) = (0, self.chunks.len());
+        while settled > 0 && behind < MERGED_ROWS {
+            settled -= 1;
+            behind += self.chunks[settled].len();
+        }
+        let settled = match behind < MERGED_ROWS {
+            true => 0,
+            false => settled + 1,
+        };
+        let mut windows = self.chunks[..settled].windows(JOINED_CHUNKS);
+        let is_small = |chunk: &Arc<Chunk>| chunk.len() <= MERGED_ROWS;
+        let window = windows.find(|window| window.iter().all(is_small))?;
+        Some(window.to_vec())
     }
 
     pub(crate) fn interim(&self) -> &InterimIndexes {

@@ -2,7 +2,8 @@
 //!
 //! Rows get codes of one byte a dimension soon after they were written: all of them are compared, but
 //! with a fraction of the memory. Once there are enough of them in a chunk, it gets a small graph of its
-//! own. Both are in memory only. Chunks are merged as rows come, and keep what is over their rows. When a
+//! own. Both are in memory only. Chunks are merged as rows come, and keep what is over their rows; where
+//! nothing else is due, several of them are joined and get one graph in the place of theirs. When a
 //! flush has written the rows, the sealed segment takes it over, until an index over all rows is there.
 
 use std::{fmt, ops::Range, sync::Arc};
@@ -35,6 +36,8 @@ const SEARCH_CANDIDATES: usize = 64;
 const MIN_ROWS_PER_HIT: usize = 16;
 /// What a row takes up beside its codes of one byte a dimension.
 const ROW_BYTES: usize = 2 * LINKS * size_of::<u32>() + 16;
+/// With so many graphs over its rows, a chunk is faster to search with one.
+const MANY_GRAPHS: usize = 4;
 /// Comparing a row with its codes takes so much less time than with its values.
 const CODED_SHARE: usize = 4;
 
@@ -155,6 +158,13 @@ impl Chunk {
                 gap.len() - covered >= MIN_CODED
             }),
         }
+    }
+
+    /// Whether it has joined rows whose graphs are better replaced by one.
+    pub(crate) fn has_many_graphs(&self, field: FieldId, metric: MetricType) -> bool {
+        let is_graph = |one: &Interim| one.kind == InterimKind::Graph;
+        let graphs = self.interims(|one| is_graph(one) && one.measures(field, metric));
+        graphs.len() >= MANY_GRAPHS
     }
 
     /// About how many bytes an interim index of the field over so many rows will take up.

@@ -52,7 +52,7 @@ pub use error::{Error, Result};
 pub use fetch::{fetch, gather};
 pub use file::{ColumnCache, FileEntry, FileKind, Placement, SegmentManifest};
 pub use group::{GroupBy, InGroup, merge_groups};
-pub use growing::{GrowingSegment, GrowingSnapshot};
+pub use growing::{GrowingSegment, GrowingSnapshot, Joined};
 pub use newest::{KeyLimits, NewestRows};
 pub use redkite_types::StopFlag;
 pub use reduce::{Hit, Keyed, RowAt, TopK, merge_hits, merge_keyed, merge_topk};

@@ -6,12 +6,12 @@ use redkite_index::IndexType;
 use redkite_node::MemoryUse;
 use redkite_proto::redkite::meta::IndexInfo;
 use redkite_runtime::Priority;
-use redkite_segment::{Chunk, StopFlag, interim::InterimKind};
+use redkite_segment::{Chunk, Joined, StopFlag, interim::InterimKind};
 use redkite_types::{FieldId, MetricType, Result, SegmentId};
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 use tracing::warn;
 
-use super::Channel;
+use super::{Channel, Control};
 use crate::{metrics, read::StopOnDrop};
 
 /// Between two looks at what there is: single rows come faster than a look is worth.
@@ -38,11 +38,21 @@ pub(super) async fn keep(channel: Arc<Channel>, kind: InterimKind) {
         changes.borrow_and_update();
         let round = async {
             let mut pause = PAUSE;
-            while let Some(due) = next(&channel, kind) {
-                if let Err(error) = build(&channel, due).await {
-                    warn!(channel = %channel.name, %error, "growing rows stay without an index for now");
-                    pause = PAUSE_AFTER_FAILURE;
-                    break;
+            loop {
+                let more = match next(&channel, kind) {
+                    Some(due) => build(&channel, due).await.map(|()| true),
+                    // The larger graphs are built when nothing else is due.
+                    None if kind == InterimKind::Graph => join(&channel).await,
+                    None => Ok(false),
+                };
+                match more {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        warn!(channel = %channel.name, %error, "growing rows stay without an index for now");
+                        pause = PAUSE_AFTER_FAILURE;
+                        break;
+                    }
                 }
             }
             tokio::time::sleep(pause).await;
@@ -86,6 +96,37 @@ fn metric_of(index: &IndexInfo) -> Option<MetricType> {
         Ok(IndexType::Flat) | Err(_) => None,
         Ok(_) => MetricType::parse(&index.metric_type).ok(),
     }
+}
+
+/// Joins some neighbouring chunks, if there are any whose rows have graphs of their own; answers whether.
+async fn join(channel: &Channel) -> Result<bool> {
+    let snapshot = channel.published.load_full();
+    if !snapshot
+        .indexes
+        .values()
+        .any(|index| metric_of(index).is_some())
+    {
+        return Ok(false);
+    }
+    let mut growing = snapshot.growing.iter();
+    let due = growing.find_map(|growing| Some((growing.meta().segment, growing.next_join()?)));
+    let Some((segment, parts)) = due else {
+        return Ok(false);
+    };
+    let deps = &channel.shared.deps;
+    let bytes: usize = parts.iter().map(|part| part.memory_bytes()).sum();
+    let what = "growing rows in larger chunks";
+    deps.memory
+        .claim(MemoryUse::Background, what, bytes as u64)?;
+    let work = move || Joined::new(parts);
+    let Some(joined) = deps.cpu.run(Priority::Build, work).await? else {
+        return Ok(false);
+    };
+    let (reply, answer) = oneshot::channel();
+    let message = Control::Joined(segment, Box::new(joined), reply);
+    // Without an owner nothing is to be done any more.
+    let is_told = channel.control.send(message).await.is_ok();
+    Ok(is_told && answer.await.unwrap_or(false))
 }
 
 async fn build(channel: &Channel, due: Due) -> Result<()> {

@@ -43,6 +43,7 @@ use arc_swap::ArcSwap;
 use redkite_proto::redkite::querynode::{ChannelStatsResponse, PartitionProgress, WriteRequest};
 use redkite_rpc::RpcError;
 use redkite_runtime::{Deadline, Priority, TaskGroup};
+use redkite_segment::Joined;
 use redkite_types::{Error, ErrorCode, Outcome, Result, Revision, SegmentId, Timestamp};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
@@ -94,6 +95,8 @@ enum Control {
     Relieve,
     Flushed(Box<Result<Flushed>>),
     Loaded(Box<LoadOutcome>),
+    /// Growing rows that were copied into fewer chunks; answered with whether these are in place.
+    Joined(SegmentId, Box<Joined>, oneshot::Sender<bool>),
     /// Of a moment at which every write up to a timestamp is applied, and later ones come after it.
     Stats(Timestamp, oneshot::Sender<ChannelStatsResponse>),
 }

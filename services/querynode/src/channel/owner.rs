@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use redkite_runtime::OnFailure;
-use redkite_segment::interim::InterimKind;
-use redkite_types::{Result, Timestamp};
+use redkite_segment::{Joined, interim::InterimKind};
+use redkite_types::{Result, SegmentId, Timestamp};
 use redkite_wal::ChannelLog;
 use tokio::time::Instant;
 use tracing::{Instrument as _, debug_span, info};
@@ -165,7 +165,7 @@ impl Owner {
             | Control::Hold(..)
             | Control::Relieve
             | Control::Flushed(_) => true,
-            Control::Loaded(_) | Control::Stats(..) => false,
+            Control::Loaded(_) | Control::Joined(..) | Control::Stats(..) => false,
         };
         if changes_segments && self.quiet().await == Flow::GiveUp {
             return Flow::GiveUp;
@@ -181,11 +181,26 @@ impl Owner {
             Control::Relieve => self.relieve(),
             Control::Flushed(outcome) => return self.flushed(*outcome),
             Control::Loaded(outcome) => self.loaded(*outcome),
+            Control::Joined(segment, joined, reply) => {
+                let _ = reply.send(self.join(segment, *joined));
+            }
             Control::Stats(seen, reply) => {
                 let _ = reply.send(crate::stats::of(&self.state, seen));
             }
         }
         Flow::Continue
+    }
+
+    /// Puts joined chunks of growing rows in place, if they still grow or are not committed yet.
+    fn join(&self, segment: SegmentId, joined: Joined) -> bool {
+        let state = &self.state;
+        let mut growing = state.growing.values().chain(&state.sealing);
+        let found = growing.find(|growing| growing.id == segment);
+        let is_joined = found.is_some_and(|growing| growing.rows.join(joined));
+        if is_joined {
+            self.publish();
+        }
+        is_joined
     }
 
     /// Publishes the whole state.

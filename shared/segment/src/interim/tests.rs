@@ -12,8 +12,8 @@ use redkite_types::{
 
 use super::*;
 use crate::{
-    DeleteBatch, GrowingSegment, GrowingSnapshot, ReadView, SealedSegment, Segment, SegmentMeta,
-    SegmentSearcher, TopK,
+    DeleteBatch, GrowingSegment, GrowingSnapshot, Joined, ReadView, SealedSegment, Segment,
+    SegmentMeta, SegmentSearcher, TopK,
     testing::{KEY, VECTOR, meta},
 };
 
@@ -335,6 +335,13 @@ fn merged_rows_keep_what_is_over_them_and_no_row_has_two_indexes() {
         if let Some((chunk, rows)) = snapshot.next_interim(VECTOR, metric, kind) {
             begun.push((chunk.clone(), kind, rows));
         }
+        // Some of them are over chunks that are joined meanwhile.
+        if rng.random_bool(0.1) {
+            let from = rng.random_range(0..snapshot.chunks().len());
+            let joined = Joined::new(snapshot.chunks()[from..].to_vec()).unwrap();
+            assert!(segment.join(joined));
+            assert_eq!(covered(&segment.snapshot()), before);
+        }
         while begun.len() > rng.random_range(0..4) {
             let (chunk, kind, rows) = begun.swap_remove(rng.random_range(0..begun.len()));
             build(&snapshot, &chunk, metric, kind, rows);
@@ -354,4 +361,95 @@ fn merged_rows_keep_what_is_over_them_and_no_row_has_two_indexes() {
         let without: usize = without.iter().map(Range::len).sum();
         assert!(without < MIN_CODED * (parts.len() + 1));
     }
+}
+
+#[test]
+fn joined_rows_get_one_graph_and_are_found_as_before() {
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let metric = MetricType::L2;
+    let meta = SegmentMeta {
+        schema: Arc::new(schema()),
+        ..meta()
+    };
+    let segment = GrowingSegment::new(meta);
+    let rows_in_all = 34_000;
+    let values = random(&mut rng, rows_in_all);
+    for (number, values) in values.chunks(1_000 * DIM).enumerate() {
+        append(&segment, number * 1_000, values);
+    }
+    let deleted = PrimaryKeys::Int((0..rows_in_all as i64).step_by(7).collect());
+    let deleted = DeleteBatch::at(
+        deleted,
+        Timestamp(rows_in_all as u64 + 1),
+        segment.meta().partition,
+    );
+    segment.delete(&deleted);
+    let queries = random(&mut rng, 50);
+    let search = |snapshot: Arc<GrowingSnapshot>| {
+        let searcher = searcher(metric, &queries, u64::MAX >> 1);
+        searcher
+            .search(&Segment::Growing(snapshot), &StopFlag::new())
+            .unwrap()
+    };
+    let exact = search(segment.snapshot());
+    build_all(&segment, metric);
+    let before = segment.snapshot();
+    let parts = before.chunks()[..4].to_vec();
+    assert!(
+        parts
+            .iter()
+            .all(|part| !part.has_many_graphs(VECTOR, metric))
+    );
+    let (many, rows): (_, usize) = (parts.len(), parts.iter().map(|part| part.len()).sum());
+    assert!(segment.join(Joined::new(parts.clone()).unwrap()));
+    // What is gone cannot be joined again.
+    assert!(!segment.join(Joined::new(parts).unwrap()));
+
+    let joined = segment.snapshot();
+    assert_eq!(joined.chunks().len() + many - 1, before.chunks().len());
+    let keys_of = |snapshot: &GrowingSnapshot| -> Vec<PrimaryKey> {
+        let chunks = snapshot.chunks().iter();
+        let keys = chunks.flat_map(|chunk| (0..chunk.len()).map(|row| chunk.key(row)));
+        keys.collect()
+    };
+    assert_eq!(keys_of(&joined), keys_of(&before));
+    // The graphs of the parts serve until there is one.
+    let whole = joined.chunks()[0].clone();
+    assert_eq!(whole.len(), rows);
+    assert!(whole.has_many_graphs(VECTOR, metric));
+    assert!(recall(&search(joined), &exact) >= 0.95);
+    build_all(&segment, metric);
+    assert_eq!(whole.interims(|_| true).len(), 1);
+    assert!(recall(&search(segment.snapshot()), &exact) >= 0.95);
+    // Nothing is left to do but what more rows bring.
+    let due = InterimKind::Graph;
+    assert!(
+        segment
+            .snapshot()
+            .next_interim(VECTOR, metric, due)
+            .is_none()
+    );
+}
+
+#[test]
+fn what_may_be_merged_or_has_adopted_a_schema_is_not_joined() {
+    let meta = SegmentMeta {
+        schema: Arc::new(schema()),
+        ..meta()
+    };
+    let segment = GrowingSegment::new(meta);
+    let values = vec![0.5; 1_000 * DIM];
+    // Eight chunks of eight appends; the next ones will not be merged with the eighth.
+    for number in 0..65 {
+        assert!(segment.snapshot().next_join().is_none());
+        append(&segment, number * 1_000, &values);
+    }
+    let parts = segment.snapshot().next_join().unwrap();
+    assert!(parts.iter().all(|part| part.len() == 8_000));
+    assert_eq!(parts.len(), 8);
+    let joined = Joined::new(parts).unwrap();
+    segment.adopt(&Arc::new(schema()));
+    assert!(!segment.join(joined));
 }
