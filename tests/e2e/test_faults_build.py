@@ -24,6 +24,8 @@ VECTORS = make_vectors(ROWS, DIM, seed=3)
 # Rounds of collection on demand only, and nothing is too young for them. Builds are equally long with more processors.
 SETTINGS = {
     "datanode.build_threads": 2,
+    # A data node gives up what a coordinator asked for that does not answer pings, one that is stopped too.
+    "rpc.keepalive_timeout": "300s",
     "datacoord.gc.enabled": "false",
     "datacoord.gc.grace": "0s",
     "datacoord.gc.dropped_grace": "0s",

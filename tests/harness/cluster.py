@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import pathlib
 import signal
 
 from .process import BIN_DIR, Process, free_port
@@ -91,8 +92,20 @@ def run_cluster(folder, counts=None, settings=None, env=None, config=None):
 @contextlib.contextmanager
 def frozen(process):
     """The process is stopped, as by a machine that has no time for it."""
+    pid = process.child.pid
     process.child.send_signal(signal.SIGSTOP)
+
+    def has_stopped():
+        try:
+            stats = [stat.read_text() for stat in pathlib.Path(f"/proc/{pid}/task").glob("*/stat")]
+        except OSError:
+            # A thread that has just ended.
+            return False
+        return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
+
     try:
+        # One thread takes the signal, when it gets time to, and the others go on until then.
+        eventually(has_stopped, f"{process.name} has stopped")
         yield
     finally:
         process.child.send_signal(signal.SIGCONT)

@@ -223,11 +223,13 @@ class Client(MilvusClient):
 
 
 def connect(uri, **kwargs):
-    """A client that sees a restarted server at once: no shared connection, short back-off."""
+    """A client that sees a restarted server at once: no shared connection, short back-off.
+
+    The least back-off stays as it is (20 s): it is how long a connection may take to come about.
+    """
     options = {
         "grpc.use_local_subchannel_pool": 1,
         "grpc.initial_reconnect_backoff_ms": 100,
-        "grpc.min_reconnect_backoff_ms": 100,
         "grpc.max_reconnect_backoff_ms": 500,
     }
     return Client(uri=uri, dedicated=True, grpc_options=options, **kwargs)
