@@ -124,7 +124,7 @@ mod tests {
         let context = &fixture.context;
         let entry = || crate::lookup::collection(&context.view(), "default", COLLECTION).unwrap();
         // Rows that live for a while only are compared with an exact time.
-        let mut info = CollectionInfo::clone(&entry().info().unwrap());
+        let mut info = CollectionInfo::clone(entry().info().unwrap());
         info.properties.clear();
         let key = keys::collection(DatabaseId(info.database_id), CollectionId(info.id));
         fixture.put(vec![(key, info.encode_to_vec())]).await;
