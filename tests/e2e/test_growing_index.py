@@ -3,17 +3,24 @@
 import re
 
 from harness.data import count, create_simple, index_params, make_vectors, nearest, simple_schema
+from harness.raw import Raw, longs, strings, vectors
 from harness.waiting import eventually
 
 DIM = 16
 N = 20_000
 LIMIT = 10
-INDEXED = re.compile(r"^redkite_querynode_interim_indexed_rows_total (\d+)", re.MULTILINE)
+# Eight chunks, and what is needed for nothing to be merged with the last of them any more.
+MANY = 70_000
+
+
+def counted(server, what):
+    pattern = rf"^redkite_querynode_{what}_total (\d+)"
+    found = re.search(pattern, server.admin_get("/metrics")[1], re.MULTILINE)
+    return int(found.group(1)) if found else 0
 
 
 def indexed_rows(server):
-    found = INDEXED.search(server.admin_get("/metrics")[1])
-    return int(found.group(1)) if found else 0
+    return counted(server, "interim_indexed_rows")
 
 
 def insert(client, name, base):
@@ -62,6 +69,38 @@ def test_growing_rows_are_indexed_and_stay_as_fresh_as_before(client, name, serv
     client.flush(name)
     assert count(client, name) == len(left) + 1
     assert client.search(name, [new["vector"]], limit=1)[0][0]["id"] == N
+
+
+def test_chunks_of_growing_rows_are_joined_and_nothing_is_lost(client, name, server):
+    before = counted(server, "growing_rows_joined")
+    create_simple(client, name, metric="L2", index="HNSW", dim=DIM, num_shards=1)
+    base, queries = make_vectors(MANY, DIM, seed=15), make_vectors(20, DIM, seed=16)
+    raw = Raw(server.address)
+    for start in range(0, MANY, 1_000):
+        ids = range(start, start + 1_000)
+        columns = [
+            longs("id", ids),
+            vectors("vector", DIM, base[start : start + 1_000].ravel()),
+            longs("number", ids),
+            strings("label", ["x"] * len(ids)),
+        ]
+        assert raw.insert(name, columns, len(ids)).status.code == 0
+    raw.close()
+    joined = lambda: counted(server, "growing_rows_joined") >= before + 60_000
+    eventually(joined, "chunks of growing rows are joined", 120)
+    settled = indexed_rows(server)
+    eventually(lambda: indexed_rows(server) >= settled + 60_000, "they have one graph", 120)
+
+    gone = list(range(0, MANY, 2))
+    client.delete(name, filter="number % 2 == 0")
+    left = [i for i in range(MANY) if i % 2]
+    assert count(client, name) == len(left)
+    assert recall(client, name, "L2", left, base, queries) >= 0.95
+    for hits in client.search(name, base[gone[:50]].tolist(), limit=LIMIT):
+        assert all(hit["id"] % 2 for hit in hits)
+    client.flush(name)
+    assert count(client, name) == len(left)
+    assert recall(client, name, "L2", left, base, queries) >= 0.95
 
 
 def test_who_asks_for_flat_gets_exact_answers(client, name):

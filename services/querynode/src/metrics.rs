@@ -98,6 +98,11 @@ pub(crate) fn loaded(ok: bool, took: Duration) {
     histogram!("redkite_querynode_segment_load_seconds").record(took.as_secs_f64());
 }
 
+/// Growing rows were copied into a larger chunk.
+pub(crate) fn rows_joined(rows: usize) {
+    counter!("redkite_querynode_growing_rows_joined_total").increment(rows as u64);
+}
+
 /// One index over rows that are in no segment file.
 pub(crate) fn interim_built(rows: usize, took: Duration) {
     counter!("redkite_querynode_interim_indexed_rows_total").increment(rows as u64);

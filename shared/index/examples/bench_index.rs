@@ -3,8 +3,8 @@
 //! `bench_index [base.npy query.npy truth.npy [L2|IP|COSINE]]`: base and queries are f16 or f32
 //! `[n, dim]` arrays, the truth an i32 `[nq, ≥ 10]` array of row numbers. Without files it generates
 //! clustered data and scans for the truth. Environment: `M`, `EFC`, `THREADS`, `ROUNDS`,
-//! `EF` (measure only this one), `NQ` (queries of a request), `INDEX` (keep the index in this file),
-//! `ROWS`, `DIM` and `QUERIES` (generated).
+//! `EF` (measure only this one), `NQ` (queries of a request; several numbers take turns), `INDEX` (keep
+//! the index in this file), `ROWS`, `DIM` and `QUERIES` (generated).
 
 use std::error::Error;
 use std::str::FromStr;
@@ -114,27 +114,33 @@ fn measure(
 ) -> Result<()> {
     let raw = RawSlice::new(&data.base, data.dim)?;
     let (params, stop) = (SearchParams::with_ef(ef), StopFlag::new());
-    let request = env("NQ", 1).max(1) * data.dim;
+    let requests: String = env("NQ", "1".to_owned());
+    let requests: Vec<usize> = requests
+        .split(',')
+        .map(str::parse)
+        .collect::<std::result::Result<_, _>>()?;
     let mut lists: Vec<Vec<Hit>> = Vec::new();
-    let mut fastest = Duration::MAX;
+    let mut fastest = vec![Duration::MAX; requests.len()];
     for _ in 0..env("ROUNDS", 5) {
-        lists.clear();
-        let start = Instant::now();
-        for queries in data.queries.chunks(request) {
-            index.search_many(queries, &raw, &params, allow, 10, &stop, &mut lists)?;
+        for (request, fastest) in requests.iter().zip(&mut fastest) {
+            lists.clear();
+            let start = Instant::now();
+            for queries in data.queries.chunks((*request).max(1) * data.dim) {
+                index.search_many(queries, &raw, &params, allow, 10, &stop, &mut lists)?;
+            }
+            *fastest = start.elapsed().min(*fastest);
         }
-        fastest = fastest.min(start.elapsed());
     }
     let found = |(hits, truth): (&Vec<Hit>, &Vec<u32>)| {
         hits.iter().filter(|hit| truth.contains(&hit.row)).count()
     };
     let found: usize = lists.iter().zip(truth).map(found).sum();
     let wanted: usize = truth.iter().map(Vec::len).sum();
-    println!(
-        "{name}: recall@10 {:.4}, {:.0} queries/s",
-        found as f64 / wanted as f64,
-        truth.len() as f64 / fastest.as_secs_f64()
-    );
+    let recall = found as f64 / wanted as f64;
+    for (request, fastest) in requests.iter().zip(fastest) {
+        let speed = truth.len() as f64 / fastest.as_secs_f64();
+        println!("{name}, nq {request}: recall@10 {recall:.4}, {speed:.0} queries/s");
+    }
     Ok(())
 }
 

@@ -114,6 +114,7 @@ async fn join(channel: &Channel) -> Result<bool> {
         return Ok(false);
     };
     let deps = &channel.shared.deps;
+    let rows = parts.iter().map(|part| part.len()).sum();
     let bytes: usize = parts.iter().map(|part| part.memory_bytes()).sum();
     let what = "growing rows in larger chunks";
     deps.memory
@@ -126,7 +127,11 @@ async fn join(channel: &Channel) -> Result<bool> {
     let message = Control::Joined(segment, Box::new(joined), reply);
     // Without an owner nothing is to be done any more.
     let is_told = channel.control.send(message).await.is_ok();
-    Ok(is_told && answer.await.unwrap_or(false))
+    let is_joined = is_told && answer.await.unwrap_or(false);
+    if is_joined {
+        metrics::rows_joined(rows);
+    }
+    Ok(is_joined)
 }
 
 async fn build(channel: &Channel, due: Due) -> Result<()> {
