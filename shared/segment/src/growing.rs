@@ -17,7 +17,7 @@ use crate::{
     chunk::Chunk,
     delete::{DeleteBatch, Entry, SegmentDeletes},
     error::{Error, Result},
-    interim::{InterimIndexes, InterimKind},
+    interim::{InterimIndexes, InterimKind, MANY_GRAPHS},
     segment::SegmentMeta,
 };
 
@@ -356,7 +356,7 @@ impl GrowingSnapshot {
             .filter_map(|(_, chunk)| Some((chunk, chunk.lacks_interim(field, metric, kind)?)));
         let crowded = || {
             let mut crowded = self.chunks.iter();
-            crowded.find(|chunk| chunk.has_many_graphs(field, metric))
+            crowded.find(|chunk| chunk.graphs(field, metric) >= MANY_GRAPHS)
         };
         lacking.next().or_else(|| match kind {
             InterimKind::Codes => None,
@@ -364,21 +364,27 @@ impl GrowingSnapshot {
         })
     }
 
-    /// Neighbours that are worth joining; no append will merge them with its rows any more.
-    pub fn next_join(&self) -> Option<Vec<Arc<Chunk>>> {
-        let (mut behind, mut settled) = (0, self.chunks.len());
-        while settled > 0 && behind < MERGED_ROWS {
-            settled -= 1;
-            behind += self.chunks[settled].len();
-        }
-        let settled = match behind < MERGED_ROWS {
-            true => 0,
-            false => settled + 1,
+    /// Neighbours that are worth joining: a field has many graphs over their rows, which one over all of
+    /// them can replace.
+    pub fn next_join(&self, field: FieldId, metric: MetricType) -> Option<Vec<Arc<Chunk>>> {
+        let pays = |window: &&[Arc<Chunk>]| {
+            let graphs = window.iter().map(|chunk| chunk.graphs(field, metric));
+            window.iter().all(|chunk| chunk.len() <= MERGED_ROWS)
+                && graphs.sum::<usize>() >= MANY_GRAPHS
         };
-        let mut windows = self.chunks[..settled].windows(JOINED_CHUNKS);
-        let is_small = |chunk: &Arc<Chunk>| chunk.len() <= MERGED_ROWS;
-        let window = windows.find(|window| window.iter().all(is_small))?;
-        Some(window.to_vec())
+        let mut windows = self.settled().windows(JOINED_CHUNKS);
+        windows.find(pays).map(<[_]>::to_vec)
+    }
+
+    /// The chunks that no append will merge with its rows any more.
+    pub(crate) fn settled(&self) -> &[Arc<Chunk>] {
+        let mut behind = 0;
+        let is_settled = |chunk: &Arc<Chunk>| {
+            behind += chunk.len();
+            behind >= MERGED_ROWS
+        };
+        let last = self.chunks.iter().rposition(is_settled);
+        &self.chunks[..last.map_or(0, |last| last + 1)]
     }
 
     pub(crate) fn interim(&self) -> &InterimIndexes {

@@ -36,8 +36,8 @@ const SEARCH_CANDIDATES: usize = 64;
 const MIN_ROWS_PER_HIT: usize = 16;
 /// What a row takes up beside its codes of one byte a dimension.
 const ROW_BYTES: usize = 2 * LINKS * size_of::<u32>() + 16;
-/// With so many graphs over its rows, a chunk is faster to search with one.
-const MANY_GRAPHS: usize = 4;
+/// Rows with so many graphs are faster to search with one.
+pub(crate) const MANY_GRAPHS: usize = 4;
 /// Comparing a row with its codes takes so much less time than with its values.
 const CODED_SHARE: usize = 4;
 
@@ -160,11 +160,11 @@ impl Chunk {
         }
     }
 
-    /// Whether it has joined rows whose graphs are better replaced by one.
-    pub(crate) fn has_many_graphs(&self, field: FieldId, metric: MetricType) -> bool {
+    /// Number of graphs over its rows.
+    pub(crate) fn graphs(&self, field: FieldId, metric: MetricType) -> usize {
         let is_graph = |one: &Interim| one.kind == InterimKind::Graph;
-        let graphs = self.interims(|one| is_graph(one) && one.measures(field, metric));
-        graphs.len() >= MANY_GRAPHS
+        self.interims(|one| is_graph(one) && one.measures(field, metric))
+            .len()
     }
 
     /// About how many bytes an interim index of the field over so many rows will take up.

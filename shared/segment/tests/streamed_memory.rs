@@ -251,8 +251,8 @@ async fn keys_are_looked_at(store: &dyn ObjectStore) {
         taken.push(look(store, &manifest, &delta).await);
         println!("{taken:?} bytes to look at {rows} keys");
     }
-    // A bit a row, and where pages are; and a page or two more or less on their way at the moment of the most,
-    // which is a matter of time. A key, an id and a time would be 24 bytes.
+    // A bit a row, and where pages are; and a mebibyte that is there or not at the moment of the most, which is a
+    // matter of time. A key, an id and a time would be 24 bytes.
     let more = 300_000 * 6;
     assert!(taken[1] < taken[0] + more, "{taken:?}");
     assert!(taken[1] < BOUND / 2, "{taken:?}");

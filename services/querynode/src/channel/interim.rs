@@ -49,7 +49,7 @@ pub(super) async fn keep(channel: Arc<Channel>, kind: InterimKind) {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(error) => {
-                        warn!(channel = %channel.name, %error, "growing rows stay without an index for now");
+                        warn!(channel = %channel.name, %error, "growing rows keep the indexes that they have for now");
                         pause = PAUSE_AFTER_FAILURE;
                         break;
                     }
@@ -98,19 +98,20 @@ fn metric_of(index: &IndexInfo) -> Option<MetricType> {
     }
 }
 
-/// Joins some neighbouring chunks, if there are any whose rows have graphs of their own; answers whether.
+/// The next chunks to join, and the segment that they are of.
+fn next_join(channel: &Channel) -> Option<(SegmentId, Vec<Arc<Chunk>>)> {
+    let snapshot = channel.published.load();
+    let indexes = snapshot.indexes.iter();
+    let mut measured = indexes.filter_map(|(field, index)| Some((*field, metric_of(index)?)));
+    measured.find_map(|(field, metric)| {
+        let mut growing = snapshot.growing.iter();
+        growing.find_map(|rows| Some((rows.meta().segment, rows.next_join(field, metric)?)))
+    })
+}
+
+/// Joins some chunks of growing rows whose graphs are better replaced by one; answers whether.
 async fn join(channel: &Channel) -> Result<bool> {
-    let snapshot = channel.published.load_full();
-    if !snapshot
-        .indexes
-        .values()
-        .any(|index| metric_of(index).is_some())
-    {
-        return Ok(false);
-    }
-    let mut growing = snapshot.growing.iter();
-    let due = growing.find_map(|growing| Some((growing.meta().segment, growing.next_join()?)));
-    let Some((segment, parts)) = due else {
+    let Some((segment, parts)) = next_join(channel) else {
         return Ok(false);
     };
     let deps = &channel.shared.deps;

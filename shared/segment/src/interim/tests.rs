@@ -38,6 +38,21 @@ fn schema() -> CollectionSchema {
     .unwrap()
 }
 
+/// A generator of random numbers, which says its seed.
+fn seeded() -> StdRng {
+    let seed = rand::random();
+    println!("seed {seed}");
+    StdRng::seed_from_u64(seed)
+}
+
+/// A segment without rows.
+fn growing() -> GrowingSegment {
+    GrowingSegment::new(SegmentMeta {
+        schema: Arc::new(schema()),
+        ..meta()
+    })
+}
+
 fn random(rng: &mut StdRng, rows: usize) -> Vec<f32> {
     (0..rows * DIM)
         .map(|_| rng.random_range(-1.0..1.0f32))
@@ -124,9 +139,7 @@ fn recall(found: &TopK, exact: &TopK) -> f64 {
 
 #[test]
 fn what_a_search_may_see_and_finds_is_as_without_an_index() {
-    let seed = rand::random();
-    println!("seed {seed}");
-    let mut rng = StdRng::seed_from_u64(seed);
+    let mut rng = seeded();
     for metric in [MetricType::L2, MetricType::Ip, MetricType::Cosine] {
         let meta = SegmentMeta {
             schema: Arc::new(schema()),
@@ -174,11 +187,7 @@ fn what_a_search_may_see_and_finds_is_as_without_an_index() {
 
 #[test]
 fn a_range_and_a_search_for_many_rows_look_at_every_row() {
-    let meta = SegmentMeta {
-        schema: Arc::new(schema()),
-        ..meta()
-    };
-    let segment = GrowingSegment::new(meta);
+    let segment = growing();
     let mut rng = StdRng::seed_from_u64(7);
     append(&segment, 0, &random(&mut rng, 8_192));
     assert_eq!(build_all(&segment, MetricType::L2), 8_192);
@@ -204,15 +213,9 @@ fn a_range_and_a_search_for_many_rows_look_at_every_row() {
 
 #[test]
 fn a_flushed_segment_keeps_the_indexes_until_it_has_one_over_all_rows() {
-    let seed = rand::random();
-    println!("seed {seed}");
-    let mut rng = StdRng::seed_from_u64(seed);
+    let mut rng = seeded();
     let metric = MetricType::L2;
-    let meta = SegmentMeta {
-        schema: Arc::new(schema()),
-        ..meta()
-    };
-    let growing = GrowingSegment::new(meta);
+    let growing = growing();
     let values = random(&mut rng, ROWS);
     let mut first = 0;
     while first < ROWS {
@@ -283,11 +286,7 @@ fn a_flushed_segment_keeps_the_indexes_until_it_has_one_over_all_rows() {
 
 #[test]
 fn a_stopped_build_leaves_nothing() {
-    let meta = SegmentMeta {
-        schema: Arc::new(schema()),
-        ..meta()
-    };
-    let segment = GrowingSegment::new(meta);
+    let segment = growing();
     append(&segment, 0, &random(&mut StdRng::seed_from_u64(7), 8_192));
     let chunk = segment.snapshot().chunks()[0].clone();
     let stop = StopFlag::new();
@@ -302,15 +301,9 @@ fn a_stopped_build_leaves_nothing() {
 
 #[test]
 fn merged_rows_keep_what_is_over_them_and_no_row_has_two_indexes() {
-    let seed = rand::random();
-    println!("seed {seed}");
-    let mut rng = StdRng::seed_from_u64(seed);
+    let mut rng = seeded();
     let metric = MetricType::L2;
-    let meta = SegmentMeta {
-        schema: Arc::new(schema()),
-        ..meta()
-    };
-    let segment = GrowingSegment::new(meta);
+    let segment = growing();
     // Builds that have begun and are not put in yet, as rows go on coming.
     let mut begun: Vec<(Arc<Chunk>, InterimKind, Range<usize>)> = Vec::new();
     let mut first = 0;
@@ -365,15 +358,9 @@ fn merged_rows_keep_what_is_over_them_and_no_row_has_two_indexes() {
 
 #[test]
 fn joined_rows_get_one_graph_and_are_found_as_before() {
-    let seed = rand::random();
-    println!("seed {seed}");
-    let mut rng = StdRng::seed_from_u64(seed);
+    let mut rng = seeded();
     let metric = MetricType::L2;
-    let meta = SegmentMeta {
-        schema: Arc::new(schema()),
-        ..meta()
-    };
-    let segment = GrowingSegment::new(meta);
+    let segment = growing();
     let rows_in_all = 34_000;
     let values = random(&mut rng, rows_in_all);
     for (number, values) in values.chunks(1_000 * DIM).enumerate() {
@@ -397,11 +384,7 @@ fn joined_rows_get_one_graph_and_are_found_as_before() {
     build_all(&segment, metric);
     let before = segment.snapshot();
     let parts = before.chunks()[..4].to_vec();
-    assert!(
-        parts
-            .iter()
-            .all(|part| !part.has_many_graphs(VECTOR, metric))
-    );
+    assert!(parts.iter().all(|part| part.graphs(VECTOR, metric) == 1));
     let (many, rows): (_, usize) = (parts.len(), parts.iter().map(|part| part.len()).sum());
     assert!(segment.join(Joined::new(parts.clone()).unwrap()));
     // What is gone cannot be joined again.
@@ -418,7 +401,7 @@ fn joined_rows_get_one_graph_and_are_found_as_before() {
     // The graphs of the parts serve until there is one.
     let whole = joined.chunks()[0].clone();
     assert_eq!(whole.len(), rows);
-    assert!(whole.has_many_graphs(VECTOR, metric));
+    assert_eq!(whole.graphs(VECTOR, metric), many);
     assert!(recall(&search(joined), &exact) >= 0.95);
     build_all(&segment, metric);
     assert_eq!(whole.interims(|_| true).len(), 1);
@@ -435,21 +418,20 @@ fn joined_rows_get_one_graph_and_are_found_as_before() {
 
 #[test]
 fn what_may_be_merged_or_has_adopted_a_schema_is_not_joined() {
-    let meta = SegmentMeta {
-        schema: Arc::new(schema()),
-        ..meta()
-    };
-    let segment = GrowingSegment::new(meta);
+    let segment = growing();
     let values = vec![0.5; 1_000 * DIM];
-    // Eight chunks of eight appends; the next ones will not be merged with the eighth.
+    // Eight chunks of eight appends: the last may be merged with rows until some lie behind it.
     for number in 0..65 {
-        assert!(segment.snapshot().next_join().is_none());
+        let settled = segment.snapshot().settled().len();
+        assert_eq!(settled, (number.max(1) - 1) / 8);
         append(&segment, number * 1_000, &values);
     }
-    let parts = segment.snapshot().next_join().unwrap();
-    assert!(parts.iter().all(|part| part.len() == 8_000));
-    assert_eq!(parts.len(), 8);
-    let joined = Joined::new(parts).unwrap();
+    let snapshot = segment.snapshot();
+    assert!(snapshot.settled().iter().all(|part| part.len() == 8_000));
+    assert_eq!(snapshot.settled().len(), 8);
+    // Without graphs over them nothing is gained.
+    assert!(snapshot.next_join(VECTOR, MetricType::L2).is_none());
+    let joined = Joined::new(snapshot.settled().to_vec()).unwrap();
     segment.adopt(&Arc::new(schema()));
     assert!(!segment.join(joined));
 }
