@@ -1,5 +1,7 @@
 """Random filters of VikingDB's API, each with what it means for a row, said plainly."""
 
+import math
+
 BOUNDS = {
     "gt": lambda value, limit: value > limit,
     "gte": lambda value, limit: value >= limit,
@@ -83,13 +85,14 @@ class Filters:
         return {"op": op, "field": name, **given}, matches
 
     def circle(self, op, plane):
-        """Around somewhere near a row; in the plane of whole numbers that row is on the edge."""
+        """Somewhere around a row; in the plane of whole numbers that row is on the edge."""
         first, second = plane
         x, y = self.rng.choice(self.points[plane])
         if isinstance(x, int) and isinstance(y, int):
             dx, dy, radius = self.rng.choice([(3, 4, 5), (-4, 3, 5), (-6, -8, 10), (0, 2, 2)])
         else:
-            dx, dy, radius = [self.rng.uniform(low, 2) for low in (-2, -2, 0.5)]
+            dx, dy = self.rng.uniform(-2, 2), self.rng.uniform(-2, 2)
+            radius = math.hypot(dx, dy) + self.rng.uniform(0.1, 1)
         center = [x + dx, y + dy]
 
         def matches(row):
