@@ -106,6 +106,11 @@ impl Compactor {
             self.disk.claim(DiskUse::Background, bytes)?;
             let stored = segment.store(&*self.store).await;
             let manifest = stored.map_err(|error| Error::from_coded(&error))?;
+            // Once it is committed its sources go.
+            for file in &manifest.files {
+                let verified = file.verify(&*self.store).await;
+                verified.map_err(|error| Error::from_coded(&error))?;
+            }
             segments.push(job.record(&manifest));
         }
         let elapsed = started.elapsed();

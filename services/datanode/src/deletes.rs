@@ -74,6 +74,8 @@ impl Compactor {
         };
         let file = write_delta(&*self.store, channel, id, batch).await;
         let file = file.map_err(|error| Error::from_coded(&error))?;
+        let verified = file.verify(&*self.store).await;
+        verified.map_err(|error| Error::from_coded(&error))?;
         Ok(DeltaInfo {
             file: Some(manifest::to_file(&file)),
             ..delta

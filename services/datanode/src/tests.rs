@@ -4,6 +4,7 @@ use std::{ops::Range, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use redkite_index::{IndexType, RawSlice, SearchParams};
 use redkite_node::{DiskSpace, MemoryBudget};
 use redkite_proto::{
@@ -459,6 +460,53 @@ async fn segments_are_merged_without_what_no_longer_counts() {
 }
 
 #[tokio::test]
+async fn no_compaction_answers_with_a_file_that_is_not_what_was_written() {
+    let fixture = Fixture::new().await;
+    let store = Tampered::new(fixture.store.clone());
+    let compactor = Compactor::new(
+        store.clone(),
+        CpuPool::new(1, 8).unwrap(),
+        Arc::new(DiskSpace::unlimited()),
+        Arc::new(MemoryBudget::unlimited()),
+    );
+    let batch = DeleteBatch::at(PrimaryKeys::Int(vec![0]), Timestamp(20), ALL_PARTITIONS);
+    let file = write_delta(&*store, "1v0", 7, batch).await.unwrap();
+    let deltas = vec![DeltaInfo {
+        id: 7,
+        file: Some(manifest::to_file(&file)),
+        ..DeltaInfo::default()
+    }];
+    let segments = CompactRequest {
+        schema: Some(redkite_proto::convert::schema::to_proto(
+            "c",
+            &fixture.schema,
+        )),
+        sources: vec![fixture.segment.clone()],
+        deltas: deltas.clone(),
+        deletes_until: 25,
+        targets: vec![50],
+        ..CompactRequest::default()
+    };
+    let deletes = CompactRequest {
+        deltas,
+        delta_target: 51,
+        channel: "1v0".into(),
+        ..CompactRequest::default()
+    };
+    for (spoiled, request) in [
+        ("data", &segments),
+        ("stats", &segments),
+        ("deltas", &deletes),
+    ] {
+        *store.spoiled.lock() = Some(spoiled);
+        let error = compactor.compact(request.clone()).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::DataIntegrity, "{spoiled}: {error}");
+        assert!(store.spoiled.lock().is_none());
+        compactor.compact(request.clone()).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn delete_files_become_one_with_the_same_deletes() {
     let fixture = Fixture::new().await;
     let store = fixture.store.as_ref();
@@ -511,19 +559,39 @@ async fn delete_files_become_one_with_the_same_deletes() {
     assert_eq!(files.len(), 4);
 }
 
-/// A store whose files can be written only once somebody allows it.
+/// A store where files are written bit by bit only once somebody allows it, and where one that is
+/// put as a whole can be spoiled.
 #[derive(Debug)]
-struct Held {
+struct Tampered {
     inner: Arc<dyn ObjectStore>,
+    /// A part of the keys whose next object has one bit flipped.
+    spoiled: Mutex<Option<&'static str>>,
     /// A permit for each file that is to be written.
     reached: Semaphore,
     allowed: Semaphore,
 }
 
+impl Tampered {
+    fn new(inner: Arc<dyn ObjectStore>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            spoiled: Mutex::default(),
+            reached: Semaphore::new(0),
+            allowed: Semaphore::new(0),
+        })
+    }
+}
+
 #[async_trait]
-impl ObjectStore for Held {
+impl ObjectStore for Tampered {
     async fn put(&self, key: &str, bytes: Bytes) -> redkite_storage::Result<()> {
-        self.inner.put(key, bytes).await
+        let spoils = self.spoiled.lock().take_if(|part| key.contains(*part));
+        let mut bytes = bytes.to_vec();
+        if spoils.is_some() {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        }
+        self.inner.put(key, bytes.into()).await
     }
 
     async fn put_if_absent(&self, key: &str, bytes: Bytes) -> redkite_storage::Result<PutOutcome> {
@@ -564,11 +632,7 @@ impl ObjectStore for Held {
 #[tokio::test]
 async fn a_build_shows_its_rows_until_it_ends_or_is_given_up() {
     let fixture = Fixture::new().await;
-    let store = Arc::new(Held {
-        inner: fixture.store.clone(),
-        reached: Semaphore::new(0),
-        allowed: Semaphore::new(0),
-    });
+    let store = Tampered::new(fixture.store.clone());
     let builder = IndexBuilder::new(
         store.clone(),
         CpuPool::new(2, 8).unwrap(),

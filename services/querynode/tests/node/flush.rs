@@ -11,8 +11,12 @@ use std::{
 use redkite_config::ByteSize;
 use redkite_querynode::QueryNodeOptions;
 use redkite_runtime::testing::eventually_true;
+use redkite_segment::{FileKind, manifest};
 
-use crate::world::{P1, P2, World, code, int_keys};
+use crate::{
+    slow::SlowStore,
+    world::{P1, P2, World, code, int_keys},
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_handover_hides_no_row_and_shows_none_twice() {
@@ -188,6 +192,37 @@ async fn a_failed_flush_keeps_everything_and_the_next_one_commits_it() {
     assert_eq!(committed, 3);
     node.crash();
     assert_eq!(world.node().await.rows().await, [(1, 1), (3, 3)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_flush_counts_on_a_file_that_is_not_what_was_written() {
+    for loaded in [vec![P1], Vec::new()] {
+        for spoiled in ["data", "stats", "deltas"] {
+            let store = SlowStore::new(1);
+            let world = World::on_objects_of(store.clone());
+            world.played.change(|meta| meta.loaded = loaded.clone());
+            let node = world.node().await;
+            node.insert(P1, &[(1, 1), (2, 2)]).await;
+            node.delete(&[2]).await;
+            store.spoil(spoiled);
+            let refused = node.try_flush().await.unwrap_err();
+            assert_eq!(code(&refused), 1009, "{spoiled}: {refused}");
+            // By itself or with the next flush, whichever is first.
+            node.flush().await;
+            node.crash();
+            let meta = world.played.meta.lock().clone();
+            let segments = meta.segments.values().map(manifest::from_info);
+            let mut files: Vec<_> = segments.flat_map(|segment| segment.files).collect();
+            let deltas = meta.deltas.values().filter_map(|delta| delta.file.as_ref());
+            files.extend(deltas.map(|file| manifest::from_file(FileKind::Delta, file)));
+            assert_eq!(files.len(), 3, "data, statistics and deletes");
+            for file in files {
+                file.verify(&*store).await.unwrap();
+            }
+            world.played.change(|meta| meta.loaded = vec![P1]);
+            assert_eq!(world.node().await.rows().await, [(1, 1)], "{spoiled}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

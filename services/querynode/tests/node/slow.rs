@@ -27,13 +27,15 @@ pub(crate) struct Faults {
     pub(crate) fail_after: u32,
 }
 
-/// The store; everything but the log's objects goes right through.
+/// The store; everything but the log's objects goes right through, unless it is spoiled.
 #[derive(Debug)]
 pub(crate) struct SlowStore {
     inner: Arc<dyn ObjectStore>,
     holds: AtomicBool,
     held: Mutex<Vec<oneshot::Sender<()>>>,
     faults: Mutex<Faults>,
+    /// A part of the keys whose next object is not stored as it was given.
+    spoiled: Mutex<Option<&'static str>>,
     is_down: AtomicBool,
     rng: Mutex<StdRng>,
 }
@@ -45,6 +47,7 @@ impl SlowStore {
             holds: AtomicBool::new(false),
             held: Mutex::default(),
             faults: Mutex::default(),
+            spoiled: Mutex::default(),
             is_down: AtomicBool::new(false),
             rng: Mutex::new(StdRng::seed_from_u64(seed)),
         })
@@ -77,6 +80,11 @@ impl SlowStore {
         *self.faults.lock() = faults;
     }
 
+    /// Flips a bit of the next object with this in its key.
+    pub(crate) fn spoil(&self, key: &'static str) {
+        *self.spoiled.lock() = Some(key);
+    }
+
     /// Whether everything that concerns the log fails.
     pub(crate) fn set_down(&self, is_down: bool) {
         self.is_down.store(is_down, Ordering::SeqCst);
@@ -106,6 +114,15 @@ fn failure(operation: &'static str, key: &str) -> Error {
 #[async_trait::async_trait]
 impl ObjectStore for SlowStore {
     async fn put(&self, key: &str, bytes: Bytes) -> Result<()> {
+        let spoils = self.spoiled.lock().take_if(|part| key.contains(*part));
+        let bytes = match spoils {
+            Some(_) => {
+                let mut spoiled = bytes.to_vec();
+                spoiled[bytes.len() / 2] ^= 1;
+                spoiled.into()
+            }
+            None => bytes,
+        };
         self.inner.put(key, bytes).await
     }
 

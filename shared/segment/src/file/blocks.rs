@@ -69,6 +69,18 @@ struct Run {
     copies: Vec<(Range<u64>, usize)>,
 }
 
+impl FileEntry {
+    /// Reads the file through, some megabytes at a time, and compares its size and checksum: whether
+    /// the store has what was written.
+    ///
+    /// # Errors
+    /// `Storage`: not found, corrupt, or a failure of the store
+    pub async fn verify(&self, store: &dyn ObjectStore) -> Result<()> {
+        Blocks::check(store, self, &CheckedFiles::new()).await?;
+        Ok(())
+    }
+}
+
 impl Blocks {
     /// Reads the whole file and checks it, unless that was done before.
     ///

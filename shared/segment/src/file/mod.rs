@@ -234,8 +234,8 @@ impl EncodedSegment {
         Self::encode(snapshot.meta(), snapshot.chunks())
     }
 
-    /// Stores the files; the manifest may be committed after that. Storing the same segment again
-    /// replaces its files.
+    /// Stores the files. The manifest may be committed once they are known to be what was written: read
+    /// back, or compared by [`FileEntry::verify`]. Storing the same segment again replaces its files.
     ///
     /// # Errors
     /// `Storage`

@@ -10,11 +10,12 @@ use redkite_proto::redkite::{
 };
 use redkite_runtime::{Backoff, Priority};
 use redkite_segment::{
-    DeleteBatch, GrowingSegment, SealedSegment,
+    DeleteBatch, FileKind, GrowingSegment, SealedSegment,
     delta::write_delta,
-    file::{EncodedSegment, open_segment},
+    file::{EncodedSegment, FileEntry, open_segment},
     manifest,
 };
+use redkite_storage::ObjectStore;
 use redkite_types::{Error, ErrorCode, FieldId, PartitionId, Result, Revision};
 use tracing::{info, warn};
 
@@ -135,6 +136,10 @@ impl Job {
             }
             false => None,
         };
+        let was_read = |file: &&FileEntry| keep && file.kind == FileKind::Data;
+        for file in manifest.files.iter().filter(|file| !was_read(file)) {
+            verified(&*shared.deps.store, file).await?;
+        }
         let info = manifest::to_info(&manifest, &self.channel.name, self.checkpoint.ts);
         Ok(FlushedSegment {
             info,
@@ -154,6 +159,7 @@ impl Job {
             async move { coded(write_delta(store, name, id, batch.clone()).await) }.boxed()
         };
         let file = retrying("write deletes", store).await?;
+        verified(&*shared.deps.store, &file).await?;
         let times = batch.timestamps.iter();
         Ok(Some(DeltaInfo {
             id,
@@ -165,6 +171,12 @@ impl Job {
             file: Some(manifest::to_file(&file)),
         }))
     }
+}
+
+/// Compares a file with what was written, before a commit counts on it.
+async fn verified(store: &dyn ObjectStore, file: &FileEntry) -> Result<()> {
+    let verify = || async move { coded(file.verify(store).await) }.boxed();
+    retrying("verify a file", verify).await
 }
 
 fn coded<T>(result: redkite_segment::Result<T>) -> Result<T> {
