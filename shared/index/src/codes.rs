@@ -4,13 +4,13 @@
 //! constants of the query are left out. Cosine is L2 on normalised rows, which orders the same.
 
 use bytes::Bytes;
-use redkite_types::MetricType;
+use redkite_types::{MetricType, StopFlag, Stopped};
 
 use crate::buffer::{AlignedBuffer, view};
 use crate::kernel::{DotRows, LINE_BYTES, kernels, prefetch};
 use crate::raw::{RawVectors, inverse_norm};
 use crate::scoring::Line;
-use crate::sq8::{self, Quantizer, ZERO};
+use crate::sq8::{self, Quantizer, ROWS_BETWEEN_LOOKS, ZERO};
 
 /// Up to this dimension a row of f32 fills no more than the cache line that padded codes would: so
 /// low-dimensional rows, where 8 bits are coarse, are kept as they are.
@@ -104,30 +104,49 @@ pub(crate) fn key_share(metric: MetricType) -> f32 {
 
 impl Codes {
     /// Encodes `[rows, dim]` vectors.
-    pub(crate) fn encode(metric: MetricType, dim: usize, vectors: &[f32]) -> Self {
-        Self::encode_rows(metric, dim, vectors.len() / dim, |i, out| {
+    ///
+    /// # Errors
+    /// When the flag is raised.
+    pub(crate) fn encode(
+        metric: MetricType,
+        dim: usize,
+        vectors: &[f32],
+        stop: &StopFlag,
+    ) -> Result<Self, Stopped> {
+        let row = |i: usize, out: &mut [f32]| {
             normalised(metric, &vectors[i * dim..][..dim], out);
-        })
+        };
+        Self::encode_rows(metric, dim, vectors.len() / dim, row, stop)
     }
 
     /// Encodes raw vectors of any type.
-    pub(crate) fn of_raw(metric: MetricType, raw: &dyn RawVectors) -> Self {
-        Self::encode_rows(metric, raw.dim(), raw.rows(), |i, out| {
-            raw.row(i as u32).normalised(metric, out);
-        })
+    ///
+    /// # Errors
+    /// When the flag is raised.
+    pub(crate) fn of_raw(
+        metric: MetricType,
+        raw: &dyn RawVectors,
+        stop: &StopFlag,
+    ) -> Result<Self, Stopped> {
+        let row = |i: usize, out: &mut [f32]| raw.row(i as u32).normalised(metric, out);
+        Self::encode_rows(metric, raw.dim(), raw.rows(), row, stop)
     }
 
     /// Encodes the rows that `row(i, out)` writes, as [`normalised`] gives them.
+    ///
+    /// # Errors
+    /// When the flag is raised.
     pub(crate) fn encode_rows(
         metric: MetricType,
         dim: usize,
         rows: usize,
         row: impl Fn(usize, &mut [f32]),
-    ) -> Self {
+        stop: &StopFlag,
+    ) -> Result<Self, Stopped> {
         let encoding = if dim <= F32_DIM_MAX {
             Encoding::F32
         } else {
-            Encoding::Sq8(Quantizer::train(dim, rows, &row))
+            Encoding::Sq8(Quantizer::train(dim, rows, &row, stop)?)
         };
         let stride = stride(&encoding, dim);
         let mut data = AlignedBuffer::zeroed(rows * stride);
@@ -141,6 +160,9 @@ impl Codes {
         let mut sums = Vec::with_capacity(numbers);
         let mut values = vec![0f32; dim];
         for (i, code_row) in data.as_mut().chunks_exact_mut(stride).enumerate() {
+            if i.is_multiple_of(ROWS_BETWEEN_LOOKS) {
+                stop.check()?;
+            }
             row(i, &mut values);
             match &encoding {
                 Encoding::F32 => {
@@ -156,7 +178,7 @@ impl Codes {
                 }
             }
         }
-        Self {
+        Ok(Self {
             metric,
             dim,
             rows,
@@ -164,7 +186,7 @@ impl Codes {
             data: data.into_bytes(),
             add: add.into_bytes(),
             sums,
-        }
+        })
     }
 
     /// Puts together what a file holds; `data` and `add` have been checked for their lengths.
@@ -475,7 +497,7 @@ mod tests {
                 let mut clusters = Clusters::new(dim, 5, Rng::from_env());
                 let vectors = clusters.rows(200);
                 let query = clusters.rows(1);
-                let codes = Codes::encode(metric, dim, &vectors);
+                let codes = Codes::encode(metric, dim, &vectors, &StopFlag::new()).unwrap();
                 let rows: Vec<u32> = (0..200).collect();
                 let row = |i: u32| &vectors[i as usize * dim..][..dim];
                 let exact = |query: &[f32]| -> Vec<f32> {

@@ -9,6 +9,8 @@
 //! One global scale as in LVQ's mean-centring (Aguerrebere et al. 2023, §3), without its per-vector
 //! bounds.
 
+use redkite_types::{StopFlag, Stopped};
+
 use crate::topk::TopK;
 
 /// Values sampled for the percentile: enough for five figures of it, small beside any segment.
@@ -16,6 +18,9 @@ const SAMPLE_VALUES: usize = 4_000_000;
 
 /// Largest magnitude of a code.
 const CODE_MAX: f32 = 127.0;
+
+/// Rows that are encoded between two looks at a flag that ends a build.
+pub(crate) const ROWS_BETWEEN_LOOKS: usize = 1_024;
 
 /// The stored form of zero.
 pub(crate) const ZERO: u8 = 128;
@@ -31,10 +36,21 @@ pub(crate) struct Quantizer {
 
 impl Quantizer {
     /// Learns mean and scale from rows; `row(i, out)` writes row `i` of `rows` into `out`.
-    pub(crate) fn train(dim: usize, rows: usize, row: impl Fn(usize, &mut [f32])) -> Self {
+    ///
+    /// # Errors
+    /// When the flag is raised.
+    pub(crate) fn train(
+        dim: usize,
+        rows: usize,
+        row: impl Fn(usize, &mut [f32]),
+        stop: &StopFlag,
+    ) -> Result<Self, Stopped> {
         let mut values = vec![0f32; dim];
         let mut sums = vec![0f64; dim];
         for i in 0..rows {
+            if i.is_multiple_of(ROWS_BETWEEN_LOOKS) {
+                stop.check()?;
+            }
             row(i, &mut values);
             for (sum, value) in sums.iter_mut().zip(&values) {
                 *sum += f64::from(*value);
@@ -46,13 +62,16 @@ impl Quantizer {
         let sampled = rows.min((SAMPLE_VALUES / dim).max(1));
         let mut spread = Spread::new(sampled * dim);
         for i in 0..sampled {
+            if i.is_multiple_of(ROWS_BETWEEN_LOOKS) {
+                stop.check()?;
+            }
             row(i * rows / sampled, &mut values);
             for (value, mean) in values.iter().zip(&mean) {
                 spread.push((value - mean).abs());
             }
         }
         let scale = spread.percentile() / CODE_MAX;
-        Self { mean, scale }
+        Ok(Self { mean, scale })
     }
 
     /// Writes the codes of one row; `out` is as long as the stride and its padding is left alone.
@@ -128,6 +147,10 @@ mod tests {
     use super::*;
     use crate::testing::Rng;
 
+    fn trained(dim: usize, rows: usize, row: impl Fn(usize, &mut [f32])) -> Quantizer {
+        Quantizer::train(dim, rows, row, &StopFlag::new()).unwrap()
+    }
+
     #[test]
     fn codes_are_within_half_a_step_of_what_they_stand_for() {
         let mut rng = Rng::from_env();
@@ -135,7 +158,7 @@ mod tests {
         let data: Vec<f32> = (0..dim * rows)
             .map(|i| (i % dim) as f32 + rng.gaussian())
             .collect();
-        let quantizer = Quantizer::train(dim, rows, |i, out| {
+        let quantizer = trained(dim, rows, |i, out| {
             out.copy_from_slice(&data[i * dim..][..dim]);
         });
         let mut codes = vec![ZERO; 64];
@@ -158,9 +181,9 @@ mod tests {
 
     #[test]
     fn equal_rows_and_no_rows_give_a_usable_scale() {
-        let same = Quantizer::train(3, 4, |_, out| out.fill(7.0));
+        let same = trained(3, 4, |_, out| out.fill(7.0));
         assert!(same.scale > 0.0 && same.mean == [7.0; 3]);
-        let none = Quantizer::train(3, 0, |_, _| {});
+        let none = trained(3, 0, |_, _| {});
         assert!(none.scale > 0.0);
         let mut out = [1; 4];
         assert_eq!(encode_query([0.0; 3].into_iter(), &mut out), 0.0);
@@ -169,8 +192,7 @@ mod tests {
 
     #[test]
     fn one_outlier_among_equals_is_kept() {
-        let quantizer =
-            Quantizer::train(1, 10_000, |i, out| out[0] = if i == 0 { 1.0 } else { 0.0 });
+        let quantizer = trained(1, 10_000, |i, out| out[0] = if i == 0 { 1.0 } else { 0.0 });
         assert!(quantizer.scale > 0.0 && quantizer.scale.is_finite());
     }
 }

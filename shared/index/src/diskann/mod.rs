@@ -72,7 +72,7 @@ impl DiskIndex {
         let count = check_rows(raw, MAX_NODES)?;
         options.stop.check()?;
         let metric = params.metric;
-        let mut codes = Codes::of_raw(metric, raw);
+        let mut codes = Codes::of_raw(metric, raw, options.stop)?;
         let (degree, list_size) = (params.m, params.ef_construction);
         let (graph, entries) = build::build_graph(&codes, degree, list_size, options)?;
         codes.finish();

@@ -98,7 +98,7 @@ impl HnswIndex {
         params.check_dim(dim)?;
         let count = check_rows(raw, MAX_NODES)?;
         options.stop.check()?;
-        let mut codes = Codes::of_raw(params.metric, raw);
+        let mut codes = Codes::of_raw(params.metric, raw, options.stop)?;
         let levels = build::build_levels(&codes, params.m, params.ef_construction, options)?;
         codes.finish();
         let codes = if params.index_type == IndexType::HnswPq {

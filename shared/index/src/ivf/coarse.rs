@@ -135,7 +135,7 @@ pub(super) fn assign(
     nearest: &mut [u32],
     run: Run<'_>,
 ) -> Result<()> {
-    let codes = Codes::encode(MetricType::L2, dim, centroids);
+    let codes = Codes::encode(MetricType::L2, dim, centroids, run.stop)?;
     let part = run.part(nearest.len());
     let parts = (0..).step_by(part).zip(nearest.chunks_mut(part));
     run.each(parts, |(first, nearest)| {

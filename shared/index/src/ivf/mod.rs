@@ -139,9 +139,10 @@ impl IvfIndex {
 
         let payload = match params.index_type {
             IndexType::IvfSq8 => {
-                let mut codes = Codes::encode_rows(metric, dim, count, |at, out| {
+                let row = |at: usize, out: &mut [f32]| {
                     raw.row(in_order[at]).normalised(metric, out);
-                });
+                };
+                let mut codes = Codes::encode_rows(metric, dim, count, row, options.stop)?;
                 codes.finish();
                 Payload::Sq8 {
                     codes,
@@ -179,7 +180,7 @@ impl IvfIndex {
             }
             _ => Payload::Flat,
         };
-        let mut coarse = Codes::encode(probe_metric(metric), dim, &centroids);
+        let mut coarse = Codes::encode(probe_metric(metric), dim, &centroids, options.stop)?;
         coarse.finish();
         Ok(Self {
             version,
