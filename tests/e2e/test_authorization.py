@@ -85,7 +85,7 @@ def test_nobody_comes_in_without_the_right_password(guarded, root):
     request = milvus_pb2.GetVersionRequest()
 
     def ask(*metadata):
-        return raw.stub.GetVersion(request, metadata=metadata, timeout=30)
+        return raw.stub.GetVersion(request, metadata=metadata, timeout=60)
 
     def token(text):
         return ("authorization", base64.b64encode(text.encode()).decode())
@@ -285,7 +285,7 @@ def test_every_rpc_is_refused_as_milvus_s_own_options_say(guarded, actor):
             request = getattr(milvus_pb2, method.input_type.name)()
             with pytest.raises(grpc.RpcError) as caught:
                 getattr(raw.stub, method.name)(
-                    request, metadata=[("authorization", token)], timeout=30
+                    request, metadata=[("authorization", token)], timeout=60
                 )
             error = caught.value
             if error.code() == grpc.StatusCode.UNIMPLEMENTED:

@@ -73,7 +73,7 @@ def test_the_client_does_not_retry_an_rpc_that_is_not_served(client):
     with pytest.raises((grpc.RpcError, MilvusException)):
         client.create_resource_group("rg")
     # Its retries take minutes.
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
 
 
 def test_keepalive_pings_without_calls_are_accepted(server):
@@ -81,7 +81,7 @@ def test_keepalive_pings_without_calls_are_accepted(server):
     options = [
         ("grpc.keepalive_time_ms", 1000),
         # A server that is slow to answer a ping is no server that minds it.
-        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 60_000),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.use_local_subchannel_pool", 1),
@@ -89,7 +89,7 @@ def test_keepalive_pings_without_calls_are_accepted(server):
     idle = Raw(server.address, options)
     states = []
     idle.channel.subscribe(states.append, try_to_connect=True)
-    grpc.channel_ready_future(idle.channel).result(timeout=30)
+    grpc.channel_ready_future(idle.channel).result(timeout=60)
     seen = len(states)
     end = time.monotonic() + 6
     while time.monotonic() < end:
@@ -106,13 +106,13 @@ def test_a_message_of_20_mib_is_accepted_and_checked(raw, client, name):
     assert reply.status.code == 1100
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_message_above_the_cap_gets_a_clear_error(server, raw, client):
     request = milvus_pb2.InsertRequest(collection_name="any", hash_keys=[2**32 - 1])
     column = request.fields_data.add(field_name="vector")
     column.scalars.bytes_data.data.append(bytes(257 << 20))
     with pytest.raises(grpc.RpcError) as caught:
-        raw.call("Insert", request, timeout=60)
+        raw.call("Insert", request, timeout=120)
     assert caught.value.code() in (
         grpc.StatusCode.OUT_OF_RANGE,
         grpc.StatusCode.RESOURCE_EXHAUSTED,

@@ -9,7 +9,7 @@ from harness.process import ROOT, Server
 
 def run(*command):
     done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=150, cwd=ROOT
+        [sys.executable, *command], capture_output=True, text=True, timeout=240, cwd=ROOT
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -220,7 +220,7 @@ def test_a_terminal_shows_a_bar(guarded):
         env={**os.environ, "TERM": "xterm"},
     )
     os.close(theirs)
-    shown, until = b"", time.monotonic() + 60
+    shown, until = b"", time.monotonic() + 120
     while time.monotonic() < until:
         if not select.select([ours], [], [], 1)[0]:
             continue
@@ -233,7 +233,7 @@ def test_a_terminal_shows_a_bar(guarded):
             break
         shown += piece
     os.close(ours)
-    assert child.wait(30) == 0, shown
+    assert child.wait(60) == 0, shown
     text = shown.decode()
     # Rows that are in the files that were read: some of them were deleted.
     bars = re.findall(r"done \[(#+|█+)\] (\d+)/(\d+) rows", text)

@@ -132,7 +132,7 @@ def test_a_store_in_trouble_loses_nothing_and_passes(home, fault, tmp_path):
                 assert between.hits > 0 or fault == "refused", "the fault was never met"
                 assert server.child.poll() is None, server.log_tail()
                 wanted = load.acknowledged() + 30
-                eventually(lambda: load.acknowledged() >= wanted or load.failed(), "writes", 90)
+                eventually(lambda: load.acknowledged() >= wanted or load.failed(), "writes", 180)
             load.check()
             found = check_everything(client, NAME, workers)
             client.flush(NAME)

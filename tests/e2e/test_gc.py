@@ -28,7 +28,9 @@ ON_DEMAND = {
 
 @pytest.fixture
 def collecting_server(tmp_path):
-    running = Server(tmp_path, settings=ON_DEMAND).start()
+    # Nor does anything else write files or give them up of itself, however long a test takes.
+    settings = {**ON_DEMAND, "datacoord.compaction.enabled": "false"}
+    running = Server(tmp_path, settings=settings).start()
     yield running
     running.stop()
 

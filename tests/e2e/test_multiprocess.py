@@ -5,11 +5,10 @@ import subprocess
 import sys
 
 import pytest
+from harness.cluster import SERVICES, session
 from harness.data import count, create_simple, simple_rows
 from harness.process import BIN_DIR, ROOT, Process, connect, free_port
 from harness.waiting import eventually
-
-SERVICES = ["rootcoord", "datacoord", "querycoord", "querynode", "datanode", "proxy"]
 
 
 def command_of(service, folder, ports):
@@ -29,6 +28,7 @@ def command_of(service, folder, ports):
         f"127.0.0.1:{admin}",
         "--rootcoord",
         f"127.0.0.1:{ports['rootcoord'][0]}",
+        *(word for key, value in session(service).items() for word in ("--set", f"{key}={value}")),
     ]
 
 

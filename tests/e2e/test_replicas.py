@@ -6,17 +6,24 @@ import threading
 import time
 
 import pytest
-from harness.data import count, create_simple, simple_rows
+from harness.data import create_simple, simple_rows
 from harness.process import connect
 from harness.replicas import run_replicas, until_it_works
 from harness.waiting import eventually
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture
 def cluster(tmp_path):
     with run_replicas(tmp_path) as (replicas, uri):
+        yield replicas, uri
+
+
+@pytest.fixture
+def steady(tmp_path):
+    """A group that does not take its leader for dead at the first pause of a busy machine."""
+    with run_replicas(tmp_path, {"metastore.election_timeout": "5s"}) as (replicas, uri):
         yield replicas, uri
 
 
@@ -42,7 +49,7 @@ def test_the_group_survives_every_leader(cluster):
             asked.add(name)
             try:
                 # Nor may a connection be to be had while nobody leads.
-                client = client or connect(uri)
+                client = client or connect(uri, timeout=10)
                 client.create_partition("c", name, timeout=5)
             except Exception:
                 if client:
@@ -66,11 +73,11 @@ def test_the_group_survives_every_leader(cluster):
     try:
         for _ in range(3):
             before = len(asked)
-            eventually(lambda: len(asked) > before + 3, "definitions are made", 60)
+            eventually(lambda: len(asked) > before + 3, "definitions are made", 120)
             leader = replicas.leader()
             replicas.processes[leader].kill9()
             before = len(asked)
-            eventually(lambda: len(asked) > before + 3, "definitions are made without it", 60)
+            eventually(lambda: len(asked) > before + 3, "definitions are made without it", 120)
             replicas.processes[leader].start()
     finally:
         stop.set()
@@ -80,8 +87,9 @@ def test_the_group_survives_every_leader(cluster):
         found = set(partitions(client))
         assert acknowledged <= found, acknowledged - found
         assert found <= asked | {"_default"}
-        assert count(client, "c", timeout=5) == 100
-        # Nothing is half made: each can be used and dropped.
+        old = {"filter": "id < 100", "output_fields": ["count(*)"], "timeout": 5}
+        assert client.query("c", **old) == [{"count(*)": 100}]
+        # Nothing is half made: each can be used and dropped. This may have been tried before.
         for name in found - {"_default"}:
             client.insert("c", simple_rows(1, start=1000), partition_name=name)
             break
@@ -113,16 +121,19 @@ def test_a_leader_that_was_stopped_serves_nothing_stale(cluster):
     assert old.wait_exit() != 0
     old.start()
 
-    def follows():
+    def has_its_place():
         status = replicas.status(leader)
-        return status and status["state"] == "Follower" and status["leader"] in rest
+        if status and status["state"] == "Follower":
+            return status["leader"] in rest
+        # The others may have elected it since, when the leader had no time.
+        return status and status["state"] == "Leader" and status["leader"] == leader
 
-    eventually(follows, "it follows, and knows whom")
+    eventually(has_its_place, "it follows, and knows whom")
     until_it_works(uri, lambda client: client.describe_collection("c"), "the definition is there")
 
 
-def test_a_lost_replica_is_replaced_by_a_new_one(cluster):
-    replicas, uri = cluster
+def test_a_lost_replica_is_replaced_by_a_new_one(steady):
+    replicas, uri = steady
     until_it_works(uri, lambda client: create_simple(client, "c"), "a definition")
     leader = replicas.leader()
     lost = next(node_id for node_id in replicas.running() if node_id != leader)
@@ -167,7 +178,7 @@ def test_timestamps_grow_over_leaders(cluster):
     replicas, uri = cluster
     until_it_works(uri, lambda client: create_simple(client, "c"), "a definition")
     last = 0
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     for _ in range(2):
         leader = replicas.leader()
         for kill in (False, True):
@@ -177,7 +188,7 @@ def test_timestamps_grow_over_leaders(cluster):
             while given < 20:
                 assert time.monotonic() < deadline
                 try:
-                    client = connect(uri)
+                    client = connect(uri, timeout=10)
                     handler = client._get_connection()
                     now = handler.alloc_timestamp(timeout=5)
                     client.close()

@@ -13,6 +13,7 @@ from harness.process import ROOT, Server, connect
 from harness.waiting import eventually
 from harness.weed import Bucket, Weed
 from test_multiprocess import run_cluster
+from test_vector_types import wait_indexed
 
 # An outage that is longer than any of the server's own deadlines, which are set to match.
 OUTAGE_SECONDS = float(os.environ.get("REDKITE_OUTAGE_SECONDS", "15"))
@@ -99,6 +100,8 @@ def test_a_new_machine_needs_only_metadata_and_logs(s3_server, s3, tmp_path):
 def test_a_dropped_collection_leaves_no_objects(s3_server, s3):
     client = s3_server.client()
     fill(client, "c")
+    # A build that ends later than the drop writes its file behind the round that the drop has asked for.
+    wait_indexed(client, "c", "vector")
     assert segment_keys(s3)
     client.drop_collection("c")
     eventually(lambda: not segment_keys(s3), "the objects are gone", 60, 0.5)
@@ -248,7 +251,7 @@ def test_a_probe_that_a_kill_has_left_is_collected(tmp_path, weed):
 
         planned = redkite.gc(server, dry_run=True)["garbage"]
         assert left[0] in [item["key"] for item in planned], planned
-        eventually(is_collected, "the probe is collected", 30, 0.2)
+        eventually(is_collected, "the probe is collected", 60, 0.2)
     finally:
         server.stop()
         between.close()

@@ -105,7 +105,7 @@ def test_pins_and_bundles_are_not_any_one_collection_s(actor, root):
     token = base64.b64encode(f"{actor.name}:{PASSWORD}".encode()).decode()
 
     def call(rpc, request):
-        return getattr(raw.stub, rpc)(request, metadata=[("authorization", token)], timeout=30)
+        return getattr(raw.stub, rpc)(request, metadata=[("authorization", token)], timeout=60)
 
     export = milvus_pb2.ExportSnapshotRequest(
         name="s1", collection_name="books", target_s3_path=f"backups/{actor.name}"

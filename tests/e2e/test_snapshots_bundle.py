@@ -73,6 +73,9 @@ def rich(client, name):
     client.upsert(name, [row(100, extra="new")])
     client.flush(name)
     wait_indexed(client, name, "vector")
+    # So that it is searched by its index files from here on, as the copy is.
+    client.release_collection(name)
+    client.load_collection(name)
     return all_rows(client, name)
 
 

@@ -13,6 +13,7 @@ from pymilvus import DataType, MilvusException
 from pymilvus.grpc_gen import milvus_pb2
 from test_snapshots import fill
 from test_snapshots_restore import ON_DEMAND, restore
+from test_vector_types import wait_indexed
 
 MAX_PIN = 2_592_000
 MAX_PROTECTION = 604_800
@@ -166,6 +167,7 @@ def test_protection_ends_with_its_time_or_its_snapshot(client, raw, name):
 @pytest.mark.parametrize("what", ["index", "field", "rows"])
 def test_what_becomes_of_the_collection_s_parts_is_not_the_snapshot_s(client, name, what):
     fill(client, name, rows=1200)
+    wait_indexed(client, name, "vector")
     before, index = all_rows(client, name), client.describe_index(name, "vector")
     client.create_snapshot("s1", name)
     described = client.describe_snapshot("s1", name)

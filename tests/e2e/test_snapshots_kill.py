@@ -166,7 +166,7 @@ class Restore:
             status, body = root.admin_get("/admin/sagas")
             return status == 200 and not json.loads(body)["sagas"]
 
-        eventually(no_saga_runs, "the restore is finished or undone", 90)
+        eventually(no_saga_runs, "the restore is finished or undone", 120)
         (mine,) = eventually(jobs, f"jobs of {self.target} end", 60)
         there = client.has_collection(self.target)
         completed = [job for job in mine if job.state == "RestoreSnapshotCompleted"]
@@ -217,7 +217,7 @@ class Bundle:
     def check(self, client, answer):
         bundles = self.world.bundles()
         assert isinstance(answer, int), answer
-        info = bundles.exported(answer, 90)
+        info = bundles.exported(answer, 120)
         assert info.state == 3, info
         target = self.world.fresh("unpacked")
         job, code, text = bundles.restore(info.snapshot_metadata_uri, target)
@@ -255,7 +255,7 @@ class Export:
             is_over = getattr(task, "task_status", None) in ("done", "fail")
             return task if is_over else None
 
-        task = eventually(ended, f"task {answer} ends", 90, 0.1)
+        task = eventually(ended, f"task {answer} ends", 120, 0.1)
         assert task.task_status == "done", task.process_info
         files = self.world.objects(f"exports/{self.path}/")
         success = json.loads(files.pop("_SUCCESS"))
@@ -305,14 +305,14 @@ def run_case(world, operation, place, victim):
         killed = world.cluster.services[victim][0]
         # What is acknowledged before its steps is answered by now.
         if operation in (Bundle, Export):
-            thread.join(30)
+            thread.join(120)
         killed.kill9()
     finally:
         world.holding.release(place)
     killed.start()
     thread.join(120)
     assert not thread.is_alive(), "the request is never answered"
-    client = eventually(lambda: connected(world), "the proxy serves", 60)
+    client = eventually(lambda: connected(world), "the proxy serves", 120)
     action.check(client, answers[0])
     client.close()
 
@@ -334,7 +334,9 @@ def connected(world):
 def test_what_a_kill_cuts_off_is_complete_or_undone(tmp_path, request, store):
     seed, cases = chosen_cases()
     print(f"seed={seed} {len(cases)} cases")
-    settings = {"common.session_ttl": "5s", "datacoord.compaction.enabled": "false"}
+    settings = {"datacoord.compaction.enabled": "false"}
+    # For so long a definition waits for a proxy that was killed.
+    own = {"proxy": {"common.session_ttl": "5s"}}
     folder = tmp_path / "data" / "objects"
     bucket = Bucket(request.getfixturevalue("weed")) if store == "s3" else None
     settings.update(bucket.settings if bucket else {})
@@ -357,7 +359,7 @@ def test_what_a_kill_cuts_off_is_complete_or_undone(tmp_path, request, store):
         "REDKITE__VIKINGDB__SECRET_KEY": SECRET_KEY,
     }
     failures = []
-    with run_cluster(tmp_path, settings=settings, env=env) as cluster:
+    with run_cluster(tmp_path, settings=settings, env=env, own=own) as cluster:
         world = World(cluster, holding, host, objects)
         for operation, place, victim in cases:
             began = time.monotonic()

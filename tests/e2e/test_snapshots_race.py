@@ -113,7 +113,7 @@ class Held:
         job = self.exports.pop(name, None)
         if job is None:
             return False
-        info = self.bundles.exported(job, 60)
+        info = self.bundles.exported(job)
         assert info.state == milvus_pb2.ExportSnapshotCompleted, info
         return True
 
@@ -227,8 +227,7 @@ def test_a_hundred_restores_at_a_time(tmp_path):
     """A hundred requests begin together; each makes a whole copy."""
     server = Server(tmp_path).start()
     # Each with a connection of its own, which ten requests share.
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    raws = [Raw(server.address, options) for _ in range(10)]
+    raws = [Raw(server.address) for _ in range(10)]
     try:
         client = server.client()
         create_simple(client, "films")
@@ -239,7 +238,7 @@ def test_a_hundred_restores_at_a_time(tmp_path):
         assert len(before) == 97
         client.create_snapshot("s1", "films")
         for raw in raws:
-            grpc.channel_ready_future(raw.channel).result(timeout=30)
+            grpc.channel_ready_future(raw.channel).result(timeout=60)
         names = [f"copy{i}" for i in range(100)]
         together = threading.Barrier(len(names))
         jobs, failures = {}, []
@@ -249,8 +248,8 @@ def test_a_hundred_restores_at_a_time(tmp_path):
                 name="s1", collection_name="films", target_collection_name=name
             )
             try:
-                together.wait(60)
-                answer = raw.call("RestoreSnapshot", request, timeout=90)
+                together.wait(120)
+                answer = raw.call("RestoreSnapshot", request, timeout=300)
                 assert answer.status.code == 0, answer.status
                 jobs[name] = answer.job_id
             except Exception as error:  # noqa: BLE001: shown below

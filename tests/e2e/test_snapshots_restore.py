@@ -77,6 +77,9 @@ def test_what_comes_back_is_what_was_flushed(client, name, targets):
     client.delete(name, ids=list(range(0, 100)))
     client.flush(name)
     wait_indexed(client, name, "vector")
+    # So that it is searched by its index files from here on, as the copy is.
+    client.release_collection(name)
+    client.load_collection(name)
     before = all_rows(client, name)
     query = vectors[700].tolist()
     params = {"limit": 10, "output_fields": ["label"], "search_params": {"params": {"ef": 200}}}

@@ -6,22 +6,21 @@ from harness.data import count, create_simple, simple_rows
 from harness.process import connect
 from harness.replicas import until_it_works
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
+
+ROLES = ("datacoord", "querycoord")
 
 # A process that gets no time for as long as this loses its office, though nobody has stopped it.
-TTL = 5
+TTL = 20
 # The lease runs out, the standby sees it and takes over; the machine may be busy.
-WITHIN = TTL + 30
+WITHIN = TTL + 60
 
 
 @pytest.fixture
 def cluster(tmp_path):
-    counts = {"datacoord": 2, "querycoord": 2}
-    with run_cluster(tmp_path, counts, {"common.session_ttl": f"{TTL}s"}) as cluster:
+    lease = {"common.session_ttl": f"{TTL}s"}
+    with run_cluster(tmp_path, dict.fromkeys(ROLES, 2), own=dict.fromkeys(ROLES, lease)) as cluster:
         yield cluster
-
-
-ROLES = ("datacoord", "querycoord")
 
 
 def use(cluster, number):

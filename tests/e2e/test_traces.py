@@ -41,7 +41,7 @@ def test_snapshots_are_seen_in_traces(server, collector, tmp_path):
     client.close()
 
     def seen(name, **said):
-        found = eventually(lambda: collector.spans(name, **said), f"a span {name} {said}", 30)
+        found = eventually(lambda: collector.spans(name, **said), f"a span {name} {said}")
         assert len(found) == 1, found
         return found[0]
 
@@ -50,7 +50,7 @@ def test_snapshots_are_seen_in_traces(server, collector, tmp_path):
         while span is not None and not span.name.startswith(SERVICE):
             assert any(span.parent), f"{span} is part of no call"
             inner = span
-            span = eventually(lambda: collector.above(inner), f"what {inner} is part of", 30)
+            span = eventually(lambda: collector.above(inner), f"what {inner} is part of")
         return span.name.removeprefix(f"{SERVICE}/")
 
     taken = seen("create_snapshot", collection=number)

@@ -183,7 +183,6 @@ def test_a_killed_task_goes_on_behind_the_parts_that_it_has(tmp_path):
     holding = Holding(tmp_path / "holding")
     host = f"127.0.0.1:{free_port()}"
     settings = {
-        "common.session_ttl": "5s",
         "datacoord.compaction.enabled": "false",
         "datanode.export.max_file_size": "64KiB",
     }

@@ -45,7 +45,7 @@ class Bundles:
         request = milvus_pb2.GetExportSnapshotStateRequest(job_id=job)
         return self.raw.call("GetExportSnapshotState", request)
 
-    def exported(self, job, seconds=30):
+    def exported(self, job, seconds=90):
         """The job's last state; its progress never decreases on the way."""
         seen = [(0, 0)]
 

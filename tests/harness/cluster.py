@@ -9,14 +9,23 @@ from .process import BIN_DIR, Process, free_port
 from .waiting import eventually
 
 SERVICES = ["rootcoord", "datacoord", "querycoord", "querynode", "datanode", "proxy"]
+# So long that a process which the machine has no time for is not taken for dead: it would end. Whoever is killed
+# and started again takes its own place at once. Not so a proxy, for which definitions wait as long; but one that
+# was taken for dead goes on.
+SESSION = {"common.session_ttl": "60s"}
+
+
+def session(service):
+    """The keys by which a service's processes announce themselves."""
+    return {} if service == "proxy" else SESSION
 
 
 class Cluster:
     """Processes by service and number. `counts` says of which service there is not just one."""
 
-    def __init__(self, folder, counts=None, settings=None, env=None, config=None):
+    def __init__(self, folder, counts=None, settings=None, env=None, config=None, own=None):
         """`settings` are keys of the configuration of every process, `env` its environment,
-        `config` its configuration file."""
+        `config` its configuration file; `own` are further keys by service."""
         self.folder = folder
         self.ports = {}
         self.services = {service: [] for service in SERVICES}
@@ -36,7 +45,8 @@ class Cluster:
                     "--rootcoord",
                     f"127.0.0.1:{root}",
                 ]
-                for key, value in (settings or {}).items():
+                keys = {**session(service), **(settings or {}), **(own or {}).get(service, {})}
+                for key, value in keys.items():
                     command += ["--set", f"{key}={value}"]
                 if config:
                     command += ["--config", config]
@@ -74,8 +84,8 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def run_cluster(folder, counts=None, settings=None, env=None, config=None):
-    cluster = Cluster(folder, counts, settings, env, config)
+def run_cluster(folder, counts=None, settings=None, env=None, config=None, own=None):
+    cluster = Cluster(folder, counts, settings, env, config, own)
     try:
         for process in cluster.all():
             process.spawn()

@@ -30,7 +30,8 @@ class Collector:
     """Listens on a port of its own and keeps what it is sent."""
 
     def __init__(self):
-        self._spans, self._lock = [], threading.Lock()
+        # By their ids: what was not acknowledged in time is sent again.
+        self._spans, self._lock = {}, threading.Lock()
         self._server = grpc.server(concurrent.futures.ThreadPoolExecutor(2))
         handlers = {
             "Export": grpc.unary_unary_rpc_method_handler(
@@ -48,7 +49,7 @@ class Collector:
         with self._lock:
             for resource in request.resource_spans:
                 for scope in resource.scope_spans:
-                    self._spans.extend(Span(span) for span in scope.spans)
+                    self._spans.update((span.span_id, Span(span)) for span in scope.spans)
         return trace_service_pb2.ExportTraceServiceResponse()
 
     def spans(self, name, **said):
@@ -56,14 +57,14 @@ class Collector:
         with self._lock:
             return [
                 span
-                for span in self._spans
+                for span in self._spans.values()
                 if span.name == name and said.items() <= span.said.items()
             ]
 
     def above(self, span):
         """The span that another one is part of, if it has come."""
         with self._lock:
-            return next((one for one in self._spans if one.id == span.parent), None)
+            return self._spans.get(span.parent)
 
     def stop(self):
         self._server.stop(None).wait()

@@ -125,6 +125,9 @@ class FaultProxy:
             server = socket.create_connection(("127.0.0.1", self.target_port), timeout=10)
             server.settimeout(None)
             with self._lock:
+                if self.fault not in (None, "slow"):
+                    # It began while the connection came about, and has cut only those that were open.
+                    return
                 self._open.update((client, server))
             self._forward(client, server)
         except OSError:

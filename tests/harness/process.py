@@ -17,7 +17,7 @@ from .waiting import eventually
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN_DIR = pathlib.Path(os.environ.get("REDKITE_BIN_DIR", ROOT / "target" / "debug"))
 READY_SECONDS = float(os.environ.get("REDKITE_READY_SECONDS", "60"))
-STOP_SECONDS = 30.0
+STOP_SECONDS = 60.0
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -99,7 +99,7 @@ class Process:
 
     def admin_get(self, path):
         """(status, body) of a page of the admin port; (None, "") where nothing answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=20)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -226,10 +226,13 @@ def connect(uri, **kwargs):
     """A client that sees a restarted server at once: no shared connection, short back-off.
 
     The least back-off stays as it is (20 s): it is how long a connection may take to come about.
+    A server that is slow to answer a ping is not cut off: what was asked of it would be asked again.
     """
+    kwargs.setdefault("timeout", 30)
     options = {
         "grpc.use_local_subchannel_pool": 1,
         "grpc.initial_reconnect_backoff_ms": 100,
         "grpc.max_reconnect_backoff_ms": 500,
+        "grpc.keepalive_timeout_ms": 60_000,
     }
     return Client(uri=uri, dedicated=True, grpc_options=options, **kwargs)

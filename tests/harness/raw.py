@@ -3,7 +3,12 @@
 import grpc
 from pymilvus.grpc_gen import common_pb2, milvus_pb2, milvus_pb2_grpc, schema_pb2
 
-OPTIONS = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # Channels that share a connection share how long it waits before it is made again, too.
+    ("grpc.use_local_subchannel_pool", 1),
+]
 
 
 class Raw:
@@ -13,7 +18,7 @@ class Raw:
         self.channel = grpc.insecure_channel(address, options=[*OPTIONS, *options])
         self.stub = milvus_pb2_grpc.MilvusServiceStub(self.channel)
 
-    def call(self, rpc, request, db="", timeout=30):
+    def call(self, rpc, request, db="", timeout=60):
         return getattr(self.stub, rpc)(request, metadata=[("dbname", db)], timeout=timeout)
 
     def insert(self, collection, columns, num_rows, partition="", rpc="Insert", **fields):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 
+from .cluster import session
 from .process import BIN_DIR, Process, connect, free_port, server_binary
 from .waiting import eventually
 
@@ -13,8 +14,10 @@ OTHERS = ["datacoord", "querycoord", "querynode", "datanode", "proxy"]
 class Replicas:
     """Root coordinators by their ids. `members` found the group; more can be made to join it."""
 
-    def __init__(self, folder, members=(1, 2, 3)):
+    def __init__(self, folder, members=(1, 2, 3), settings=None):
+        """`settings` are further keys of each one's configuration."""
         self.folder = folder
+        self.settings = settings or {}
         self.ports = {}
         self.admin = {}
         self.processes = {}
@@ -52,6 +55,8 @@ class Replicas:
             "--set",
             f"metastore.members=[{members}]",
         ]
+        for key, value in self.settings.items():
+            command += ["--set", f"{key}={value}"]
         if join:
             command += ["--set", "metastore.join=true"]
         log = self.folder / f"rootcoord-{node_id}.log"
@@ -104,9 +109,9 @@ class Replicas:
 
 
 @contextlib.contextmanager
-def run_replicas(folder):
+def run_replicas(folder, settings=None):
     """Three root coordinators and one of each other service; gives (replicas, URI of the proxy)."""
-    replicas = Replicas(folder)
+    replicas = Replicas(folder, settings=settings)
     others = []
     proxy_port = free_port()
     for service in OTHERS:
@@ -123,6 +128,8 @@ def run_replicas(folder):
         ]
         for address in replicas.addresses():
             command += ["--rootcoord", address]
+        for key, value in session(service).items():
+            command += ["--set", f"{key}={value}"]
         others.append(Process(service, command, admin, folder / f"{service}.log"))
     try:
         replicas.start_all()
@@ -142,7 +149,7 @@ def until_it_works(uri, work, what, seconds=60):
 
     def attempt():
         try:
-            client = connect(uri)
+            client = connect(uri, timeout=10)
             try:
                 return (work(client),)
             finally:

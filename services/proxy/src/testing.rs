@@ -37,7 +37,7 @@ pub(crate) const INDEX_ID: i64 = 13;
 pub(crate) const ALIAS: &str = "library";
 pub(crate) const NODE: u64 = 7;
 pub(crate) const CREATED: u64 = 1_700_000_000_000 << 18;
-const VISIBLE_WITHIN: Duration = Duration::from_secs(20);
+const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
 
 /// A proxy with its surroundings.
 pub(crate) struct Fixture {

@@ -16,8 +16,8 @@ use redkite_runtime::{Health, OnFailure, TaskGroup};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-const ELECTION_MIN: Duration = Duration::from_millis(600);
+const PATIENCE: Duration = Duration::from_secs(120);
+const ELECTION_MIN: Duration = Duration::from_secs(2);
 
 struct Replica {
     node: MetaNode,
@@ -61,7 +61,7 @@ impl Cluster {
         options.keep_entries = 10;
         options.heartbeat = Duration::from_millis(100);
         options.election_min = ELECTION_MIN;
-        options.election_max = Duration::from_millis(1_200);
+        options.election_max = Duration::from_secs(3);
         options.request_timeout = Duration::from_secs(3);
         let tasks = TaskGroup::new(format!("replica {id}"));
         let pool = ChannelPool::new(RpcOptions::default());

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use crate::deadline::Deadline;
 
 /// How long a test waits by default: far more than any machine needs.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Asks again and again until there is an answer.
 ///

@@ -19,7 +19,7 @@ use super::*;
 
 const C: CollectionId = CollectionId(10);
 const P: PartitionId = PartitionId(11);
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A node that loads one segment more at each call.
 #[derive(Default)]

@@ -147,7 +147,7 @@ async fn a_hold_seals_exactly_what_was_written_before_it() {
     let world = World::new();
     let node = world.node().await;
     let last = node.insert(P1, &[(1, 10), (2, 20)]).await;
-    node.hold(7, 5_000).await;
+    node.hold(7, 10_000).await;
     let waits = node.insert(P1, &[(3, 30)]);
     tokio::pin!(waits);
     let early = tokio::time::timeout(std::time::Duration::from_millis(50), &mut waits).await;

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::kv::{MetaKv, Op, Txn};
 
 /// Long enough for a slow machine to keep a lease alive, short enough to wait for its end.
-const SHORT: Duration = Duration::from_millis(600);
+const SHORT: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(3600);
 
 fn leased(key: &str, lease: u64) -> Op {

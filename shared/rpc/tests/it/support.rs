@@ -218,7 +218,7 @@ pub(crate) fn unlimited() -> RpcOptions {
 }
 
 pub(crate) fn soon() -> Deadline {
-    Deadline::after(Duration::from_secs(20))
+    Deadline::after(Duration::from_secs(60))
 }
 
 pub(crate) struct Running {

@@ -58,10 +58,10 @@ async fn a_child_stops_alone_and_a_parent_waits_for_the_children() {
     for group in [&left, &right] {
         group.spawn_cancellable("loop", OnFailure::Log, std::future::pending::<()>());
     }
-    left.shutdown(Duration::from_secs(5)).await.unwrap();
+    left.shutdown(Duration::from_secs(60)).await.unwrap();
     assert_eq!(parent.running().len(), 1);
     assert!(!parent.token().is_cancelled());
-    parent.shutdown(Duration::from_secs(5)).await.unwrap();
+    parent.shutdown(Duration::from_secs(60)).await.unwrap();
     assert!(right.running().is_empty());
 }
 

@@ -19,7 +19,7 @@ use crate::testing::World;
 use crate::testing::script::{FailAt, FailHow, Script};
 
 /// No single wait of a suite takes longer unless something hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Attempts that a step behind the pivot fails at before it is let through.
 const FAILURES_BEHIND_PIVOT: u32 = 3;
 /// Pairs of crashes that are tried at most.

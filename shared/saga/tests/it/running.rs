@@ -170,7 +170,7 @@ async fn one_request_is_one_saga_also_after_a_restart() {
     assert_eq!(first, second);
     let reused = executor.submit::<Drop>(named("a"), "r").unwrap_err();
     assert!(matches!(reused, Error::RequestIdReused { .. }));
-    executor.shutdown(Duration::from_secs(5)).await.unwrap();
+    executor.shutdown(Duration::from_secs(60)).await.unwrap();
 
     let executor = start(&kv, 2, &remote).await;
     let third = executor
@@ -250,7 +250,7 @@ async fn a_shutdown_stops_at_a_step_boundary_and_the_next_executor_goes_on() {
     let waiting = executor.submit::<Create>(named("a"), "").unwrap();
     eventually("the remote is asked", || remote.calls("announce") == 1).await;
     let stopping = executor.clone();
-    let stopped = tokio::join!(stopping.shutdown(Duration::from_secs(5)), async {
+    let stopped = tokio::join!(stopping.shutdown(Duration::from_secs(60)), async {
         assert!(matches!(waiting.wait().await, Err(Error::Stopped)));
         remote.let_pass(2);
         handle.wait().await

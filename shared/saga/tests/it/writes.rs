@@ -187,7 +187,7 @@ async fn the_answer_comes_before_the_end_is_written_and_the_locks_are_kept_until
         assert_eq!(executor.show(id).unwrap().state, State::Running);
         assert!(executor.show(second.id()).unwrap().waits_for_locks);
         if dies {
-            executor.shutdown(Duration::from_secs(20)).await.unwrap();
+            executor.shutdown(Duration::from_secs(60)).await.unwrap();
             flaky.will([]);
             // The next one runs the call again, and has the same answer.
             let next = start(&kv, 2, &remote).await;

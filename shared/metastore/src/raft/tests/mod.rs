@@ -15,7 +15,7 @@ use redkite_runtime::TaskGroup;
 
 use crate::raft::{MetaNode, MetaNodeOptions};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A cluster of one in `dir`, leading.
 async fn single(dir: &Path, change: impl FnOnce(&mut MetaNodeOptions)) -> (MetaNode, TaskGroup) {

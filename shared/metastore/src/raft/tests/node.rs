@@ -75,7 +75,7 @@ async fn a_restart_keeps_everything_and_leads_in_a_new_term() {
 async fn leases_live_on_over_a_restart_and_then_end() {
     let dir = tempfile::tempdir().unwrap();
     let (node, _tasks) = single(dir.path(), |_| {}).await;
-    let lease = node.lease_grant(Duration::from_millis(300)).await.unwrap();
+    let lease = node.lease_grant(Duration::from_secs(5)).await.unwrap();
     let key = "session".to_owned();
     let txn = Txn::new().then(Op::Put {
         key,
