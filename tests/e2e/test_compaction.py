@@ -243,7 +243,7 @@ def test_time_to_live_is_carried_out(client, name):
     create_simple(client, name)
     fill(client, name, 2)
     client.alter_collection_properties(name, {"collection.ttl.seconds": 1})
-    eventually(lambda: count(client, name) == 0, "everything has expired", 30)
+    eventually(lambda: count(client, name) == 0, "everything has expired", 120)
     job = client.compact(name)
     wait_completed(client, job)
     assert segments(client, name) == []

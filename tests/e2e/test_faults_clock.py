@@ -17,7 +17,7 @@ def clock(tmp_path):
 
 
 def timestamp(client):
-    return client._get_connection().alloc_timestamp(timeout=10)
+    return client._get_connection().alloc_timestamp(timeout=60)
 
 
 def wall_clock(server):

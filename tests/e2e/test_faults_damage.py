@@ -5,6 +5,7 @@ import time
 import pytest
 from harness.data import all_rows, count, create_simple, simple_rows
 from harness.process import Server
+from harness.waiting import eventually
 from pymilvus import MilvusException
 from pymilvus.client.types import LoadState
 
@@ -35,6 +36,8 @@ def make(server):
         for number in range(5):
             client.insert(name, simple_rows(10, start=10_000 + number * 10))
         client.delete(name, ids=[1, 2, 3])
+        indexed = lambda name=name: client.describe_index(name, "vector")["indexed_rows"] == 2000
+        eventually(indexed, "the segment is indexed")
     rows = {name: all_rows(client, name) for name in ("hurt", "sound")}
     ids = {name: client.describe_collection(name)["collection_id"] for name in rows}
     client.close()
@@ -82,7 +85,7 @@ def test_a_log_that_is_damaged_before_its_tail(server):
         lambda: client.flush("hurt"),
     ]
     for call in tries:
-        error = answered_in_time(20, call)
+        error = answered_in_time(60, call)
         assert error.code == DAMAGED, error
         assert log.name in error.message, error
     # The operator is told, file and place.
@@ -138,7 +141,7 @@ def test_a_damaged_segment_file(server):
         lambda: client.search("hurt", [rows["hurt"][0]["vector"]], limit=1),
     ]
     for call in tries:
-        error = answered_in_time(20, call)
+        error = answered_in_time(60, call)
         assert error.code == DAMAGED, error
         assert data.name in error.message, error
     assert data.name in server.log_path.read_text()

@@ -90,10 +90,10 @@ def test_a_disk_that_users_fill_refuses_their_writes_and_nothing_else(disk, tmp_
         assert count(client, "served") == 90
         # Dropping is what makes space, and space is all it takes.
         client.drop_collection(NAME)
-        eventually(lambda: not client.has_collection(NAME), "the collection is dropped", 30)
-        create_after = eventually(lambda: try_create(client), "definitions are taken again", 30)
+        eventually(lambda: not client.has_collection(NAME), "the collection is dropped", 120)
+        create_after = eventually(lambda: try_create(client), "definitions are taken again", 120)
         assert create_after
-        eventually(lambda: accepts_writes(client, "again", 1), "writes are taken again", 30)
+        eventually(lambda: accepts_writes(client, "again", 1), "writes are taken again", 120)
         assert count(client, "again") == 1
         client.close()
         server.kill9()
@@ -138,7 +138,7 @@ def test_a_disk_that_somebody_else_fills_to_the_last_byte(disk, tmp_path, min_fr
                 eventually(
                     lambda refused=refused: load.is_refused_since(refused, 10) or load.failed(),
                     "writes are refused",
-                    30,
+                    120,
                 )
                 assert not load.failed(), [worker.failure for worker in workers]
                 assert server.child.poll() is None, server.log_tail()
@@ -184,7 +184,7 @@ def test_flushes_and_index_builds_wait_for_space(disk, tmp_path):
         # refused then would have what is there flushed at once, while there is still room for it.
         names = (f"probe_{number}" for number in itertools.count())
         eventually(
-            lambda: free_when_refused(client, next(names)) <= 10 * MIB, "the full disk is noticed", 30
+            lambda: free_when_refused(client, next(names)) <= 10 * MIB, "the full disk is noticed", 120
         )
         with fails(DISK_LIMIT, str(disk)):
             client.flush(NAME)

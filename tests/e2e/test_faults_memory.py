@@ -173,7 +173,7 @@ def test_loaded_rows_never_exceed_the_memory(group, tmp_path):
         # What is released makes room.
         client.release_collection("kept")
         create_simple(client, "next")
-        eventually(lambda: takes_a_row(client, "next"), "there is room again", 30)
+        eventually(lambda: takes_a_row(client, "next"), "there is room again", 120)
         assert count(client, "next") == 1
         assert group.kills() == 0
         client.close()

@@ -90,14 +90,15 @@ def test_chunks_of_growing_rows_are_joined_and_nothing_is_lost(client, name, ser
 
     def joined():
         nonlocal indexed
+        # Without the large graph, which comes later than what is counted next.
+        without = indexed_rows(server)
         if counted(server, "growing_rows_joined") >= before + 60_000:
             return True
-        # Without the large graph, which comes later.
-        indexed = indexed_rows(server)
+        indexed = without
         return False
 
-    eventually(joined, "chunks of growing rows are joined", 120)
-    eventually(lambda: indexed_rows(server) >= indexed + 60_000, "they have one graph", 120)
+    eventually(joined, "chunks of growing rows are joined", 240)
+    eventually(lambda: indexed_rows(server) >= indexed + 60_000, "they have one graph", 240)
 
     gone = list(range(0, MANY, 2))
     client.delete(name, filter="number % 2 == 0")

@@ -10,9 +10,9 @@ from pymilvus.grpc_gen import common_pb2, milvus_pb2
 
 NAME = "built"
 ROWS, DIM, BATCH = 20_000, 64, 4_000
-# A build takes some seconds then, with any number of processors.
+# A build takes many seconds then, with any number of processors.
 SETTINGS = {"datanode.build_threads": 1}
-SLOW = index_params("HNSW", M=32, efConstruction=300)
+SLOW = index_params("HNSW", M=32, efConstruction=500)
 
 
 @pytest.fixture(params=["standalone", "cluster"])
@@ -61,7 +61,7 @@ def rows_in_progress(client):
     return index["indexed_rows"]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_rows_are_counted_while_a_segment_is_built(processes):
     front, builder = processes
     client = connect(front.uri)

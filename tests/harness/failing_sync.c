@@ -1,5 +1,6 @@
 /* Makes fsync, fdatasync and sync_file_range fail with EIO for files whose path contains what is
- * written in the file that REDKITE_FAILING_SYNC names, for as long as that file is there. */
+ * written in the file that REDKITE_FAILING_SYNC names, for as long as that file is there. Those that
+ * the file of REDKITE_HELD_SYNC is about do not return that long. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -8,10 +9,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
-static int fails(int fd) {
-    const char *flag = getenv("REDKITE_FAILING_SYNC");
+static int is_named(const char *variable, int fd) {
+    const char *flag = getenv(variable);
     char pattern[256], link[64], path[4096];
     ssize_t length;
     int file;
@@ -29,6 +31,14 @@ static int fails(int fd) {
         return 0;
     path[length] = '\0';
     return strstr(path, pattern) != NULL;
+}
+
+static int fails(int fd) {
+    const struct timespec pause = {0, 5000000};
+
+    while (is_named("REDKITE_HELD_SYNC", fd))
+        nanosleep(&pause, NULL);
+    return is_named("REDKITE_FAILING_SYNC", fd);
 }
 
 int fsync(int fd) {

@@ -283,18 +283,31 @@ class MovedClock:
 
 
 class FailingSync:
-    """A library that, loaded before others, makes syncs of some files fail with EIO."""
+    """A library that, loaded before others, makes syncs of some files fail with EIO, or not return."""
 
     def __init__(self, folder):
         library = _library(folder, "failing_sync")
-        self.flag = folder / "failing"
-        self.env = {"LD_PRELOAD": str(library), "REDKITE_FAILING_SYNC": str(self.flag)}
+        self.flag, self.held = folder / "failing", folder / "held"
+        self.env = {
+            "LD_PRELOAD": str(library),
+            "REDKITE_FAILING_SYNC": str(self.flag),
+            "REDKITE_HELD_SYNC": str(self.held),
+        }
 
     def start(self, pattern):
         """Syncs of files whose path contains `pattern` fail from now on."""
-        before = self.flag.with_suffix(".new")
-        before.write_text(pattern)
-        before.rename(self.flag)
+        self._write(self.flag, pattern)
+
+    def hold(self, pattern):
+        """Syncs of files whose path contains `pattern` do not return from now on."""
+        self._write(self.held, pattern)
 
     def stop(self):
         self.flag.unlink(missing_ok=True)
+        self.held.unlink(missing_ok=True)
+
+    @staticmethod
+    def _write(flag, pattern):
+        before = flag.with_suffix(".new")
+        before.write_text(pattern)
+        before.rename(flag)
