@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import resource
 import tempfile
 import time
@@ -227,11 +228,14 @@ class Svs(Library):
     name = "Intel SVS Vamana " + ("LVQ8" if is_intel else "f32")
     # How compressed rows are read again was never tried: no such processor was at hand.
     can_save = not is_intel
+    alpha = 1.2
 
     def build(self, data):
         import svs
 
-        params = svs.VamanaBuildParameters(graph_max_degree=64, window_size=128, alpha=1.2)
+        params = svs.VamanaBuildParameters(
+            graph_max_degree=64, window_size=128, alpha=self.alpha
+        )
         rows = data.base
         if self.is_intel:
             with tempfile.TemporaryDirectory() as folder:
@@ -245,6 +249,9 @@ class Svs(Library):
 
     def write(self):
         self.index.save(*(str(self.folder / part) for part in ("config", "graph", "rows")))
+        # Some machines' library writes the number without its digits, which none reads. Only builds use it.
+        config = self.folder / "config" / "svs_config.toml"
+        config.write_text(re.sub(r"alpha = \.\d*", f"alpha = {self.alpha}", config.read_text()))
 
     def read(self):
         import svs

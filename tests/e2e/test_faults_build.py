@@ -67,7 +67,7 @@ def begin(client, cluster):
     """Asks for an index; returns when the datanode is at it, with the CPU time that it had used before."""
     used = the(cluster, "datanode").cpu_seconds()
     # Takes so many seconds that it is not over when this process gets no time for a while.
-    params = index_params("HNSW", M=32, efConstruction=1500)
+    params = index_params("HNSW", M=32, efConstruction=1000)
     client.create_index(NAME, params, sync=False)
     await_work(client, cluster, used + 0.2)
     return used

@@ -15,7 +15,7 @@ MIB = 1 << 20
 DIM = 256
 ROWS = 2_000
 SECONDS = 20
-SLOW_SECONDS = 90
+SLOW_SECONDS = 180
 
 
 @pytest.fixture
@@ -74,14 +74,16 @@ def vector_schema():
     return schema
 
 
-def feed(server, name, refusal, feeders=4):
-    """For some seconds, and on a slow machine until somebody was refused with a code."""
+def feed(server, name, refusal, least=0, feeders=4):
+    """For some seconds, and on a slow machine until somebody was refused with a code and at least
+    so many batches were taken."""
     started, threads = time.monotonic(), []
 
     def goes_on():
         passed = time.monotonic() - started
         is_refused = any(refusal in thread.refused for thread in threads)
-        return passed < SECONDS or (passed < SLOW_SECONDS and not is_refused)
+        is_enough = sum(len(thread.acknowledged) for thread in threads) >= least
+        return passed < SECONDS or (passed < SLOW_SECONDS and not (is_refused and is_enough))
 
     threads += [Feeder(server, name, number, goes_on) for number in range(feeders)]
     for thread in threads:
@@ -93,7 +95,7 @@ def feed(server, name, refusal, feeders=4):
     return threads
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_client_that_is_faster_than_flushes_is_slowed_down(group, tmp_path):
     """Rows in no file are bounded: the client hears code 8 and goes on, and nothing is lost."""
     settings = {
@@ -107,15 +109,17 @@ def test_a_client_that_is_faster_than_flushes_is_slowed_down(group, tmp_path):
         # Not loaded: rows leave memory once they are in files.
         client.create_collection("fed", schema=vector_schema())
         started = time.monotonic()
-        threads = feed(server, "fed", 8)
+        # More than memory holds at a time.
+        least = 2 * 12 * MIB // (ROWS * DIM * 4) + 1
+        threads = feed(server, "fed", 8, least)
         batches = sum(len(thread.acknowledged) for thread in threads)
         refused = sum(thread.refused.get(8, 0) for thread in threads)
         print(f"{batches} batches of {ROWS} x {DIM}, {refused} refusals")
         assert refused > 0, "the client was never slowed down, so the test shows nothing"
         for thread in threads:
             assert 3 not in thread.refused, (thread.refused, thread.reasons)
-        # More went through than memory holds at a time, to the end of the time.
-        assert batches * ROWS * DIM * 4 > 2 * 12 * MIB
+        # To the end of the time.
+        assert batches >= least
         last = max(thread.last_accepted for thread in threads)
         assert last > started + SECONDS / 2, "writes came to a stand"
         assert server.child.poll() is None and group.kills() == 0
@@ -143,7 +147,7 @@ def takes_a_row(client, name):
     return True
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_loaded_rows_never_exceed_the_memory(group, tmp_path):
     """With rows that stay in memory the limit is reached: refused with code 3, reads go on."""
     settings = {

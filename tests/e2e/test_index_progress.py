@@ -12,7 +12,7 @@ NAME = "built"
 ROWS, DIM, BATCH = 20_000, 64, 4_000
 # A build takes many seconds then, with any number of processors.
 SETTINGS = {"datanode.build_threads": 1}
-SLOW = index_params("HNSW", M=32, efConstruction=500)
+SLOW = index_params("HNSW", M=32, efConstruction=300)
 
 
 @pytest.fixture(params=["standalone", "cluster"])
@@ -85,5 +85,5 @@ def test_rows_are_counted_while_a_segment_is_built(processes):
             assert rows_in_progress(client) == 0
         eventually(lambda: rows_in_progress(client) > first, "the build has gone on", 60)
 
-    eventually(lambda: described(client)["state"] == "Finished", "the index is built", 300, 0.1)
+    eventually(lambda: described(client)["state"] == "Finished", "the index is built", 450, 0.1)
     client.close()
