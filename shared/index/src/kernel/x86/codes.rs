@@ -70,7 +70,20 @@ fn sums_of_four([a, b, c, d]: [__m512i; 4]) -> __m128i {
     )
 }
 
-/// `vpmaddubsw` would saturate at 255·127·2, so both sides are widened to 16 bits first.
+/// The sum of each register, as [`sums_of_four`].
+#[target_feature(enable = "avx2")]
+fn sums_of_four_avx2([a, b, c, d]: [__m256i; 4]) -> __m128i {
+    let ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+    let lanes = _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+    _mm_add_epi32(
+        _mm256_castsi256_si128(lanes),
+        _mm256_extracti128_si256::<1>(lanes),
+    )
+}
+
+/// `vpmaddubsw` would saturate at 255·127·2, so both sides are widened to 16 bits first: the query
+/// once for four rows.
 ///
 /// # Safety
 /// Needs AVX2; every row inside `codes`; `query.len() == stride`, a multiple of 64; `out` as long as
@@ -83,27 +96,41 @@ pub(super) unsafe fn dot_rows_avx2(
     query: &[i8],
     out: &mut [i32],
 ) {
-    for (row, dot) in rows.iter().zip(out) {
-        let row_start = *row as usize * stride;
-        let mut sums = [_mm256_setzero_si256(); 2];
-        let mut offset = 0;
-        while offset < stride {
-            for (lane, sum) in sums.iter_mut().enumerate() {
-                // SAFETY: the stride is a multiple of 64, so 32 bytes from `offset` lie inside the
-                // query and, by the contract, inside the row.
-                let (code, factor) = unsafe {
-                    (
-                        _mm_loadu_si128(codes.as_ptr().add(row_start + offset + 16 * lane).cast()),
-                        _mm_loadu_si128(query.as_ptr().add(offset + 16 * lane).cast()),
-                    )
-                };
-                let products =
-                    _mm256_madd_epi16(_mm256_cvtepu8_epi16(code), _mm256_cvtepi8_epi16(factor));
-                *sum = _mm256_add_epi32(*sum, products);
+    let start = codes.as_ptr();
+    let factors = query.as_ptr();
+    let (quads, quad_rest) = rows.as_chunks::<4>();
+    let (out_quads, out_rest) = out.as_chunks_mut::<4>();
+    // SAFETY: by the contract every `row * stride + offset + 16` lies inside `codes`, and `offset +
+    // 16` inside the query, because both are walked in steps of 16 up to the stride, which is a
+    // multiple of them.
+    unsafe {
+        for (quad, dots) in quads.iter().zip(out_quads) {
+            let at = quad.map(|row| start.add(row as usize * stride));
+            let mut sums = [_mm256_setzero_si256(); 4];
+            let mut offset = 0;
+            while offset < stride {
+                let factor = _mm256_cvtepi8_epi16(_mm_loadu_si128(factors.add(offset).cast()));
+                for lane in 0..4 {
+                    let code = _mm_loadu_si128(at[lane].add(offset).cast());
+                    let products = _mm256_madd_epi16(_mm256_cvtepu8_epi16(code), factor);
+                    sums[lane] = _mm256_add_epi32(sums[lane], products);
+                }
+                offset += 16;
             }
-            offset += 32;
+            _mm_storeu_si128(dots.as_mut_ptr().cast(), sums_of_four_avx2(sums));
         }
-        *dot = sum_i32_avx2(_mm256_add_epi32(sums[0], sums[1]));
+        for (row, dot) in quad_rest.iter().zip(out_rest) {
+            let at = start.add(*row as usize * stride);
+            let mut sum = _mm256_setzero_si256();
+            let mut offset = 0;
+            while offset < stride {
+                let factor = _mm256_cvtepi8_epi16(_mm_loadu_si128(factors.add(offset).cast()));
+                let code = _mm256_cvtepu8_epi16(_mm_loadu_si128(at.add(offset).cast()));
+                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(code, factor));
+                offset += 16;
+            }
+            *dot = sum_i32_avx2(sum);
+        }
     }
 }
 
