@@ -26,8 +26,10 @@ def indexed_everywhere(client, name):
 def answers(client, name):
     """What reads with every kind of access say: vectors, filters, output fields, keys."""
     queries = [row["vector"] for row in simple_rows(5, seed=7)]
-    hits = client.search(name, queries, limit=20, output_fields=["label", "vector", "grade"])
-    filtered = client.search(name, queries, limit=20, filter='grade > 100 and label != "row 9"')
+    # Threads make another graph each time: as wide as there are rows, so that each leads to all of them.
+    wide = {"limit": 20, "search_params": {"params": {"ef": 2_000}}}
+    hits = client.search(name, queries, output_fields=["label", "vector", "grade"], **wide)
+    filtered = client.search(name, queries, filter='grade > 100 and label != "row 9"', **wide)
     return (
         [[(hit["id"], hit["distance"], dict(hit["entity"])) for hit in of] for of in hits],
         [[(hit["id"], hit["distance"]) for hit in of] for of in filtered],

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use redkite_index::{BuildOptions, ColumnIndex, ColumnIndexParams, ColumnRows};
+use redkite_index::{BuildOptions, ColumnIndex, ColumnIndexParams, ColumnRows, version_of};
 use redkite_node::{DiskSpace, DiskUse, MemoryBudget};
 use redkite_proto::{
     convert::schema::field_from_proto,
@@ -133,6 +133,11 @@ impl IndexBuilder {
             size: built.size,
             crc32c: built.crc32c,
         };
+        let format_version = built
+            .parts
+            .first()
+            .and_then(|head| version_of(head))
+            .unwrap_or_default();
         self.disk.claim(DiskUse::Background, file.size)?;
         self.put(&path, built.parts)
             .await
@@ -152,7 +157,7 @@ impl IndexBuilder {
         Ok(BuildIndexResponse {
             files: vec![file],
             rows: rows as i64,
-            format_version: job.params.format_version(),
+            format_version,
         })
     }
 

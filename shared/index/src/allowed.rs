@@ -17,7 +17,7 @@ impl<'a> Allowed<'a> {
     pub(crate) fn of(set: Option<&'a BitSet>, rows: usize) -> Self {
         let count = match set {
             None => rows,
-            Some(set) if set.len() <= rows => ones(set.words()),
+            Some(set) if set.len() <= rows => set.count_by(ones),
             Some(set) => {
                 let whole = (rows / 64).min(set.words().len());
                 let last = set.words().get(rows / 64).copied().unwrap_or(0);
@@ -34,7 +34,7 @@ impl<'a> Allowed<'a> {
     }
 }
 
-/// Bits that are set, by the processor's own instruction: it is done for every query.
+/// Bits that are set, by the processor's own instruction.
 fn ones(words: &[u64]) -> usize {
     // The bits that words have in common with themselves; in parts that their number fits in.
     let parts = words.chunks(1 << 20).map(bytemuck::cast_slice);

@@ -86,6 +86,50 @@ impl AsMut<[u8]> for AlignedBuffer {
     }
 }
 
+/// A section of an index: changed while it is built, shared from then on.
+pub(crate) enum Contents {
+    Changing(AlignedBuffer),
+    Shared(Bytes),
+}
+
+impl Contents {
+    /// The bytes while they may be changed.
+    pub(crate) fn as_mut(&mut self) -> Option<&mut [u8]> {
+        match self {
+            Self::Changing(buffer) => Some(buffer.as_mut()),
+            Self::Shared(_) => None,
+        }
+    }
+
+    /// Ends the changes.
+    pub(crate) fn share(&mut self) {
+        if let Self::Changing(buffer) = self {
+            let buffer = std::mem::replace(buffer, AlignedBuffer::zeroed(0));
+            *self = Self::Shared(buffer.into_bytes());
+        }
+    }
+
+    /// The bytes to be kept elsewhere; copied only while they are changed.
+    pub(crate) fn bytes(&self) -> Bytes {
+        match self {
+            Self::Changing(buffer) => aligned_copy(buffer.as_ref()),
+            Self::Shared(bytes) => bytes.clone(),
+        }
+    }
+}
+
+impl std::ops::Deref for Contents {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Changing(buffer) => buffer.as_ref(),
+            Self::Shared(bytes) => bytes,
+        }
+    }
+}
+
 /// Copies plain values into aligned bytes.
 pub(crate) fn aligned_copy<T: Pod>(items: &[T]) -> Bytes {
     AlignedBuffer::copy_of(items).into_bytes()

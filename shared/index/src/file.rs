@@ -6,7 +6,7 @@
 //! | 8..12 | format version |
 //! | 12..16 | CRC32C of the header and the table, this field as zero |
 //! | 16..20 | number of sections |
-//! | 20..24 | index type, metric, encoding, from version 4 on flags, else zero: one byte each |
+//! | 20..24 | index type, metric, encoding (0 f32, 1 codes, 2 codes with their halves apart), from version 4 on flags, else zero: one byte each |
 //! | 24..32 | rows |
 //! | 32..36 | dim |
 //! | 36..40 | M |
@@ -25,7 +25,8 @@
 //! adds the indexes of binary and of sparse vectors, HNSW_PQ and DISKANN, whose pages start on a multiple
 //! of 4096, and puts product codes of up to 4 bits (SCANN, IVF_PQ) into blocks of 32 rows. Version 4 has a
 //! flag, 1, of indexes whose hits have the scores of the codes, and of HNSW_PQ the mean that such scores
-//! need; other indexes are still written as before, and no older file has the flag.
+//! need; other indexes are still written as before, and no older file has the flag. Version 5 keeps the halves of
+//! a graph's codes apart (encoding 2) where a row of them is longer than a cache line.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -40,13 +41,19 @@ use crate::kernel::LINE_BYTES;
 use crate::params::IndexType;
 
 /// The newest version this build reads and writes.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// The version of indexes whose hits have the scores of the codes: an older build would give other scores.
 pub(crate) const BY_CODES_VERSION: u32 = 4;
 
 /// The flag of such an index.
 const BY_CODES: u8 = 1;
+
+/// The version of graphs whose codes have their halves apart.
+const HALVES_VERSION: u32 = 5;
+
+/// Encodings of rows: f32, codes of 8 bits, and such codes with their halves apart.
+const ENCODINGS: [(bool, bool); 3] = [(false, false), (true, false), (true, true)];
 
 const MAGIC: &[u8; 8] = b"RKINDEX\n";
 const HEADER_BYTES: usize = 64;
@@ -61,9 +68,13 @@ const MAX_SECTIONS: usize = 256;
 pub(crate) enum Section {
     /// `[rows]` f32, `1 / |row|`; cosine only.
     InverseNorms = 1,
-    /// `[dim]` f32, means of the quantiser; of HNSW_PQ whose hits have the scores of the codes, of the rows.
+    /// `[dim]` f32, means of the quantiser; of HNSW_PQ whose hits have the scores of the codes, of the rows. Where
+    /// the halves of codes are apart `[dim + 4]`: then the slack of estimates, the largest squared length of
+    /// a row in steps of a code (inner products, else zero), and the least and the step of [`Section::HighAdds`].
     Mean = 2,
-    /// `[rows, stride]` codes.
+    /// `[rows, stride]` codes. Where their halves are apart, each row has the high ones of all its codes and then
+    /// the low ones: of every 64 dimensions 32 bytes, the low half of each for one of the first 32, the high
+    /// half for the dimension 32 further on.
     Codes = 3,
     /// `[rows]` f32, what each row adds to its key.
     Add = 4,
@@ -103,6 +114,9 @@ pub(crate) enum Section {
     SparseValues = 20,
     /// `[dims]` f32, the largest value of each list.
     SparseMaxima = 21,
+    /// `[rows]` u8, in how many steps what each row adds to an estimate lies above the least; where the halves of
+    /// codes are apart.
+    HighAdds = 22,
     /// `[rows, but 256 at most]` u32, rows at which a walk may begin; DISKANN.
     Entry = 40,
     /// Pages of rows with their links; DISKANN.
@@ -137,6 +151,8 @@ pub(crate) struct Header {
     pub(crate) metric: MetricType,
     /// Whether rows are 8-bit codes rather than f32.
     pub(crate) is_sq8: bool,
+    /// Whether those codes have their halves apart.
+    pub(crate) is_halved: bool,
     /// Whether candidates are scored with the vectors, rather than by their codes.
     pub(crate) is_refined: bool,
     pub(crate) rows: usize,
@@ -157,6 +173,7 @@ impl Header {
             index_type,
             metric,
             is_sq8: false,
+            is_halved: false,
             is_refined: true,
             rows,
             dim,
@@ -178,6 +195,12 @@ impl Header {
             self.version = BY_CODES_VERSION;
         }
         self
+    }
+
+    /// Says that rows are codes with their halves apart.
+    pub(crate) fn halve(&mut self) {
+        self.is_halved = true;
+        self.version = HALVES_VERSION;
     }
 
     fn encode(&self, sections: usize) -> Vec<u8> {
@@ -214,7 +237,8 @@ impl Header {
             true => 0,
             false => BY_CODES,
         };
-        bytes.extend_from_slice(&[index_type, metric, u8::from(self.is_sq8), flags]);
+        let encoding = u8::from(self.is_sq8) + u8::from(self.is_halved);
+        bytes.extend_from_slice(&[index_type, metric, encoding, flags]);
         bytes.extend_from_slice(&(self.rows as u64).to_le_bytes());
         for number in [self.dim, self.m, self.ef_construction] {
             bytes.extend_from_slice(&(number as u32).to_le_bytes());
@@ -260,11 +284,18 @@ impl Header {
             (BY_CODES, _) if index_type.may_go_unrefined() => false,
             (other, _) => return Err(Error::corrupt(format!("flags {other}"))),
         };
+        let (is_sq8, is_halved) = match (ENCODINGS.get(usize::from(bytes[22])), version) {
+            (Some((_, true)), ..HALVES_VERSION) | (None, _) => {
+                return Err(Error::corrupt(format!("encoding {}", bytes[22])));
+            }
+            (Some(encoding), _) => *encoding,
+        };
         let header = Self {
             version,
             index_type,
             metric,
-            is_sq8: bytes[22] != 0,
+            is_sq8,
+            is_halved,
             is_refined,
             rows: u64_at(bytes, 24) as usize,
             dim: u32_at(bytes, 32) as usize,
@@ -463,6 +494,11 @@ pub(crate) fn write(parts: &[Bytes], out: &mut dyn Write) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// The version that the header says which a file begins with; none if it is shorter than that.
+pub fn version_of(head: &[u8]) -> Option<u32> {
+    (head.len() >= HEADER_BYTES).then(|| u32_at(head, 8))
 }
 
 /// Checksum of header and table, with the checksum's own field as zero.

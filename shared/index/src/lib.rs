@@ -67,7 +67,7 @@ pub use buffer::AlignedBuffer;
 pub use column::{ColumnIndex, ColumnIndexParams};
 pub use diskann::DiskIndex;
 pub use error::{Error, Result};
-pub use file::VERSION as FORMAT_VERSION;
+pub use file::{VERSION as FORMAT_VERSION, version_of};
 pub use flat::{FlatIndex, scan_range, scan_raw_range, scan_raw_topk, scan_topk};
 pub use hnsw::HnswIndex;
 pub use in_file::ReadAt;

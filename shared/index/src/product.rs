@@ -124,7 +124,7 @@ impl ProductRows {
 impl Comparable for ProductRows {
     type Query = ProductQuery;
 
-    fn keys(&self, query: &mut ProductQuery, rows: &[u32], keys: &mut Vec<f32>) {
+    fn keys(&self, query: &mut ProductQuery, rows: &[u32], _limit: f32, keys: &mut Vec<f32>) {
         let (factor, table) = (self.pq.factor(), &query.table);
         let product = |row: &u32| factor * self.pq.product(table, *row as usize);
         match self.pq.adds() {
@@ -134,10 +134,13 @@ impl Comparable for ProductRows {
     }
 
     #[inline]
-    fn prefetch(&self, row: u32) {
-        prefetch(self.pq.row(row as usize));
-        if let Some(add) = self.pq.adds().get(row as usize..row as usize + 1) {
-            prefetch(add);
+    fn prefetch(&self, rows: &[u32], _limit: f32) {
+        for row in rows {
+            let row = *row as usize;
+            prefetch(self.pq.row(row));
+            if let Some(add) = self.pq.adds().get(row..row + 1) {
+                prefetch(add);
+            }
         }
     }
 }

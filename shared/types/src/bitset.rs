@@ -1,15 +1,28 @@
 //! Fixed-length bit sets: one bit a row, the common form of a filter's answer.
 
+use std::sync::OnceLock;
+
 use serde::{Deserialize, Serialize};
 
 /// A set of row numbers below a fixed length.
 ///
 /// Bits past the length are always zero, so whole words can be counted and compared.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct BitSet {
     words: Vec<u64>,
     len: usize,
+    /// Number of members, once it was asked for: a request with many queries asks for each.
+    #[serde(skip)]
+    count: OnceLock<usize>,
 }
+
+impl PartialEq for BitSet {
+    fn eq(&self, other: &Self) -> bool {
+        self.len == other.len && self.words == other.words
+    }
+}
+
+impl Eq for BitSet {}
 
 impl BitSet {
     /// A set over `len` rows with no member.
@@ -17,6 +30,7 @@ impl BitSet {
         Self {
             words: vec![0; len.div_ceil(64)],
             len,
+            count: OnceLock::new(),
         }
     }
 
@@ -25,6 +39,7 @@ impl BitSet {
         let mut set = Self {
             words: vec![u64::MAX; len.div_ceil(64)],
             len,
+            count: OnceLock::new(),
         };
         set.clear_tail();
         set
@@ -69,12 +84,14 @@ impl BitSet {
     #[inline]
     pub fn set(&mut self, row: usize) {
         assert!(row < self.len, "row {row} is past the end {}", self.len);
+        self.count.take();
         self.words[row / 64] |= 1 << (row % 64);
     }
 
     /// Takes the row out.
     #[inline]
     pub fn clear(&mut self, row: usize) {
+        self.count.take();
         if let Some(word) = self.words.get_mut(row / 64) {
             *word &= !(1 << (row % 64));
         }
@@ -82,6 +99,7 @@ impl BitSet {
 
     /// Makes it span more rows (the new ones are no members), or fewer.
     pub fn resize(&mut self, len: usize) {
+        self.count.take();
         self.words.resize(len.div_ceil(64), 0);
         self.len = len;
         self.clear_tail();
@@ -89,10 +107,12 @@ impl BitSet {
 
     /// Number of members.
     pub fn count_ones(&self) -> usize {
-        self.words
-            .iter()
-            .map(|word| word.count_ones() as usize)
-            .sum()
+        self.count_by(|words| words.iter().map(|word| word.count_ones() as usize).sum())
+    }
+
+    /// Number of members, counted by `ones` if it is not known.
+    pub fn count_by(&self, ones: impl FnOnce(&[u64]) -> usize) -> usize {
+        *self.count.get_or_init(|| ones(&self.words))
     }
 
     /// Whether there is any member.
@@ -106,6 +126,7 @@ impl BitSet {
             self.len, other.len,
             "bit sets of one segment have one length"
         );
+        self.count.take();
         for (a, b) in self.words.iter_mut().zip(&other.words) {
             *a &= b;
         }
@@ -117,6 +138,7 @@ impl BitSet {
             self.len, other.len,
             "bit sets of one segment have one length"
         );
+        self.count.take();
         for (a, b) in self.words.iter_mut().zip(&other.words) {
             *a |= b;
         }
@@ -124,6 +146,7 @@ impl BitSet {
 
     /// Takes out the members of `other`, which may be shorter.
     pub fn and_not(&mut self, other: &Self) {
+        self.count.take();
         for (a, b) in self.words.iter_mut().zip(&other.words) {
             *a &= !b;
         }
@@ -131,6 +154,7 @@ impl BitSet {
 
     /// Turns members into non-members and back.
     pub fn negate(&mut self) {
+        self.count.take();
         for word in &mut self.words {
             *word = !*word;
         }
@@ -183,6 +207,8 @@ mod tests {
                 assert_eq!(set.any(), !want.is_empty());
             };
             check(set_a.clone(), members(&|x, _| x));
+            // What was counted before a change must not be believed after it.
+            assert_eq!(set_a.count_ones(), a.iter().filter(|x| **x).count());
             let mut set = set_a.clone();
             set.and(&set_b);
             check(set, members(&|x, y| x && y));
@@ -201,6 +227,13 @@ mod tests {
             check(set.clone(), (0..a.len() / 2).collect());
             set.resize(a.len());
             check(set, (0..a.len() / 2).collect());
+            if let Some(row) = a.len().checked_sub(1) {
+                let mut set = set_a.clone();
+                set.set(row);
+                check(set.clone(), members(&|x, _| x).into_iter().filter(|i| *i != row).chain([row]).collect());
+                set.clear(row);
+                check(set, members(&|x, _| x).into_iter().filter(|i| *i != row).collect());
+            }
         }
     }
 }

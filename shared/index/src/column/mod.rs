@@ -86,14 +86,6 @@ impl ColumnIndexParams {
         }
     }
 
-    /// The version of the file format in which the index is written.
-    pub const fn format_version(&self) -> u32 {
-        match self {
-            Self::Dense(params) => params.format_version(),
-            Self::Binary(_) | Self::Sparse(_) => self.index_type().format_version(),
-        }
-    }
-
     /// How distance is measured.
     pub const fn metric(&self) -> MetricType {
         match self {

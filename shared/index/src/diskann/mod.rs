@@ -18,7 +18,7 @@ use redkite_types::{BitSet, MetricType, StopFlag};
 use self::build::{ENTRIES, nearest};
 use self::pages::{Pages, Shape};
 use crate::allowed::Allowed;
-use crate::buffer::{aligned_copy, view};
+use crate::buffer::{Contents, aligned_copy, view};
 use crate::codes::{Codes, Prepared};
 use crate::error::{Error, Result};
 use crate::file::{Header, Section, Stored};
@@ -98,7 +98,7 @@ impl DiskIndex {
         }
         let mut codes = stored_codes(&header, &mut stored)?;
         if stored.is_mapped() {
-            codes.data = aligned_copy(&codes.data);
+            codes.data = Contents::Shared(aligned_copy(&codes.data));
             codes.add = aligned_copy(&codes.add);
         }
         let count = header.rows.min(ENTRIES);
@@ -175,7 +175,7 @@ impl Find for DiskIndex {
         allowed: Allowed<'_>,
         stop: &StopFlag,
         scratch: &mut Scratch,
-        see: &mut dyn FnMut(f32, u32),
+        see: &mut dyn FnMut(f32, u32) -> f32,
     ) -> Result<()> {
         let Scratch { walk, prepared, .. } = scratch;
         self.graph().scan_codes(prepared, allowed, stop, walk, see)

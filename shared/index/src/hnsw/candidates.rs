@@ -181,6 +181,7 @@ impl<L: Layer, C: Comparable> Graph<'_, L, C> {
         });
         self.scan_codes(prepared, allowed, stop, walk, |key, row| {
             topk.push(key, row);
+            topk.limit()
         })?;
         candidates.extend(topk.drain());
         Ok(Reach::All)
@@ -253,31 +254,33 @@ impl<L: Layer, C: Comparable> Graph<'_, L, C> {
         Ok(ending)
     }
 
-    /// Compares the codes of all allowed rows; `see` gets the key of each.
+    /// Compares the codes of all allowed rows; `see` gets the key of each, and answers above which ones it does not
+    /// matter what they are.
     pub(crate) fn scan_codes(
         &self,
         prepared: &mut C::Query,
         allowed: Allowed<'_>,
         stop: &StopFlag,
         walk: &mut Walk,
-        mut see: impl FnMut(f32, u32),
+        mut see: impl FnMut(f32, u32) -> f32,
     ) -> Result<()> {
         let mut pending = allowed_rows(allowed.set, self.rows);
         walk.fresh.clear();
+        let mut limit = f32::INFINITY;
         loop {
             stop.check()?;
             // One block is scored while the next is on its way from memory.
             std::mem::swap(&mut walk.rows, &mut walk.fresh);
             walk.fresh.clear();
             walk.fresh.extend(pending.by_ref().take(SCAN_BLOCK));
-            walk.fresh.iter().for_each(|row| self.codes.prefetch(*row));
+            self.codes.prefetch(&walk.fresh, limit);
             if walk.rows.is_empty() && walk.fresh.is_empty() {
                 return Ok(());
             }
             walk.keys.clear();
-            self.codes.keys(prepared, &walk.rows, &mut walk.keys);
+            self.codes.keys(prepared, &walk.rows, limit, &mut walk.keys);
             for (row, key) in walk.rows.iter().zip(&walk.keys) {
-                see(*key, *row);
+                limit = see(*key, *row);
             }
         }
     }

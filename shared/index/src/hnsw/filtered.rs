@@ -5,14 +5,14 @@ use redkite_types::{BitSet, StopFlag};
 use super::candidates::Graph;
 use super::graph::Layer;
 use super::scratch::{PoolSize, Walk};
-use super::walk::{beam_seen, score_fresh};
+use super::walk::{beam_seen, score_fetched};
 use crate::codes::Comparable;
 use crate::error::Result;
 
 /// Nodes of the unfiltered walk that leads a filtered one to the query's surroundings.
-const SCOUTS: usize = 12;
+const SCOUTS: usize = 8;
 
-/// From this fraction on, twelve scouts without one allowed row are no accident.
+/// From this fraction on, eight scouts without one allowed row are no accident.
 const SCOUTS_TELL_FROM: f64 = 0.3;
 
 /// When scouts meet less than this part of the allowed rows that they should, and less than by chance, the
@@ -77,21 +77,34 @@ impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
             return Ok(Ending::Hole);
         }
         // Also where they met enough rows: those allowed within two hops of the scouts are the nearest.
-        let mut touched = 0;
-        for scout in scouts {
-            touched += self.expand(prepared, walk, scout);
-        }
-        while let Some(node) = walk.pool.next() {
+        let mut scouts = scouts.into_iter();
+        walk.fresh.clear();
+        walk.met.clear();
+        walk.blocked.clear();
+        let (mut touched, mut has_looked) = (0, false);
+        loop {
+            // One node's rows are compared while those of the next and the links around the one after come from
+            // memory.
             self.stop.check()?;
             if touched > self.filter.budget {
                 return Ok(Ending::Lost);
             }
-            touched += self.expand(prepared, walk, node);
+            touched += self.hop(walk);
+            let next = scouts.next().or_else(|| walk.pool.next());
+            if let Some(node) = next {
+                self.look_around(walk, node);
+            }
+            if !walk.fresh.is_empty() {
+                score_fetched(&self.graph.layer, self.graph.codes, prepared, walk);
+            } else if next.is_none() && !has_looked {
+                return Ok(Ending::Found);
+            }
+            has_looked = next.is_some();
+            std::mem::swap(&mut walk.fresh, &mut walk.coming);
             if let Some(next) = walk.pool.peek() {
                 self.graph.layer.prefetch(next);
             }
         }
-        Ok(Ending::Found)
     }
 
     /// Walks as if there were no filter, and leaves the nearest allowed rows that it met in the pool.
@@ -106,13 +119,24 @@ impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
         let Graph { layer, codes, .. } = self.graph;
         walk.found.reset(size);
         walk.scouted.clear();
-        let keep_allowed = |walk: &mut Walk| {
-            for (node, key) in walk.fresh.iter().zip(&walk.keys) {
-                let is_allowed = self.filter.set.get(*node as usize);
-                walk.scouted.push((*key, is_allowed));
-                if is_allowed {
-                    walk.found.insert(*key, *node);
-                }
+        let words = self.filter.set.words();
+        let keep_allowed = |prepared: &mut C::Query, walk: &mut Walk| {
+            let Walk {
+                fresh,
+                keys,
+                met,
+                found,
+                scouted,
+                ..
+            } = walk;
+            let keyed = fresh.iter().zip(&*keys);
+            scouted.extend(keyed.map(|(node, key)| (*key, bit(words, *node) == 1)));
+            keep(words, fresh, met);
+            // What was good enough to tell the way is not for what is found.
+            keys.clear();
+            codes.keys(prepared, met, found.limit(), keys);
+            for (node, key) in met.iter().zip(&*keys) {
+                found.insert(*key, *node);
             }
         };
         let few = PoolSize::of(SCOUTS);
@@ -147,38 +171,53 @@ impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
         (allowed as f64) < (HOLE * expected).min(expected - chance)
     }
 
-    /// Offers the allowed nodes within two hops that are new, about as many as a node has links, to the
-    /// pool; answers how many nodes it touched.
-    fn expand(&self, prepared: &mut C::Query, walk: &mut Walk, node: u32) -> usize {
+    /// Parts the neighbours of a node into those allowed and others, and asks for the links of these.
+    fn look_around(&self, walk: &mut Walk, node: u32) {
+        let layer = &self.graph.layer;
+        let Walk {
+            passed,
+            nodes,
+            met,
+            blocked,
+            ..
+        } = walk;
+        let words = self.filter.set.words();
+        part(words, layer.neighbours(node, nodes), met, blocked);
+        passed.retain_new(blocked);
+        blocked.iter().for_each(|between| layer.prefetch(*between));
+    }
+
+    /// Asks for the rows of the allowed nodes within two hops of the node that was looked around that are new, about
+    /// as many as a node has links; answers how many nodes it touched.
+    fn hop(&self, walk: &mut Walk) -> usize {
         let Graph { layer, codes, .. } = self.graph;
         let words = self.filter.set.words();
         let Walk {
             visited,
             passed,
             nodes,
-            fresh,
+            coming,
             met,
             blocked,
             ..
         } = walk;
-        part(words, layer.neighbours(node, nodes), met, blocked);
-        passed.retain_new(blocked);
-        blocked.iter().for_each(|between| layer.prefetch(*between));
-        fresh.clear();
-        visited.insert_all(met, fresh);
+        coming.clear();
+        visited.insert_all(met, coming);
         let mut hops = 0;
         for between in blocked.iter() {
-            if fresh.len() >= self.graph.degree {
+            if coming.len() >= self.graph.degree {
                 break;
             }
             // Only now: one that was not looked through may still be, from elsewhere.
             passed.insert(*between);
             hops += 1;
             keep(words, layer.neighbours(*between, nodes), met);
-            visited.insert_all(met, fresh);
+            visited.insert_all(met, coming);
         }
-        score_fresh(layer, *codes, prepared, walk);
-        hops + walk.fresh.len()
+        met.clear();
+        blocked.clear();
+        codes.prefetch(layer.rows(coming, nodes), walk.pool.limit());
+        hops + walk.coming.len()
     }
 }
 

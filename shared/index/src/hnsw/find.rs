@@ -28,7 +28,8 @@ pub(crate) trait Find: VectorIndex {
         scratch: &mut Scratch,
     ) -> Result<Reach>;
 
-    /// Compares the codes of all allowed rows with the query that was made ready; `see` gets the key of each.
+    /// Compares the codes of all allowed rows with the query that was made ready; `see` gets the key of each, and
+    /// answers above which ones it does not matter what they are.
     ///
     /// # Errors
     /// `Cancelled`.
@@ -37,7 +38,7 @@ pub(crate) trait Find: VectorIndex {
         allowed: Allowed<'_>,
         stop: &StopFlag,
         scratch: &mut Scratch,
-        see: &mut dyn FnMut(f32, u32),
+        see: &mut dyn FnMut(f32, u32) -> f32,
     ) -> Result<()>;
 
     /// How keys of codes become scores of hits for the query that was made ready, if candidates are not to be
@@ -188,6 +189,7 @@ pub(crate) trait Find: VectorIndex {
         match by_codes {
             Some(scores) => self.scan_all(allowed, stop, scratch, &mut |key, row| {
                 offer(scores.key(key, row), row);
+                f32::INFINITY
             })?,
             None => {
                 for (count, row) in allowed_rows(allowed.set, self.len()).enumerate() {

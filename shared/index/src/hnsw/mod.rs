@@ -21,11 +21,11 @@ use bytes::Bytes;
 use redkite_types::{BitSet, MetricType};
 
 use self::find::Find as _;
-use self::graph::{Level, LevelView, link_stride, max_links};
+use self::graph::{Layer as _, Level, LevelView, link_stride, max_links};
 use self::scratch::{MAX_NODES, with_scratch};
 use crate::allowed::Allowed;
 use crate::buffer::{aligned_copy, view};
-use crate::codes::{Codes, Encoding, stride};
+use crate::codes::{Codes, Encoding, Halves, stride};
 use crate::error::{Error, Result};
 use crate::file::{Header, Section, Stored};
 use crate::flat::{inverse_norms, norm_section};
@@ -100,13 +100,17 @@ impl HnswIndex {
         options.stop.check()?;
         let mut codes = Codes::of_raw(params.metric, raw, options.stop)?;
         let levels = build::build_levels(&codes, params.m, params.ef_construction, options)?;
-        codes.finish();
         let codes = if params.index_type == IndexType::HnswPq {
             // The graph is built on 8 bits a dimension: better links cost a walk nothing.
             drop(codes);
             let (seed, stop) = (options.seed, options.stop);
             Rows::Product(ProductRows::build(params, raw, seed, stop)?)
         } else {
+            let lowest = levels[0].view();
+            let neighbours = |row, out: &mut Vec<u32>| {
+                out.extend_from_slice(lowest.neighbours(row, &mut Vec::new()));
+            };
+            codes.finish_in_halves(neighbours, options.stop)?;
             Rows::Scalar(codes)
         };
         Ok(Self {
@@ -165,13 +169,28 @@ pub(crate) fn stored_codes(header: &Header, stored: &mut Stored) -> Result<Codes
     let Header {
         rows, dim, metric, ..
     } = *header;
+    let mut halves = None;
     let encoding = if header.is_sq8 {
-        let mean = stored.take(Section::Mean, 0, dim * 4)?;
+        let numbers = if header.is_halved { dim + 4 } else { dim };
+        let means = stored.take(Section::Mean, 0, numbers * 4)?;
+        let (mean, rest) = view::<f32>(&means).split_at(dim);
+        if let [slack, longest, least, step] = *rest {
+            if !(slack >= 0.0 && longest >= 0.0 && least.is_finite() && step >= 0.0) {
+                return Err(Error::corrupt("halves"));
+            }
+            halves = Some(Halves {
+                slack,
+                longest,
+                least,
+                step,
+                adds: stored.take(Section::HighAdds, 0, rows)?,
+            });
+        }
         if !(header.scale > 0.0 && header.scale.is_finite()) {
             return Err(Error::corrupt("scale"));
         }
         Encoding::Sq8(Quantizer {
-            mean: view(&mean).to_vec(),
+            mean: mean.to_vec(),
             scale: header.scale,
         })
     } else {
@@ -187,7 +206,8 @@ pub(crate) fn stored_codes(header: &Header, stored: &mut Stored) -> Result<Codes
         0
     };
     let add = stored.take(Section::Add, 0, adds * 4)?;
-    Ok(Codes::from_parts(metric, dim, rows, encoding, data, add))
+    let codes = Codes::from_parts(metric, dim, rows, encoding, data, add);
+    Ok(codes.with_halves(halves))
 }
 
 /// Reads the levels out of a file and checks every link.
@@ -323,9 +343,15 @@ pub(crate) fn scalar_sections(codes: &Codes, header: &mut Header) -> Vec<(Sectio
     if let Encoding::Sq8(quantizer) = &codes.encoding {
         header.is_sq8 = true;
         header.scale = quantizer.scale;
-        sections.push((Section::Mean, 0, aligned_copy(&quantizer.mean)));
+        let mut means = quantizer.mean.clone();
+        if let Some(halves) = &codes.halves {
+            header.halve();
+            means.extend([halves.slack, halves.longest, halves.least, halves.step]);
+            sections.push((Section::HighAdds, 0, halves.adds.clone()));
+        }
+        sections.push((Section::Mean, 0, aligned_copy(&means)));
     }
-    sections.push((Section::Codes, 0, codes.data.clone()));
+    sections.push((Section::Codes, 0, codes.data.bytes()));
     sections.push((Section::Add, 0, codes.add.clone()));
     sections
 }

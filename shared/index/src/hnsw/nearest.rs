@@ -69,7 +69,10 @@ impl<F: Find + ?Sized> Search<'_, F> {
                 continue;
             }
             let mut ranked = Ranked::default();
-            let mut see = |key, row| ranked.push(key, row);
+            let mut see = |key, row| {
+                ranked.push(key, row);
+                f32::INFINITY
+            };
             index.scan_all(wanted.allowed, self.stop, scratch, &mut see)?;
             let Scratch { topk, room, .. } = scratch;
             let mut scoring = self.plan.begin(topk, k);

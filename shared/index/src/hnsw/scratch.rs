@@ -155,6 +155,15 @@ impl Pool {
         self.cursor = 0;
     }
 
+    /// A node whose key is not below this would be dropped.
+    #[inline]
+    pub(crate) fn limit(&self) -> f32 {
+        match self.entries.last() {
+            Some(worst) if self.entries.len() == self.size.kept => worst.key,
+            _ => f32::INFINITY,
+        }
+    }
+
     /// Offers a node; one that is no better than the worst of a full pool is dropped.
     #[inline]
     pub(crate) fn insert(&mut self, key: f32, node: u32) {
@@ -242,6 +251,8 @@ pub(crate) struct Walk {
     pub(crate) nodes: Vec<u32>,
     /// Those of them that are new.
     pub(crate) fresh: Vec<u32>,
+    /// New neighbours of the nodes that are next, while their rows are on their way from memory.
+    pub(crate) coming: Vec<u32>,
     /// Their rows.
     pub(crate) rows: Vec<u32>,
     /// Their keys.

@@ -163,7 +163,7 @@ impl Find for HnswIndex {
         allowed: Allowed<'_>,
         stop: &StopFlag,
         scratch: &mut Scratch,
-        see: &mut dyn FnMut(f32, u32),
+        see: &mut dyn FnMut(f32, u32) -> f32,
     ) -> Result<()> {
         let Scratch {
             walk,

@@ -21,7 +21,7 @@ pub(super) fn greedy<C: Comparable>(
     walk.keys.clear();
     let first = [entry];
     let rows = layer.rows(&first, &mut walk.rows);
-    codes.keys(prepared, rows, &mut walk.keys);
+    codes.keys(prepared, rows, f32::INFINITY, &mut walk.keys);
     let mut best_key = walk.keys[0];
     walk.climbed.reset(layer.nodes());
     walk.climbed.insert(entry);
@@ -32,9 +32,9 @@ pub(super) fn greedy<C: Comparable>(
         let links = layer.neighbours(from, &mut walk.nodes);
         walk.climbed.insert_all(links, &mut walk.fresh);
         let rows = layer.rows(&walk.fresh, &mut walk.rows);
-        rows.iter().for_each(|row| codes.prefetch(*row));
+        codes.prefetch(rows, best_key);
         walk.keys.clear();
-        codes.keys(prepared, rows, &mut walk.keys);
+        codes.keys(prepared, rows, best_key, &mut walk.keys);
         for (node, key) in walk.fresh.iter().zip(&walk.keys) {
             if *key < best_key {
                 (best, best_key) = (*node, *key);
@@ -52,9 +52,9 @@ pub(super) fn greedy<C: Comparable>(
 /// `Cancelled`.
 ///
 /// # Source
-/// Malkov & Yashunin 2016, Algorithm 2, with one sorted pool instead of two heaps, and two nodes
-/// expanded at once: their neighbours come from memory together, and nearly always the second would
-/// have been next.
+/// Malkov & Yashunin 2016, Algorithm 2, with one sorted pool instead of two heaps, and one node ahead: the
+/// neighbours of the next one come from memory while those of the one before are compared. Nearly always it would
+/// have been next anyway.
 pub(crate) fn beam<C: Comparable>(
     layer: &impl Layer,
     codes: &C,
@@ -64,10 +64,10 @@ pub(crate) fn beam<C: Comparable>(
     size: PoolSize,
     stop: &StopFlag,
 ) -> Result<()> {
-    beam_seen(layer, codes, prepared, walk, entry, size, stop, |_| ())
+    beam_seen(layer, codes, prepared, walk, entry, size, stop, |_, _| ())
 }
 
-/// As [`beam`]; `see` is called whenever the fresh nodes have got their keys.
+/// As [`beam`]; `see` is called whenever the fresh nodes have got their keys, some of which may be estimates.
 #[allow(
     clippy::too_many_arguments,
     reason = "the graph, the query and the limits of one walk"
@@ -80,7 +80,7 @@ pub(super) fn beam_seen<C: Comparable>(
     entry: u32,
     size: PoolSize,
     stop: &StopFlag,
-    mut see: impl FnMut(&mut Walk),
+    mut see: impl FnMut(&mut C::Query, &mut Walk),
 ) -> Result<()> {
     walk.visited.reset(layer.nodes());
     walk.pool.reset(size);
@@ -88,21 +88,51 @@ pub(super) fn beam_seen<C: Comparable>(
     walk.fresh.clear();
     walk.fresh.push(entry);
     score_fresh(layer, codes, prepared, walk);
-    see(walk);
-    while let Some(node) = walk.pool.next() {
+    see(prepared, walk);
+    walk.fresh.clear();
+    loop {
         stop.check()?;
-        walk.fresh.clear();
-        let second = walk.pool.next();
-        for node in [Some(node), second].into_iter().flatten() {
-            let links = layer.neighbours(node, &mut walk.nodes);
-            walk.visited.insert_all(links, &mut walk.fresh);
+        let is_last = !fetch_next(layer, codes, walk);
+        if !walk.fresh.is_empty() {
+            score_fetched(layer, codes, prepared, walk);
+            see(prepared, walk);
+        } else if is_last {
+            return Ok(());
         }
-        score_fresh(layer, codes, prepared, walk);
-        see(walk);
-        let upcoming = walk.pool.upcoming(NEXT_LINKS);
-        upcoming.for_each(|node| layer.prefetch(node));
+        std::mem::swap(&mut walk.fresh, &mut walk.coming);
     }
-    Ok(())
+}
+
+/// Takes the next node and asks for the rows of those of its neighbours that are new; whether there was one.
+#[inline]
+fn fetch_next<C: Comparable>(layer: &impl Layer, codes: &C, walk: &mut Walk) -> bool {
+    walk.coming.clear();
+    let Some(node) = walk.pool.next() else {
+        return false;
+    };
+    let links = layer.neighbours(node, &mut walk.nodes);
+    walk.visited.insert_all(links, &mut walk.coming);
+    let rows = layer.rows(&walk.coming, &mut walk.rows);
+    codes.prefetch(rows, walk.pool.limit());
+    let soon = walk.pool.upcoming(NEXT_LINKS);
+    soon.for_each(|node| layer.prefetch(node));
+    true
+}
+
+/// Offers the fresh nodes, whose rows were asked for, to the pool.
+#[inline]
+pub(super) fn score_fetched<C: Comparable>(
+    layer: &impl Layer,
+    codes: &C,
+    prepared: &mut C::Query,
+    walk: &mut Walk,
+) {
+    let rows = layer.rows(&walk.fresh, &mut walk.rows);
+    walk.keys.clear();
+    codes.keys(prepared, rows, walk.pool.limit(), &mut walk.keys);
+    for (node, key) in walk.fresh.iter().zip(&walk.keys) {
+        walk.pool.insert(*key, *node);
+    }
 }
 
 /// Offers the fresh nodes to the pool.
@@ -114,14 +144,10 @@ pub(crate) fn score_fresh<C: Comparable>(
     walk: &mut Walk,
 ) {
     let rows = layer.rows(&walk.fresh, &mut walk.rows);
-    rows.iter().for_each(|row| codes.prefetch(*row));
+    codes.prefetch(rows, walk.pool.limit());
     let soon = walk.pool.upcoming(NEXT_LINKS);
     soon.for_each(|node| layer.prefetch(node));
-    walk.keys.clear();
-    codes.keys(prepared, rows, &mut walk.keys);
-    for (node, key) in walk.fresh.iter().zip(&walk.keys) {
-        walk.pool.insert(*key, *node);
-    }
+    score_fetched(layer, codes, prepared, walk);
 }
 
 /// Nodes whose links are asked for while others are scored: they are next unless those are nearer.

@@ -37,7 +37,7 @@ use crate::allowed::Allowed;
 use crate::buffer::{AlignedBuffer, aligned_copy, view};
 use crate::codes::{Codes, Encoding, F32_DIM_MAX, stride};
 use crate::error::{Error, Result};
-use crate::file::{Header, Section, Stored};
+use crate::file::{BY_CODES_VERSION, Header, Section, Stored};
 use crate::flat::{inverse_norms, norm_section};
 use crate::in_file::InFile;
 use crate::index::{BuildOptions, Hit, VectorIndex, check_raw, check_rows};
@@ -117,7 +117,10 @@ impl IvfIndex {
         let count = check_rows(raw, u32::MAX as usize)?;
         options.stop.check()?;
         let metric = params.metric;
-        let version = params.format_version();
+        let version = match params.is_refined {
+            true => params.index_type.format_version(),
+            false => BY_CODES_VERSION,
+        };
         let run = Run {
             threads: options.threads.max(1),
             stop: options.stop,
@@ -326,7 +329,7 @@ fn code_sections(codes: &Codes, number: usize) -> Vec<(Section, usize, Bytes)> {
         numbers.push(quantizer.scale);
         sections.push((Section::Quantizer, number, aligned_copy(&numbers)));
     }
-    sections.push((Section::Codes, number, codes.data.clone()));
+    sections.push((Section::Codes, number, codes.data.bytes()));
     sections.push((Section::Add, number, codes.add.clone()));
     sections
 }

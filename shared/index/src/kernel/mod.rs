@@ -55,6 +55,8 @@ pub(crate) struct Kernels {
     pub(crate) common_bits: fn(&[u8], &[u8]) -> (u32, u32),
     /// `Σ a·b` of unsigned codes and a signed query, for each listed row of a code matrix.
     pub(crate) dot_rows: DotRows,
+    /// The same of one half of each code, for rows whose halves lie apart.
+    pub(crate) dot_halves: DotHalves,
     /// `Σ a·(b − 128)` of two rows of unsigned codes.
     pub(crate) dot_codes: fn(&[u8], &[u8]) -> i32,
     /// Keys of a block of rows of 4-bit codes, looked up in tables that lie in registers.
@@ -107,6 +109,35 @@ fn check_block(block: &[u8], query: &BlockQuery<'_>) {
 /// # Panics
 /// When a row lies outside of the codes, `query.len() != stride` or `rows.len() != out.len()`.
 pub(crate) type DotRows = fn(&[u8], usize, &[u32], &[i8], &mut [i32]);
+
+/// Bytes of half codes that belong together: the low half of byte `i` is of dimension `i` of twice as many,
+/// the high half of dimension `HALVES_BYTES + i`.
+pub(crate) const HALVES_BYTES: usize = 32;
+
+/// Which half of each code: the bits that say more, or the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Half {
+    High,
+    Low,
+}
+
+/// `(codes, stride, half, rows, query, out)`: as [`DotRows`], with the high or the low four bits of each code in
+/// its place. A row has the high halves of all its codes first, then the low ones, in groups of
+/// [`HALVES_BYTES`].
+///
+/// # Panics
+/// As [`DotRows`].
+pub(crate) type DotHalves = fn(&[u8], usize, Half, &[u32], &[i8], &mut [i32]);
+
+impl Half {
+    /// Where the half begins in a row.
+    pub(crate) fn offset(self, stride: usize) -> usize {
+        match self {
+            Self::High => 0,
+            Self::Low => stride / 2,
+        }
+    }
+}
 
 /// The fastest kernels this processor can run.
 pub(crate) fn kernels() -> &'static Kernels {

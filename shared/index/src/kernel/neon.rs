@@ -4,7 +4,7 @@ use core::arch::aarch64::*;
 
 use half::{bf16, f16};
 
-use super::{BLOCK_ROWS, BlockQuery, Kernels, check_block};
+use super::{BLOCK_ROWS, BlockQuery, Kernels, check_block, scalar};
 
 pub(super) const KERNELS: Kernels = Kernels {
     name: "neon",
@@ -19,6 +19,8 @@ pub(super) const KERNELS: Kernels = Kernels {
     hamming,
     common_bits,
     dot_rows,
+    // Not by hand: nothing but its unpacking differs from what the compiler makes of it.
+    dot_halves: scalar::dot_halves,
     dot_codes,
     score_block,
 };

@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::{BLOCK_ROWS, BlockQuery, Kernels, check_block};
+use super::{BLOCK_ROWS, BlockQuery, HALVES_BYTES, Half, Kernels, check_block};
 
 pub(super) const KERNELS: Kernels = Kernels {
     name: "scalar",
@@ -18,6 +18,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     hamming,
     common_bits,
     dot_rows,
+    dot_halves,
     dot_codes,
     score_block,
 };
@@ -88,6 +89,37 @@ fn dot_rows(codes: &[u8], stride: usize, rows: &[u32], query: &[i8], out: &mut [
     assert_eq!(rows.len(), out.len(), "one result a row");
     for (row, dot) in rows.iter().zip(out) {
         *dot = dot_row(&codes[*row as usize * stride..][..stride], query);
+    }
+}
+
+/// No sum depends on another one within a group, so the compiler may use what vector registers there are.
+pub(super) fn dot_halves(
+    codes: &[u8],
+    stride: usize,
+    half: Half,
+    rows: &[u32],
+    query: &[i8],
+    out: &mut [i32],
+) {
+    assert_eq!(query.len(), stride, "query is not padded to the stride");
+    assert_eq!(rows.len(), out.len(), "one result a row");
+    let (factors, _) = query.as_chunks::<{ 2 * HALVES_BYTES }>();
+    for (row, dot) in rows.iter().zip(out) {
+        let start = *row as usize * stride + half.offset(stride);
+        let (groups, _) = codes[start..][..stride / 2].as_chunks::<HALVES_BYTES>();
+        let group_dot = |(group, factors): (&[u8; HALVES_BYTES], &[i8; 2 * HALVES_BYTES])| {
+            let (first, second) = factors.split_at(HALVES_BYTES);
+            let low = group
+                .iter()
+                .zip(first)
+                .map(|(byte, x)| i32::from(byte & 15) * i32::from(*x));
+            let high = group
+                .iter()
+                .zip(second)
+                .map(|(byte, x)| i32::from(byte >> 4) * i32::from(*x));
+            low.sum::<i32>() + high.sum::<i32>()
+        };
+        *dot = groups.iter().zip(factors).map(group_dot).sum();
     }
 }
 

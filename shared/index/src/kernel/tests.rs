@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{BLOCK_ROWS, BlockQuery, Kernels, LINE_BYTES, available, scalar};
+use super::{BLOCK_ROWS, BlockQuery, Half, Kernels, LINE_BYTES, available, scalar};
 use crate::testing::Rng;
 
 /// Every dimension up to this one is tried.
@@ -157,6 +157,54 @@ fn row_kernels_agree_with_the_definition() {
             }
         }
     }
+}
+
+#[test]
+fn half_kernels_agree_with_the_definition() {
+    let mut rng = Rng::from_env();
+    for lines in 1..=MAX_DIM / LINE_BYTES {
+        let stride = lines * LINE_BYTES;
+        let rows = 9;
+        for extreme in [None, Some(i8::MIN), Some(i8::MAX)] {
+            let codes: Vec<u8> = (0..rows * stride + LINE_BYTES)
+                .map(|_| extreme.map_or(rng.below(256) as u8, |_| 255))
+                .collect();
+            let query: Vec<i8> = (0..stride)
+                .map(|_| extreme.unwrap_or(rng.below(256) as u8 as i8))
+                .collect();
+            let codes = &codes[rng.below(LINE_BYTES)..];
+            for (half, count) in (0..=rows).flat_map(|n| [(Half::High, n), (Half::Low, n)]) {
+                let ids: Vec<u32> = (0..count).map(|_| rng.below(rows) as u32).collect();
+                let code = |id: u32, dim: usize| {
+                    let (group, within) = (dim / 64, dim % 64);
+                    let at = id as usize * stride + half.offset(stride) + group * 32 + within % 32;
+                    i32::from(if within < 32 {
+                        codes[at] & 15
+                    } else {
+                        codes[at] >> 4
+                    })
+                };
+                let dot = |id: &u32| {
+                    let products = query.iter().enumerate();
+                    products
+                        .map(|(dim, q)| code(*id, dim) * i32::from(*q))
+                        .sum()
+                };
+                let expected: Vec<i32> = ids.iter().map(dot).collect();
+                for kernels in available() {
+                    let mut out = vec![0; count];
+                    (kernels.dot_halves)(codes, stride, half, &ids, &query, &mut out);
+                    assert_eq!(out, expected, "{} {half:?} lines {lines}", kernels.name);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+#[should_panic]
+fn a_half_of_a_row_past_the_end_is_refused() {
+    (available()[0].dot_halves)(&[0; 128], 64, Half::Low, &[2], &[0; 64], &mut [0]);
 }
 
 #[test]

@@ -246,14 +246,6 @@ impl IndexParams {
         }
     }
 
-    /// The version of the file format in which the index is written.
-    pub const fn format_version(&self) -> u32 {
-        match self.is_refined {
-            true => self.index_type.format_version(),
-            false => crate::file::BY_CODES_VERSION,
-        }
-    }
-
     /// Parts of a row of so many dimensions.
     pub(crate) fn parts(&self, dim: usize) -> usize {
         match self.index_type {

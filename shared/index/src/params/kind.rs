@@ -88,9 +88,9 @@ impl IndexType {
         }
     }
 
-    /// The version of the file format in which an index of this type is written, unless its parameters
-    /// need a newer one: see [`super::IndexParams::format_version`].
-    pub const fn format_version(self) -> u32 {
+    /// The version of the file format in which an index of this type is written, unless its parameters or its
+    /// dimensions need a newer one.
+    pub(crate) const fn format_version(self) -> u32 {
         match self {
             Self::Flat | Self::Hnsw | Self::AutoIndex => 1,
             Self::HnswSq | Self::IvfFlat | Self::IvfSq8 | Self::IvfRabitq => 2,

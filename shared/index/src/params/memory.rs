@@ -107,6 +107,6 @@ fn lists(nlist: usize, rows: u64) -> u64 {
 fn code_bytes(dim: u64) -> u64 {
     match dim <= F32_DIM_MAX as u64 {
         true => LINE_BYTES as u64,
-        false => dim.next_multiple_of(LINE_BYTES as u64) + 8,
+        false => dim.next_multiple_of(LINE_BYTES as u64) + 9,
     }
 }

@@ -2,6 +2,7 @@
 
 use core::arch::x86_64::*;
 
+use super::super::HALVES_BYTES;
 use super::{LINE_BYTES, sum_i32_avx2};
 
 /// Four rows at a time share each load of the query, and their sums hide each other's latency.
@@ -132,6 +133,77 @@ pub(super) unsafe fn dot_rows_avx2(
             *dot = sum_i32_avx2(sum);
         }
     }
+}
+
+/// Groups of half codes whose products are summed in 16 bits: each adds at most `2·2·15·128`.
+const GROUPS_IN_16_BITS: usize = 4;
+
+/// Half codes are so small that products of two of them, and the sums of a few, fit 16 bits.
+///
+/// # Safety
+/// Needs AVX2; half a stride from `row * stride` on inside `codes` for every row; `query.len() == stride`, a
+/// multiple of 64; `out` as long as `rows`.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn dot_halves_avx2(
+    codes: &[u8],
+    stride: usize,
+    rows: &[u32],
+    query: &[i8],
+    out: &mut [i32],
+) {
+    let start = codes.as_ptr();
+    let (quads, quad_rest) = rows.as_chunks::<4>();
+    let (out_quads, out_rest) = out.as_chunks_mut::<4>();
+    for (quad, dots) in quads.iter().zip(out_quads) {
+        // SAFETY: by the contract; four numbers are written to four.
+        unsafe {
+            let at = quad.map(|row| start.add(row as usize * stride));
+            let sums = half_sums(at, query);
+            _mm_storeu_si128(dots.as_mut_ptr().cast(), sums_of_four_avx2(sums));
+        }
+    }
+    for (row, dot) in quad_rest.iter().zip(out_rest) {
+        // SAFETY: by the contract.
+        let [sum] = unsafe { half_sums([start.add(*row as usize * stride)], query) };
+        *dot = sum_i32_avx2(sum);
+    }
+}
+
+/// The partial sums of rows of half codes.
+///
+/// # Safety
+/// Needs AVX2; half as many bytes as the query has from each of `at` on; its length is a multiple of 64.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn half_sums<const ROWS: usize>(at: [*const u8; ROWS], query: &[i8]) -> [__m256i; ROWS] {
+    let (low_bits, ones) = (_mm256_set1_epi8(15), _mm256_set1_epi16(1));
+    let mut sums = [_mm256_setzero_si256(); ROWS];
+    let mut offset = 0;
+    for part in query.chunks(GROUPS_IN_16_BITS * 2 * HALVES_BYTES) {
+        let mut words = [_mm256_setzero_si256(); ROWS];
+        let (groups, _) = part.as_chunks::<{ 2 * HALVES_BYTES }>();
+        for factors in groups {
+            // SAFETY: a group of factors is twice a register long; by the contract each row has a register of
+            // codes for it.
+            unsafe {
+                let first = _mm256_loadu_si256(factors.as_ptr().cast());
+                let second = _mm256_loadu_si256(factors.as_ptr().add(HALVES_BYTES).cast());
+                for lane in 0..ROWS {
+                    let codes = _mm256_loadu_si256(at[lane].add(offset).cast());
+                    let low = _mm256_and_si256(codes, low_bits);
+                    let high = _mm256_and_si256(_mm256_srli_epi16::<4>(codes), low_bits);
+                    let low = _mm256_maddubs_epi16(low, first);
+                    let high = _mm256_maddubs_epi16(high, second);
+                    words[lane] = _mm256_add_epi16(words[lane], _mm256_add_epi16(low, high));
+                }
+            }
+            offset += HALVES_BYTES;
+        }
+        for lane in 0..ROWS {
+            sums[lane] = _mm256_add_epi32(sums[lane], _mm256_madd_epi16(words[lane], ones));
+        }
+    }
+    sums
 }
 
 /// # Safety

@@ -19,7 +19,7 @@ use core::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::{BLOCK_ROWS, BlockQuery, Kernels, LINE_BYTES, check_block};
+use super::{BLOCK_ROWS, BlockQuery, Half, Kernels, LINE_BYTES, check_block};
 
 /// The tables this processor can run, fastest first.
 pub(super) fn available() -> Vec<Kernels> {
@@ -86,6 +86,7 @@ const AVX2: Kernels = Kernels {
     hamming: hamming_avx2,
     common_bits: common_bits_avx2,
     dot_rows: dot_rows_avx2,
+    dot_halves: dot_halves_avx2,
     dot_codes: dot_codes_avx2,
     score_block: score_block_avx2,
 };
@@ -156,6 +157,21 @@ fn dot_rows_avx2(codes: &[u8], stride: usize, rows: &[u32], query: &[i8], out: &
     // SAFETY: AVX2 was detected before this table was handed out; `check_rows` proved that each row
     // lies inside the codes and that stride, query and results fit each other.
     unsafe { codes::dot_rows_avx2(codes, stride, rows, query, out) }
+}
+
+fn dot_halves_avx2(
+    codes: &[u8],
+    stride: usize,
+    half: Half,
+    rows: &[u32],
+    query: &[i8],
+    out: &mut [i32],
+) {
+    check_rows(codes, stride, rows, query, out);
+    // SAFETY: AVX2 was detected before this table was handed out; `check_rows` proved that each row
+    // lies inside the codes and that stride, query and results fit each other, and a half begins at most
+    // half a stride into its row.
+    unsafe { codes::dot_halves_avx2(&codes[half.offset(stride)..], stride, rows, query, out) }
 }
 
 macro_rules! block_entry {

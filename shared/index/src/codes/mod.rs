@@ -2,11 +2,17 @@
 //!
 //! Keys order rows by distance to one prepared query, smaller is nearer; they are no scores, because
 //! constants of the query are left out. Cosine is L2 on normalised rows, which orders the same.
+//!
+//! A finished graph keeps the halves of codes apart ([`halves`]), so that of most rows one half is read.
+
+mod halves;
 
 use bytes::Bytes;
 use redkite_types::{MetricType, StopFlag, Stopped};
 
-use crate::buffer::{AlignedBuffer, view};
+use self::halves::HalfQuery;
+pub(crate) use self::halves::Halves;
+use crate::buffer::{AlignedBuffer, Contents, view};
 use crate::kernel::{DotRows, LINE_BYTES, kernels, prefetch};
 use crate::raw::{RawVectors, inverse_norm};
 use crate::scoring::Line;
@@ -32,12 +38,14 @@ pub(crate) struct Codes {
     pub(crate) rows: usize,
     pub(crate) encoding: Encoding,
     /// `[rows, stride]` bytes, aligned to 64.
-    pub(crate) data: Bytes,
+    pub(crate) data: Contents,
     /// `[rows]` f32, what a row adds to its keys: its squared norm in code units (L2, cosine), or
     /// minus its share of the inner product with the mean (IP, only while building). Empty for F32.
     pub(crate) add: Bytes,
     /// `[rows]` sums of signed codes; only while building.
     sums: Vec<i32>,
+    /// Whether, and how, the halves of each code are apart.
+    pub(crate) halves: Option<Halves>,
 }
 
 /// A query, or a row taking the part of one, made ready for [`Codes::keys`]. Reused between queries.
@@ -53,8 +61,14 @@ pub(crate) struct Prepared {
     offset: i32,
     use_add: bool,
     dots: Vec<i32>,
+    /// Dots of low halves, and the rows that they are of, by number and by place.
+    low_dots: Vec<i32>,
+    near: Vec<u32>,
+    near_at: Vec<u32>,
     /// Width of one step of the codes; of a query only.
     scale: f32,
+    /// What is needed to compare it with halves; of a query only.
+    halves: HalfQuery,
     /// What a key that is larger by one adds to an exact key, but for rounding; of a query only.
     pub(crate) unit: f32,
 }
@@ -63,23 +77,32 @@ pub(crate) struct Prepared {
 pub(crate) trait Comparable {
     /// A query that was made ready.
     type Query;
-    /// Appends the key of each listed row to `keys`.
-    fn keys(&self, query: &mut Self::Query, rows: &[u32], keys: &mut Vec<f32>);
-    /// Asks for the cache lines that the key of this row will read.
-    fn prefetch(&self, row: u32);
+    /// Appends the key of each listed row to `keys`. Of a row whose key is likely above `limit`, an estimate that
+    /// is above it, too, may stand for it.
+    fn keys(&self, query: &mut Self::Query, rows: &[u32], limit: f32, keys: &mut Vec<f32>);
+    /// Asks for the cache lines that such keys of these rows will read first.
+    fn prefetch(&self, rows: &[u32], limit: f32);
 }
 
 impl Comparable for Codes {
     type Query = Prepared;
 
     #[inline]
-    fn keys(&self, query: &mut Prepared, rows: &[u32], keys: &mut Vec<f32>) {
-        Self::keys(self, query, rows, keys);
+    fn keys(&self, query: &mut Prepared, rows: &[u32], limit: f32, keys: &mut Vec<f32>) {
+        match &self.halves {
+            Some(halves) => self.keys_below(halves, query, rows, limit, keys),
+            None => self.keys_of(&self.data, self.adds(), query, rows, keys),
+        }
     }
 
     #[inline]
-    fn prefetch(&self, row: u32) {
-        Self::prefetch(self, row);
+    fn prefetch(&self, rows: &[u32], limit: f32) {
+        match &self.halves {
+            Some(halves) => rows
+                .iter()
+                .for_each(|row| self.prefetch_half(halves, *row, limit)),
+            None => rows.iter().for_each(|row| Self::prefetch(self, *row)),
+        }
     }
 }
 
@@ -183,9 +206,10 @@ impl Codes {
             dim,
             rows,
             encoding,
-            data: data.into_bytes(),
+            data: Contents::Changing(data),
             add: add.into_bytes(),
             sums,
+            halves: None,
         })
     }
 
@@ -203,15 +227,17 @@ impl Codes {
             dim,
             rows,
             encoding,
-            data,
+            data: Contents::Shared(data),
             add,
             sums: Vec::new(),
+            halves: None,
         }
     }
 
     /// Drops what only building needs.
     pub(crate) fn finish(&mut self) {
         self.sums = Vec::new();
+        self.data.share();
         if self.metric == MetricType::Ip {
             self.add = Bytes::new();
         }
@@ -222,7 +248,8 @@ impl Codes {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.data.len() + self.add.len() + self.dim * 4
+        let of_halves = self.halves.as_ref().map_or(0, |halves| halves.adds.len());
+        self.data.len() + self.add.len() + of_halves + self.dim * 4
     }
 
     /// Makes a query ready.
@@ -264,6 +291,10 @@ impl Codes {
                 -2.0 * (query_scale / quantizer.scale)
             }
         };
+        if let Some(halves) = &self.halves {
+            out.halves =
+                halves.prepare(self.metric, quantizer, &out.values, &out.codes, query_scale);
+        }
     }
 
     /// What the keys of a query that was made ready say about scores. For distances its values are those that
@@ -314,7 +345,7 @@ impl Codes {
     /// Appends the key of each listed row to `keys`.
     #[inline]
     pub(crate) fn keys(&self, prepared: &mut Prepared, rows: &[u32], keys: &mut Vec<f32>) {
-        self.keys_of(&self.data, self.adds(), prepared, rows, keys);
+        Comparable::keys(self, prepared, rows, f32::INFINITY, keys);
     }
 
     /// As [`Codes::keys`], of rows from number `first` on whose codes were read from the file; `rows` are
