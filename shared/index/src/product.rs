@@ -11,7 +11,7 @@ use crate::codes::{Comparable, normalised};
 use crate::error::Result;
 use crate::file::{Header, Section, Stored};
 use crate::ivf::{Layout, Lists, Pq, Run, Shape};
-use crate::kernel::prefetch;
+use crate::kernel::{LINE_BYTES, prefetch};
 use crate::params::IndexParams;
 use crate::raw::RawVectors;
 use crate::scoring::Line;
@@ -131,6 +131,11 @@ impl Comparable for ProductRows {
             [] => keys.extend(rows.iter().map(product)),
             add => keys.extend(rows.iter().map(|row| add[*row as usize] + product(row))),
         }
+    }
+
+    #[inline]
+    fn lines(&self, _limit: f32) -> usize {
+        self.pq.row(0).len().div_ceil(LINE_BYTES) + 1
     }
 
     #[inline]

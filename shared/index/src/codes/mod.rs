@@ -82,6 +82,8 @@ pub(crate) trait Comparable {
     fn keys(&self, query: &mut Self::Query, rows: &[u32], limit: f32, keys: &mut Vec<f32>);
     /// Asks for the cache lines that such keys of these rows will read first.
     fn prefetch(&self, rows: &[u32], limit: f32);
+    /// How many of those lines there are of a row.
+    fn lines(&self, limit: f32) -> usize;
 }
 
 impl Comparable for Codes {
@@ -102,6 +104,15 @@ impl Comparable for Codes {
                 .iter()
                 .for_each(|row| self.prefetch_half(halves, *row, limit)),
             None => rows.iter().for_each(|row| Self::prefetch(self, *row)),
+        }
+    }
+
+    #[inline]
+    fn lines(&self, limit: f32) -> usize {
+        let all = self.stride() / LINE_BYTES;
+        match &self.halves {
+            Some(_) if limit != f32::INFINITY => all / 2 + 1,
+            _ => all + 1,
         }
     }
 }

@@ -5,7 +5,7 @@ use redkite_types::{BitSet, StopFlag};
 use super::candidates::Graph;
 use super::graph::Layer;
 use super::scratch::{PoolSize, Walk};
-use super::walk::{beam_seen, score_fetched};
+use super::walk::{beam_seen, score_streaming};
 use crate::codes::Comparable;
 use crate::error::Result;
 
@@ -81,6 +81,7 @@ impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
         walk.fresh.clear();
         walk.met.clear();
         walk.blocked.clear();
+        walk.asked = 0;
         let (mut touched, mut has_looked) = (0, false);
         loop {
             // One node's rows are compared while those of the next and the links around the one after come from
@@ -94,9 +95,8 @@ impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
             if let Some(node) = next {
                 self.look_around(walk, node);
             }
-            if !walk.fresh.is_empty() {
-                score_fetched(&self.graph.layer, self.graph.codes, prepared, walk);
-            } else if next.is_none() && !has_looked {
+            score_streaming(&self.graph.layer, self.graph.codes, prepared, walk);
+            if walk.fresh.is_empty() && next.is_none() && !has_looked {
                 return Ok(Ending::Found);
             }
             has_looked = next.is_some();
@@ -190,7 +190,7 @@ impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
     /// Asks for the rows of the allowed nodes within two hops of the node that was looked around that are new, about
     /// as many as a node has links; answers how many nodes it touched.
     fn hop(&self, walk: &mut Walk) -> usize {
-        let Graph { layer, codes, .. } = self.graph;
+        let layer = &self.graph.layer;
         let words = self.filter.set.words();
         let Walk {
             visited,
@@ -216,7 +216,6 @@ impl<L: Layer, C: Comparable> FilteredWalk<'_, L, C> {
         }
         met.clear();
         blocked.clear();
-        codes.prefetch(layer.rows(coming, nodes), walk.pool.limit());
         hops + walk.coming.len()
     }
 }

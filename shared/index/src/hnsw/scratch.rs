@@ -253,6 +253,9 @@ pub(crate) struct Walk {
     pub(crate) fresh: Vec<u32>,
     /// New neighbours of the nodes that are next, while their rows are on their way from memory.
     pub(crate) coming: Vec<u32>,
+    /// The rows of those that are compared, and how many of them were asked for.
+    pub(crate) coming_rows: Vec<u32>,
+    pub(crate) asked: usize,
     /// Their rows.
     pub(crate) rows: Vec<u32>,
     /// Their keys.

@@ -90,11 +90,12 @@ pub(super) fn beam_seen<C: Comparable>(
     score_fresh(layer, codes, prepared, walk);
     see(prepared, walk);
     walk.fresh.clear();
+    walk.asked = 0;
     loop {
         stop.check()?;
-        let is_last = !fetch_next(layer, codes, walk);
+        let is_last = !take_next(layer, walk);
+        score_streaming(layer, codes, prepared, walk);
         if !walk.fresh.is_empty() {
-            score_fetched(layer, codes, prepared, walk);
             see(prepared, walk);
         } else if is_last {
             return Ok(());
@@ -103,36 +104,81 @@ pub(super) fn beam_seen<C: Comparable>(
     }
 }
 
-/// Takes the next node and asks for the rows of those of its neighbours that are new; whether there was one.
+/// Takes the next node and makes those of its neighbours that are new the ones that come; whether there was one.
 #[inline]
-fn fetch_next<C: Comparable>(layer: &impl Layer, codes: &C, walk: &mut Walk) -> bool {
+fn take_next(layer: &impl Layer, walk: &mut Walk) -> bool {
     walk.coming.clear();
     let Some(node) = walk.pool.next() else {
         return false;
     };
     let links = layer.neighbours(node, &mut walk.nodes);
     walk.visited.insert_all(links, &mut walk.coming);
-    let rows = layer.rows(&walk.coming, &mut walk.rows);
-    codes.prefetch(rows, walk.pool.limit());
     let soon = walk.pool.upcoming(NEXT_LINKS);
     soon.for_each(|node| layer.prefetch(node));
     true
 }
 
-/// Offers the fresh nodes, whose rows were asked for, to the pool.
+/// Cache lines that are on their way from memory at once. When more are asked for, a processor waits for room
+/// before it goes on, and compares nothing meanwhile.
+const LINES_IN_FLIGHT: usize = 24;
+
+/// Rows that are compared between two looks at what else to ask for.
+const ROWS_AT_ONCE: usize = 4;
+
+/// Rows of more lines are asked for all at once: so few of them are on their way that those of a whole node had
+/// better be among them.
+const STEADY_LINES: usize = 4;
+
+/// Offers the fresh nodes to the pool, and asks for rows at a steady distance ahead: first theirs, then of the nodes
+/// that come.
 #[inline]
-pub(super) fn score_fetched<C: Comparable>(
+pub(super) fn score_streaming<C: Comparable>(
     layer: &impl Layer,
     codes: &C,
     prepared: &mut C::Query,
     walk: &mut Walk,
 ) {
-    let rows = layer.rows(&walk.fresh, &mut walk.rows);
-    walk.keys.clear();
-    codes.keys(prepared, rows, walk.pool.limit(), &mut walk.keys);
-    for (node, key) in walk.fresh.iter().zip(&walk.keys) {
-        walk.pool.insert(*key, *node);
+    let Walk {
+        fresh,
+        coming,
+        rows,
+        coming_rows,
+        asked,
+        pool,
+        keys,
+        ..
+    } = walk;
+    let rows = layer.rows(fresh, rows);
+    let coming_rows = layer.rows(coming, coming_rows);
+    let mut ask = |to: usize, limit: f32| {
+        for at in *asked..to.min(rows.len() + coming_rows.len()) {
+            let row = match rows.get(at) {
+                Some(row) => row,
+                None => &coming_rows[at - rows.len()],
+            };
+            codes.prefetch(std::slice::from_ref(row), limit);
+            *asked = at + 1;
+        }
+    };
+    keys.clear();
+    let mut limit = pool.limit();
+    let lines = codes.lines(limit);
+    let (at_once, ahead) = match lines <= STEADY_LINES {
+        true => (ROWS_AT_ONCE, LINES_IN_FLIGHT / lines),
+        false => (rows.len().max(1), rows.len() + coming_rows.len()),
+    };
+    ask(ahead, limit);
+    for (number, nodes) in fresh.chunks(at_once).enumerate() {
+        let start = number * at_once;
+        let end = start + nodes.len();
+        ask(start + ahead, limit);
+        codes.keys(prepared, &rows[start..end], limit, keys);
+        for (node, key) in nodes.iter().zip(&keys[start..]) {
+            pool.insert(*key, *node);
+        }
+        limit = pool.limit();
     }
+    *asked -= rows.len();
 }
 
 /// Offers the fresh nodes to the pool.
@@ -147,7 +193,11 @@ pub(crate) fn score_fresh<C: Comparable>(
     codes.prefetch(rows, walk.pool.limit());
     let soon = walk.pool.upcoming(NEXT_LINKS);
     soon.for_each(|node| layer.prefetch(node));
-    score_fetched(layer, codes, prepared, walk);
+    walk.keys.clear();
+    codes.keys(prepared, rows, walk.pool.limit(), &mut walk.keys);
+    for (node, key) in walk.fresh.iter().zip(&walk.keys) {
+        walk.pool.insert(*key, *node);
+    }
 }
 
 /// Nodes whose links are asked for while others are scored: they are next unless those are nearer.
