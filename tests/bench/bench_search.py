@@ -3,6 +3,7 @@
     make bench-search
     .venv/bin/python tests/bench/bench_search.py --prepared /tmp/bench --binary old new
     .venv/bin/python tests/bench/bench_search.py --prepared /tmp/bench --profile docs/search-cpu.svg
+    .venv/bin/python tests/bench/bench_search.py --prepared /tmp/bench --profile - --writes 500
 
 With several binaries all of them run at the same time, each on its own copy of the data, and are
 asked in turns, so that what else happens on the machine hits all of them. Client threads share one
@@ -35,6 +36,16 @@ from harness.raw import Raw, longs, vectors
 from pymilvus import AsyncMilvusClient
 
 NAME = "bench"
+SECONDS_BEFORE_PROFILE = 10
+SECONDS_OF_WRITES = 15
+# What the CPU is for beside writes: the first pattern that any frame of a sample matches.
+PURPOSES = {
+    "search: rows that are not flushed": r"SegmentSearcher::without_index",
+    "search: the index of the flushed rows": r"SegmentSearcher::by_index",
+    "indexes over rows that are not flushed": r"build_interim|Joined::new",
+    "search: everything else": r"[:_]search|Search",
+    "insert": r"insert|Insert|wal|redkite_segment::growing",
+}
 
 
 def prepare(folder, data, binary):
@@ -407,8 +418,8 @@ def searches_in_flight(server, queries, ef, in_flight):
         thread.join()
 
 
-def profile(server, load, what, seconds, picture):
-    """Where the CPU goes beside `load`, by `perf`: a table of layers, and a flame graph."""
+def profile(server, load, what, seconds, picture, purposes=None):
+    """Where the CPU goes beside `load`, by `perf`: tables, of layers first, and a flame graph."""
     recorded = pathlib.Path(server.data_dir).parent / "perf.data"
     # Stacks of asynchronous code are deep.
     command = ["perf", "record", "-q", "-F", "999", "-e", "cpu-clock"]
@@ -430,15 +441,40 @@ def profile(server, load, what, seconds, picture):
     table = Table(f"Where the CPU goes, {what}", "layer", "share")
     for layer, share in flamegraph.layers(stacks):
         table.add(layer, f"{share * 100:.1f} %")
+    names = Table("Threads", "threads", "share")
+    for name, share in flamegraph.threads(stacks):
+        names.add(name, f"{share * 100:.1f} %")
+    what_for = Table("What it is for", "purpose", "share")
+    for purpose, share in flamegraph.purposes(stacks, purposes or {}):
+        what_for.add(purpose, f"{share * 100:.1f} %")
     functions = Table("Functions that take the most themselves", "function", "share")
     for function, share in flamegraph.own(stacks)[:40]:
         functions.add(function, f"{share * 100:.1f} %")
-    return [table, functions]
+    return [table, *([what_for] if purposes else []), names, functions]
+
+
+@contextlib.contextmanager
+def searches_beside_writes(server, data, ef, rate):
+    """Searches of one client while another one inserts, until it is left."""
+    queries = [query.tolist() for query in data.queries]
+    writer = Writer(server, data, rate, seconds=60)
+    with writer, searches_by_clients(server, queries, ef, 1):
+        # Until rows are growing as they do from then on.
+        time.sleep(SECONDS_BEFORE_PROFILE)
+        yield
 
 
 def profiles(server, data, args):
-    """A profile for each number of clients, and of requests in flight; a picture of the last one."""
+    """A profile for each number of clients, and of requests in flight; a picture of the last one.
+
+    With a rate of writes, of one client beside those instead.
+    """
     ef, queries = args.ef[0], [query.tolist() for query in data.queries]
+    if args.writes:
+        what = f"{data.shape}, ef {ef}, 1 client beside {args.writes} rows a second"
+        running = searches_beside_writes(server, data, ef, args.writes)
+        picture = args.profile if args.profile != "-" else None
+        return profile(server, running, what, SECONDS_OF_WRITES, picture, PURPOSES)
     kinds = [(searches_by_clients, count, f"{count} clients") for count in args.clients]
     kinds += [
         (searches_in_flight, count, f"{count} requests of one client at a time")
@@ -456,7 +492,12 @@ def profiles(server, data, args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     release = ROOT / "target" / "release"
-    parser.add_argument("--prepared", type=pathlib.Path, help="where prepared data is kept")
+    parser.add_argument(
+        "--prepared",
+        type=pathlib.Path,
+        nargs="+",
+        help="where prepared data is kept; one for each binary where one cannot read another's",
+    )
     parser.add_argument("--binary", nargs="+", default=[str(release / "redkite")])
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--ef", type=int, nargs="+", default=[24])
@@ -473,10 +514,12 @@ def main():
     tables = []
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="redkite-bench-"))
-        prepared = args.prepared or pathlib.Path(folder) / "prepared"
-        prepare(prepared, data, args.binary[0])
+        prepared = args.prepared or [pathlib.Path(folder) / "prepared"]
+        if len(prepared) == 1:
+            prepared *= len(args.binary)
         servers = []
-        for number, binary in enumerate(args.binary):
+        for number, (binary, prepared) in enumerate(zip(args.binary, prepared, strict=True)):
+            prepare(prepared, data, binary)
             server = Copy(folder, prepared, f"{number + 1}", binary)
             stack.callback(server.stop)
             took = time.perf_counter()
@@ -498,7 +541,7 @@ def main():
                 servers[0], args.floor, folder, data, args.clients, args.rounds
             )
             tables.append(measured)
-        if args.writes:
+        if args.writes and not args.profile:
             order = random.Random(1).sample(servers, len(servers))
             measured = measure_under_writes(order, data, args.ef[0], args.writes, args.seconds)
             tables.append(measured)

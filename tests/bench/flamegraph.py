@@ -84,6 +84,25 @@ def layers(stacks):
     return shares(sums)
 
 
+def threads(stacks):
+    """[(threads of one name, share)], the largest first."""
+    sums = {}
+    for stack, count in stacks.items():
+        sums[stack[0]] = sums.get(stack[0], 0) + count
+    return shares(sums)
+
+
+def purposes(stacks, patterns):
+    """[(purpose, share)] by the first of `patterns`, {purpose: pattern}, that any frame matches."""
+    compiled = {name: re.compile(pattern) for name, pattern in patterns.items()}
+    sums = {}
+    for stack, count in stacks.items():
+        matching = (n for n, p in compiled.items() if any(map(p.search, stack[1:])))
+        purpose = next(matching, "other")
+        sums[purpose] = sums.get(purpose, 0) + count
+    return shares(sums)
+
+
 def own(stacks):
     """[(function, share)] of samples in the function itself, the largest first."""
     sums = {}

@@ -94,9 +94,9 @@ impl RawRow<'_> {
     pub(crate) fn inverse_norm(self) -> f32 {
         match self {
             Self::F32(row) => inverse_norm(row),
-            Self::F16(row) => inverse_root(row.iter().map(|value| value.to_f64())),
-            Self::Bf16(row) => inverse_root(row.iter().map(|value| value.to_f64())),
-            Self::I8(row) => inverse_root(row.iter().map(|value| f64::from(*value))),
+            Self::F16(row) => inverse_root(row, f16::to_f64),
+            Self::Bf16(row) => inverse_root(row, bf16::to_f64),
+            Self::I8(row) => inverse_root(row, f64::from),
         }
     }
 
@@ -245,10 +245,10 @@ pub(crate) fn check_query(query: &[f32], dim: usize) -> Result<()> {
     }
 }
 
-/// `1 / |row|`, or 0 for a row without direction. Summed in f64 and in order, so that every
+/// `1 / |row|`, or 0 for a row without direction. Summed in f64 and in a fixed order, so that every
 /// processor gets the same bits.
 pub(crate) fn inverse_norm(row: &[f32]) -> f32 {
-    inverse_root(row.iter().map(|value| f64::from(*value)))
+    inverse_root(row, f64::from)
 }
 
 fn fill(out: &mut [f32], values: impl Iterator<Item = f32>) {
@@ -257,8 +257,23 @@ fn fill(out: &mut [f32], values: impl Iterator<Item = f32>) {
         .for_each(|(place, value)| *place = value);
 }
 
-fn inverse_root(values: impl Iterator<Item = f64>) -> f32 {
-    let square: f64 = values.map(|value| value.powi(2)).sum();
+/// Sums that are kept beside each other: one alone would wait for itself at every value.
+const SUMS: usize = 8;
+
+fn inverse_root<T: Copy>(row: &[T], widen: impl Fn(T) -> f64) -> f32 {
+    let mut sums = [0f64; SUMS];
+    let (chunks, rest) = row.as_chunks::<SUMS>();
+    for chunk in chunks {
+        for (sum, value) in sums.iter_mut().zip(chunk) {
+            let value = widen(*value);
+            *sum += value * value;
+        }
+    }
+    for (sum, value) in sums.iter_mut().zip(rest) {
+        let value = widen(*value);
+        *sum += value * value;
+    }
+    let square: f64 = sums.iter().sum();
     if square > 0.0 {
         (1.0 / square.sqrt()) as f32
     } else {

@@ -31,7 +31,7 @@ const LINKS: usize = 12;
 /// Candidates for a new row's links.
 const BUILD_CANDIDATES: usize = 64;
 /// Candidates of a search at least, whatever the parameters of the collection's own index say.
-const SEARCH_CANDIDATES: usize = 64;
+const SEARCH_CANDIDATES: usize = 32;
 /// A search for more than one row in so many compares with all of them.
 const MIN_ROWS_PER_HIT: usize = 16;
 /// What a row takes up beside its codes of one byte a dimension.
