@@ -33,6 +33,8 @@ pub(super) fn greedy<C: Comparable>(
         walk.climbed.insert_all(links, &mut walk.fresh);
         let rows = layer.rows(&walk.fresh, &mut walk.rows);
         codes.prefetch(rows, best_key);
+        // Before it is known which of them is next: its links would be waited for after its codes.
+        walk.fresh.iter().for_each(|node| layer.prefetch(*node));
         walk.keys.clear();
         codes.keys(prepared, rows, best_key, &mut walk.keys);
         for (node, key) in walk.fresh.iter().zip(&walk.keys) {
