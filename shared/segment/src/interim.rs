@@ -30,11 +30,8 @@ pub const MIN_CODED: usize = 128;
 const LINKS: usize = 12;
 /// Candidates for a new row's links.
 const BUILD_CANDIDATES: usize = 64;
-/// Candidates of a search at least, whatever the parameters of the collection's own index say; of a graph over
-/// more rows than [`FEW_ROWS`] twice as many.
-const SEARCH_CANDIDATES: usize = 32;
-/// Half as many again as a chunk has that was not joined.
-const FEW_ROWS: usize = 12_288;
+/// Candidates of a search at least, whatever the parameters of the collection's own index say.
+const SEARCH_CANDIDATES: usize = 64;
 /// A search for more than one row in so many compares with all of them.
 const MIN_ROWS_PER_HIT: usize = 16;
 /// What a row takes up beside its codes of one byte a dimension.
@@ -270,13 +267,11 @@ fn gaps(mut taken: Vec<Range<usize>>, rows: usize) -> Vec<Range<usize>> {
 impl SegmentSearcher {
     /// About how many rows a search by interim indexes compares.
     pub(crate) fn compared_by_interim(&self, parts: &[Interim], rows: usize) -> usize {
+        let params = search_params(&self.params, self.k);
         let covered: usize = parts.iter().map(|part| part.index.len()).sum();
         let compared = parts.iter().map(|part| match part.kind {
             InterimKind::Codes => part.index.len() / CODED_SHARE,
-            InterimKind::Graph => {
-                let params = search_params(&self.params, self.k, part.index.len());
-                part.index.compared(&params, self.k)
-            }
+            InterimKind::Graph => part.index.compared(&params, self.k),
         });
         rows - covered.min(rows) + compared.sum::<usize>()
     }
@@ -306,9 +301,9 @@ impl SegmentSearcher {
             }
         };
         if let ColumnRows::Dense(dense) = &rows {
+            let params = search_params(&self.params, self.k);
             for part in parts {
                 let (within, mut hits) = (part.rows(), Vec::new());
-                let params = search_params(&self.params, self.k, within.len());
                 let inside = allowed
                     .bits()
                     .map(|bits| BitSet::from_fn(within.len(), |row| bits.get(within.start + row)));
@@ -364,13 +359,9 @@ fn uncovered(parts: &[Interim], rows: usize, allowed: &Allowed) -> BitSet {
     rest
 }
 
-/// The parameters with which an interim index over so many rows is searched.
-pub(crate) fn search_params(params: &SearchParams, k: usize, rows: usize) -> SearchParams {
-    let candidates = match rows <= FEW_ROWS {
-        true => SEARCH_CANDIDATES,
-        false => 2 * SEARCH_CANDIDATES,
-    };
-    let least = candidates.max(k);
+/// The parameters with which an interim index is searched.
+pub(crate) fn search_params(params: &SearchParams, k: usize) -> SearchParams {
+    let least = SEARCH_CANDIDATES.max(k);
     SearchParams {
         ef: Some(params.ef.unwrap_or(0).max(least)),
         ..SearchParams::default()
