@@ -26,7 +26,7 @@
 //! of 4096, and puts product codes of up to 4 bits (SCANN, IVF_PQ) into blocks of 32 rows. Version 4 has a
 //! flag, 1, of indexes whose hits have the scores of the codes, and of HNSW_PQ the mean that such scores
 //! need; other indexes are still written as before, and no older file has the flag. Version 5 keeps the halves of
-//! a graph's codes apart (encoding 2) where a row of them is longer than a cache line.
+//! codes of HNSW, HNSW_SQ and AUTOINDEX apart (encoding 2) where a row of them fills three cache lines or more.
 
 use std::io::Write;
 use std::sync::Arc;

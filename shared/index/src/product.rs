@@ -135,7 +135,7 @@ impl Comparable for ProductRows {
 
     #[inline]
     fn lines(&self, _limit: f32) -> usize {
-        self.pq.row(0).len().div_ceil(LINE_BYTES) + 1
+        self.pq.shape.row_bytes().div_ceil(LINE_BYTES) + 1
     }
 
     #[inline]

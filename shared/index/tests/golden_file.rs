@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails should panic")]
 
 use std::io::Cursor;
+use std::ops::Range;
 
 use redkite_index::{
     BuildOptions, Hit, IndexParams, IndexType, RawSlice, SearchParams, VectorIndex, build, load,
@@ -37,6 +38,35 @@ fn bytes_of(index: &dyn VectorIndex) -> Vec<u8> {
     let mut bytes = Vec::new();
     index.write(&mut bytes).unwrap();
     bytes
+}
+
+/// Of each section of a file where its entry begins, its kind, and its bytes.
+fn sections_of(file: &[u8]) -> impl Iterator<Item = (usize, u32, Range<usize>)> + use<> {
+    let count = u32::from_le_bytes(file[16..20].try_into().unwrap()) as usize;
+    let entries: Vec<_> = (0..count)
+        .map(|number| {
+            let entry = 64 + 32 * number;
+            let long = |at| u64::from_le_bytes(file[at..at + 8].try_into().unwrap()) as usize;
+            let kind = u32::from_le_bytes(file[entry..entry + 4].try_into().unwrap());
+            let start = long(entry + 16);
+            (entry, kind, start..start + long(entry + 24))
+        })
+        .collect();
+    entries.into_iter()
+}
+
+/// The file with checksums that fit its bytes.
+fn sealed(mut file: Vec<u8>) -> Vec<u8> {
+    let mut end = 64;
+    for (entry, _, bytes) in sections_of(&file) {
+        let crc = crc32c::crc32c(&file[bytes]);
+        file[entry + 8..entry + 12].copy_from_slice(&crc.to_le_bytes());
+        end = entry + 32;
+    }
+    file[12..16].fill(0);
+    let crc = crc32c::crc32c(&file[..end]);
+    file[12..16].copy_from_slice(&crc.to_le_bytes());
+    file
 }
 
 fn check(index: &dyn VectorIndex) {
@@ -245,15 +275,21 @@ fn version_5_is_read_and_written_back_unchanged() {
     }
     // Before version 5 nobody kept halves apart, and nobody keeps quarters.
     let (_, golden) = VERSION_5[0];
+    let refused = |file: Vec<u8>| open(sealed(file).into()).err().unwrap().to_string();
     for (version, encoding) in [(4, 2), (5, 3)] {
         let mut file = golden.to_vec();
         (file[8], file[22]) = (version, encoding);
-        let sections = u32::from_le_bytes(file[16..20].try_into().unwrap()) as usize;
-        file[12..16].fill(0);
-        let crc = crc32c::crc32c(&file[..64 + 32 * sections]);
-        file[12..16].copy_from_slice(&crc.to_le_bytes());
-        let message = open(file.into()).err().unwrap().to_string();
+        let message = refused(file);
         assert!(message.contains("encoding"), "{message}");
+    }
+    // The numbers behind the means: slack, longest row, least and step.
+    let (_, _, means) = sections_of(golden).find(|(_, kind, _)| *kind == 2).unwrap();
+    for number in 0..4 {
+        let mut file = golden.to_vec();
+        let at = means.start + 4 * (DIM_5 + number);
+        file[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+        let message = refused(file);
+        assert!(message.contains("halves"), "{message}");
     }
 }
 
@@ -301,11 +337,7 @@ fn no_flag_is_taken_for_another() {
     let with_flags = |file: &[u8], flags: u8| {
         let mut file = file.to_vec();
         file[23] = flags;
-        let sections = u32::from_le_bytes(file[16..20].try_into().unwrap()) as usize;
-        file[12..16].fill(0);
-        let crc = crc32c::crc32c(&file[..64 + 32 * sections]);
-        file[12..16].copy_from_slice(&crc.to_le_bytes());
-        open(file.into())
+        open(sealed(file).into())
     };
     let older = include_bytes!("golden/hnsw_sq_v2.rkindex");
     check_type(

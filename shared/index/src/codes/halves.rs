@@ -70,7 +70,7 @@ pub(super) struct HalfQuery {
     /// The squared distance of a row, in steps, is at most `start + slope · key`.
     start: f32,
     slope: f32,
-    /// What one step of a code is in keys, by twice for squares; and the slack in the same.
+    /// The slack, as a part of a key for each step of distance.
     slack: f32,
     /// What the number that a row adds is multiplied by.
     share: f32,
@@ -88,6 +88,8 @@ impl HalfQuery {
 }
 
 impl Halves {
+    /// Makes a query ready: `query` as its metric compares it, `codes` what it was rounded to in steps of
+    /// `query_scale`.
     pub(super) fn prepare(
         &self,
         metric: MetricType,
@@ -251,6 +253,7 @@ impl Codes {
         slack.max(LEAST_SLACK)
     }
 
+    /// Asks for what an estimate reads of a row, or for all of it where there is no limit.
     #[inline]
     pub(super) fn prefetch_half(&self, halves: &Halves, row: u32, limit: f32) {
         let stride = self.stride();

@@ -70,7 +70,7 @@ impl Shape {
     }
 
     /// Bytes of a row's codes.
-    pub(super) fn row_bytes(self) -> usize {
+    pub(crate) fn row_bytes(self) -> usize {
         match self.nbits {
             0..=4 => self.m.div_ceil(2),
             5..=8 => self.m,

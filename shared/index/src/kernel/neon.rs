@@ -19,7 +19,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     hamming,
     common_bits,
     dot_rows,
-    // Not by hand: nothing but its unpacking differs from what the compiler makes of it.
+    // The plain one: there is none by hand yet.
     dot_halves: scalar::dot_halves,
     dot_codes,
     score_block,
