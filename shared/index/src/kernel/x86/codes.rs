@@ -138,6 +138,94 @@ pub(super) unsafe fn dot_rows_avx2(
 /// Groups of half codes whose products are summed in 16 bits: each adds at most `2·2·15·128`.
 const GROUPS_IN_16_BITS: usize = 4;
 
+/// Two groups of half codes fill a register, and no sum overflows.
+///
+/// # Safety
+/// Needs AVX-512F, AVX-512BW and VNNI; half a stride from `row * stride` on inside `codes` for every row;
+/// `query.len() == stride`, a multiple of 64; `out` as long as `rows`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) unsafe fn dot_halves_vnni(
+    codes: &[u8],
+    stride: usize,
+    rows: &[u32],
+    query: &[i8],
+    out: &mut [i32],
+) {
+    let start = codes.as_ptr();
+    let (quads, quad_rest) = rows.as_chunks::<4>();
+    let (out_quads, out_rest) = out.as_chunks_mut::<4>();
+    for (quad, dots) in quads.iter().zip(out_quads) {
+        // SAFETY: by the contract; four numbers are written to four.
+        unsafe {
+            let at = quad.map(|row| start.add(row as usize * stride));
+            let sums = half_sums_vnni(at, query);
+            _mm_storeu_si128(dots.as_mut_ptr().cast(), sums_of_four(sums));
+        }
+    }
+    for (row, dot) in quad_rest.iter().zip(out_rest) {
+        // SAFETY: by the contract.
+        let [sum] = unsafe { half_sums_vnni([start.add(*row as usize * stride)], query) };
+        *dot = _mm512_reduce_add_epi32(sum);
+    }
+}
+
+/// As [`half_sums`].
+///
+/// # Safety
+/// Needs AVX-512F, AVX-512BW and VNNI; half as many bytes as the query has from each of `at` on; its length is a
+/// multiple of 64.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn half_sums_vnni<const ROWS: usize>(
+    at: [*const u8; ROWS],
+    query: &[i8],
+) -> [__m512i; ROWS] {
+    let low_bits = _mm512_set1_epi8(15);
+    let mut sums = [_mm512_setzero_si512(); ROWS];
+    let (pairs, rest) = query.as_chunks::<{ 4 * HALVES_BYTES }>();
+    let add = |sum, codes, [first, second]: [__m512i; 2]| {
+        let low = _mm512_and_si512(codes, low_bits);
+        let high = _mm512_and_si512(_mm512_srli_epi16::<4>(codes), low_bits);
+        _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, low, first), high, second)
+    };
+    for (number, pair) in pairs.iter().enumerate() {
+        // SAFETY: two groups of factors are two registers long; by the contract each row has a register of codes
+        // for them.
+        unsafe {
+            let one = _mm512_loadu_si512(pair.as_ptr().cast());
+            let other = _mm512_loadu_si512(pair.as_ptr().add(LINE_BYTES).cast());
+            // The first halves of both groups go with the low bits of their codes.
+            let factors = [
+                _mm512_shuffle_i64x2::<0x44>(one, other),
+                _mm512_shuffle_i64x2::<0xee>(one, other),
+            ];
+            for lane in 0..ROWS {
+                let codes = _mm512_loadu_si512(at[lane].add(number * LINE_BYTES).cast());
+                sums[lane] = add(sums[lane], codes, factors);
+            }
+        }
+    }
+    if !rest.is_empty() {
+        // SAFETY: what is left is one group, half a register of codes; others are not read.
+        unsafe {
+            let (one, none) = (
+                _mm512_loadu_si512(rest.as_ptr().cast()),
+                _mm512_setzero_si512(),
+            );
+            let factors = [
+                _mm512_shuffle_i64x2::<0x44>(one, none),
+                _mm512_shuffle_i64x2::<0xee>(one, none),
+            ];
+            for lane in 0..ROWS {
+                let from = at[lane].add(pairs.len() * LINE_BYTES).cast();
+                let codes = _mm512_maskz_loadu_epi8(u64::from(u32::MAX), from);
+                sums[lane] = add(sums[lane], codes, factors);
+            }
+        }
+    }
+    sums
+}
+
 /// Half codes are so small that products of two of them, and the sums of a few, fit 16 bits.
 ///
 /// # Safety

@@ -46,6 +46,7 @@ pub(super) fn available() -> Vec<Kernels> {
             newest.l2_i8 = l2_i8_vnni;
             newest.ip_i8 = ip_i8_vnni;
             newest.dot_rows = dot_rows_vnni;
+            newest.dot_halves = dot_halves_vnni;
             newest.dot_codes = dot_codes_vnni;
         }
         found.push(newest);
@@ -157,6 +158,19 @@ fn dot_rows_avx2(codes: &[u8], stride: usize, rows: &[u32], query: &[i8], out: &
     // SAFETY: AVX2 was detected before this table was handed out; `check_rows` proved that each row
     // lies inside the codes and that stride, query and results fit each other.
     unsafe { codes::dot_rows_avx2(codes, stride, rows, query, out) }
+}
+
+fn dot_halves_vnni(
+    codes: &[u8],
+    stride: usize,
+    half: Half,
+    rows: &[u32],
+    query: &[i8],
+    out: &mut [i32],
+) {
+    check_rows(codes, stride, rows, query, out);
+    // SAFETY: VNNI was detected before this table was handed out; the rest as for `dot_halves_avx2`.
+    unsafe { codes::dot_halves_vnni(&codes[half.offset(stride)..], stride, rows, query, out) }
 }
 
 fn dot_halves_avx2(
