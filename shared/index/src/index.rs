@@ -107,6 +107,20 @@ pub trait VectorIndex: Send + Sync {
         out: &mut Vec<Hit>,
     ) -> Result<()>;
 
+    /// An index over more rows: `raw` begins with those that this one was built from, and `options` has the seed
+    /// with which it was. `None` where it is better built anew: the type cannot be extended, or the other rows are
+    /// too unlike these.
+    ///
+    /// # Errors
+    /// As [`build_raw`]; also `InvalidParameter` when `raw` or the seed are others (a bug of the caller).
+    fn extended(
+        &self,
+        _raw: &dyn RawVectors,
+        _options: &BuildOptions<'_>,
+    ) -> Result<Option<Box<dyn VectorIndex>>> {
+        Ok(None)
+    }
+
     /// Number of rows.
     fn len(&self) -> usize;
 

@@ -25,6 +25,11 @@ pub(crate) const ROWS_BETWEEN_LOOKS: usize = 1_024;
 /// The stored form of zero.
 pub(crate) const ZERO: u8 = 128;
 
+/// Whether a code stands for the largest magnitude, or for what was clamped to it.
+pub(crate) fn is_outermost(code: u8) -> bool {
+    (f32::from(code) - f32::from(ZERO)).abs() >= CODE_MAX
+}
+
 /// Turns rows into codes.
 #[derive(Clone, Debug)]
 pub(crate) struct Quantizer {

@@ -2,8 +2,9 @@
 //!
 //! Each append publishes a new list of chunks. Small chunks are merged with their neighbours like
 //! the digits of a binary counter, so that n single-row inserts make about log n chunks and copy a
-//! row about log n times. An append leaves chunks of `MERGED_ROWS` rows alone; several of them can be
-//! joined beside it ([`Joined`]), for the sake of larger graphs over their rows.
+//! row about log n times. Those that are no longer small are added to the one before them, so that one
+//! graph over its rows can grow with it. An append leaves chunks of `MERGED_ROWS` rows alone; several of
+//! them can be joined beside it ([`Joined`]), for the sake of larger graphs over their rows.
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
@@ -17,12 +18,15 @@ use crate::{
     chunk::Chunk,
     delete::{DeleteBatch, Entry, SegmentDeletes},
     error::{Error, Result},
-    interim::{InterimIndexes, InterimKind, MANY_GRAPHS},
+    interim::{InterimIndexes, InterimKind, MANY_GRAPHS, MIN_ADDED},
     segment::SegmentMeta,
 };
 
 /// A merged chunk has at most so many rows.
 const MERGED_ROWS: usize = 8_192;
+/// A chunk of so many rows is added to a larger one before it. It copies their rows, and has a graph that
+/// grows grow.
+const ADDED_ROWS: usize = MIN_ADDED;
 /// So many neighbours are joined at once: each is in one more graph then, and a search walks through
 /// one instead of all of theirs.
 const JOINED_CHUNKS: usize = 8;
@@ -298,7 +302,8 @@ fn push_chunk(chunks: &mut Vec<Arc<Chunk>>, chunk: Chunk) {
     let mut from = chunks.len();
     while from > 0 {
         let neighbour = chunks[from - 1].len();
-        if neighbour >= rows * 2 || neighbour + rows > MERGED_ROWS {
+        let is_small = rows < ADDED_ROWS && neighbour >= rows * 2;
+        if is_small || neighbour + rows > MERGED_ROWS {
             break;
         }
         rows += neighbour;
@@ -340,25 +345,21 @@ impl GrowingSnapshot {
     }
 
     /// The next chunk, and which of its rows, that an interim index of a field would make faster to
-    /// search. A chunk that the next rows will be merged with gets no graph, which would not last; one
-    /// of joined rows that have many gets one in their place when nothing else is due.
+    /// search. One of joined rows that have many graphs gets one in their place when nothing else is due.
     pub fn next_interim(
         &self,
         field: FieldId,
         metric: MetricType,
         kind: InterimKind,
     ) -> Option<(&Arc<Chunk>, Range<usize>)> {
-        let last = self.chunks.len().saturating_sub(1);
-        let stays = |at: usize, chunk: &Chunk| at < last || chunk.len() > MERGED_ROWS / 2;
-        let chunks = self.chunks.iter().enumerate();
-        let mut lacking = chunks
-            .filter(|(at, chunk)| kind == InterimKind::Codes || stays(*at, chunk))
-            .filter_map(|(_, chunk)| Some((chunk, chunk.lacks_interim(field, metric, kind)?)));
+        let mut chunks = self.chunks.iter();
+        let lacking =
+            chunks.find_map(|chunk| Some((chunk, chunk.lacks_interim(field, metric, kind)?)));
         let crowded = || {
             let mut crowded = self.chunks.iter();
             crowded.find(|chunk| chunk.graphs(field, metric) >= MANY_GRAPHS)
         };
-        lacking.next().or_else(|| match kind {
+        lacking.or_else(|| match kind {
             InterimKind::Codes => None,
             InterimKind::Graph => crowded().map(|chunk| (chunk, 0..chunk.len())),
         })

@@ -11,27 +11,35 @@ use std::{fmt, ops::Range, sync::Arc};
 use parking_lot::RwLock;
 use redkite_index::{
     BuildOptions, ColumnIndex, ColumnIndexParams, ColumnRows, DenseRows, Hit, IndexParams,
-    IndexType, SearchParams,
+    IndexType, Queries, SearchParams,
 };
 use redkite_types::{BitSet, ColumnData, FieldId, MetricType, SegmentId, StopFlag};
 
 use crate::{
     chunk::Chunk,
     error::{Error, Result},
-    search::SegmentSearcher,
+    search::{Found, SegmentSearcher},
     segment::Allowed,
 };
 
 /// Chunks with fewer rows are faster compared than walked.
 pub const MIN_ROWS: usize = 2_048;
+/// A graph gets so many more rows at once: each time it is copied.
+pub const MIN_ADDED: usize = 512;
+/// So many rows may be inserted anew for each one that is in no graph yet.
+const INSERTED_PER_ROW: usize = 4;
 /// Fewer rows are compared as they are.
 pub const MIN_CODED: usize = 128;
 /// Links a row keeps: few, as the graphs are small and are thrown away soon.
 const LINKS: usize = 12;
 /// Candidates for a new row's links.
 const BUILD_CANDIDATES: usize = 64;
-/// Candidates of a search at least, whatever the parameters of the collection's own index say.
+/// Candidates of a search at least, whatever the parameters of the collection's own index say: what is found may be
+/// the whole answer.
 const SEARCH_CANDIDATES: usize = 64;
+/// Candidates where it is but a few rows of the answer, the nearest ones, which are found more easily; unless the
+/// parameters say how many.
+const FIRST_CANDIDATES: usize = 32;
 /// A search for more than one row in so many compares with all of them.
 const MIN_ROWS_PER_HIT: usize = 16;
 /// What a row takes up beside its codes of one byte a dimension.
@@ -149,7 +157,12 @@ impl Chunk {
         match kind {
             InterimKind::Graph => {
                 let without: usize = between.iter().map(Range::len).sum();
-                let pays = without >= MIN_ROWS && 2 * without >= self.len();
+                let known = self
+                    .graph_from(field, metric, 0)
+                    .map_or(0, |one| one.index.len());
+                let least = if known == 0 { MIN_ROWS } else { MIN_ADDED };
+                let inserted = self.len() - known;
+                let pays = without >= least && INSERTED_PER_ROW * without >= inserted;
                 pays.then_some(0..self.len())
             }
             InterimKind::Codes => between.into_iter().find(|gap| {
@@ -158,6 +171,17 @@ impl Chunk {
                 gap.len() - covered >= MIN_CODED
             }),
         }
+    }
+
+    /// The graph over its rows from one of them on.
+    fn graph_from(&self, field: FieldId, metric: MetricType, start: usize) -> Option<Interim> {
+        let begins = |one: &Interim| one.kind == InterimKind::Graph && one.start == start;
+        let (all, first) = self.interim();
+        let span = self.span(first);
+        let graphs = all.within(&span, |one| {
+            one.kind == InterimKind::Graph && one.measures(field, metric)
+        });
+        graphs.into_iter().find(begins)
     }
 
     /// Number of graphs over its rows.
@@ -174,7 +198,8 @@ impl Chunk {
     }
 
     /// Builds an interim index of a field over some rows with one thread; searches use it from then on,
-    /// also of rows that these have been merged with meanwhile.
+    /// also of rows that these have been merged with meanwhile. A graph over the first of them is not built again,
+    /// the other rows are added to it.
     ///
     /// # Errors
     /// `Cancelled` · `Search` if the vectors cannot be indexed, which a write would have refused.
@@ -190,19 +215,32 @@ impl Chunk {
         let Some(ColumnRows::Dense(column)) = column else {
             return Err(Error::NoField { segment, field });
         };
+        let failed = |source| Error::search(segment, source);
         let options = BuildOptions {
             threads: 1,
-            seed: self.row_ids().first().map_or(0, |row| row.0 as u64),
+            // That of any graph that begins here.
+            seed: self.row_ids().get(rows.start).map_or(0, |row| row.0 as u64),
             progress: None,
             stop,
+        };
+        let part = ColumnRows::Dense(DenseRows::part(&column, rows.clone()));
+        let known = match kind {
+            InterimKind::Codes => None,
+            InterimKind::Graph => self.graph_from(field, metric, rows.start),
+        };
+        let extended = match known.filter(|known| known.index.len() < rows.len()) {
+            Some(known) => known.index.extended(&part, &options).map_err(failed)?,
+            None => None,
         };
         let params = match kind {
             InterimKind::Codes => IndexParams::ivf(IndexType::IvfSq8, metric, 1),
             InterimKind::Graph => IndexParams::hnsw(metric, LINKS, BUILD_CANDIDATES),
         };
-        let part = ColumnRows::Dense(DenseRows::part(&column, rows.clone()));
-        let index = ColumnIndex::build(&ColumnIndexParams::Dense(params), &part, &options)
-            .map_err(|source| Error::search(segment, source))?;
+        let index = match extended {
+            Some(index) => index,
+            None => ColumnIndex::build(&ColumnIndexParams::Dense(params), &part, &options)
+                .map_err(failed)?,
+        };
         let (all, first) = self.interim();
         all.put(Interim {
             field,
@@ -267,7 +305,7 @@ fn gaps(mut taken: Vec<Range<usize>>, rows: usize) -> Vec<Range<usize>> {
 impl SegmentSearcher {
     /// About how many rows a search by interim indexes compares.
     pub(crate) fn compared_by_interim(&self, parts: &[Interim], rows: usize) -> usize {
-        let params = search_params(&self.params, self.k);
+        let params = search_params(&self.params, self.k, self.first_candidates());
         let covered: usize = parts.iter().map(|part| part.index.len()).sum();
         let compared = parts.iter().map(|part| match part.kind {
             InterimKind::Codes => part.index.len() / CODED_SHARE,
@@ -277,50 +315,25 @@ impl SegmentSearcher {
     }
 
     /// Appends one list a query: the `k` nearest allowed rows of a chunk, by the indexes over parts of it
-    /// and by comparing all other rows.
+    /// and by comparing all other rows. `found` is what was found elsewhere.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is borrowed from a different owner on the hot path"
+    )]
     pub(crate) fn by_interim(
         &self,
         parts: &[Interim],
         segment: SegmentId,
         chunk: &Chunk,
         allowed: &Allowed,
+        found: &Found<'_>,
         stop: &StopFlag,
         lists: &mut Vec<Vec<Hit>>,
     ) -> Result<()> {
         let failed = |source| Error::search(segment, source);
         let column = chunk.column(segment, self.field)?;
         let rows = self.rows(segment, &column)?;
-        let mut found: Vec<Vec<Hit>> = vec![Vec::new(); self.queries.len()];
-        let mut add = |hits: Vec<Vec<Hit>>, start: usize| {
-            for (list, hits) in found.iter_mut().zip(hits) {
-                list.extend(hits.into_iter().map(|hit| Hit {
-                    // A chunk has no more rows than a u32 counts.
-                    row: hit.row + start as u32,
-                    ..hit
-                }));
-            }
-        };
-        if let ColumnRows::Dense(dense) = &rows {
-            let params = search_params(&self.params, self.k);
-            for part in parts {
-                let (within, mut hits) = (part.rows(), Vec::new());
-                let inside = allowed
-                    .bits()
-                    .map(|bits| BitSet::from_fn(within.len(), |row| bits.get(within.start + row)));
-                let rows = ColumnRows::Dense(DenseRows::part(dense, within));
-                let searched = part.index.search_many(
-                    &self.queries,
-                    Some(&rows),
-                    &params,
-                    inside.as_ref(),
-                    self.k,
-                    stop,
-                    &mut hits,
-                );
-                searched.map_err(failed)?;
-                add(hits, part.start);
-            }
-        }
+        let mut own: Vec<Vec<Hit>> = vec![Vec::new(); self.queries.len()];
         let rest = uncovered(parts, chunk.len(), allowed);
         if rest.any() {
             let mut hits = Vec::new();
@@ -334,15 +347,87 @@ impl SegmentSearcher {
                 &mut hits,
             );
             scanned.map_err(failed)?;
-            add(hits, 0);
+            append_hits(&mut own, hits, 0);
         }
-        for list in &mut found {
+        if let ColumnRows::Dense(dense) = &rows {
+            // What is compared tells graphs how far to look.
+            let is_graph = |part: &&Interim| part.kind == InterimKind::Graph;
+            let compared = parts.iter().filter(|part| !is_graph(part));
+            for part in compared.chain(parts.iter().filter(is_graph)) {
+                let within = part.rows();
+                let inside = allowed
+                    .bits()
+                    .map(|bits| BitSet::from_fn(within.len(), |row| bits.get(within.start + row)));
+                let rows = ColumnRows::Dense(DenseRows::part(dense, within));
+                let hits = self.by_part(
+                    part,
+                    &rows,
+                    inside.as_ref(),
+                    |query| found.kth(query, &own[query]),
+                    stop,
+                );
+                append_hits(&mut own, hits.map_err(failed)?, part.start);
+            }
+        }
+        for list in &mut own {
             let order = |a: &Hit, b: &Hit| self.metric.compare(a.score, b.score);
             list.sort_unstable_by(|a, b| order(a, b).then(a.row.cmp(&b.row)));
             list.truncate(self.k);
         }
-        lists.append(&mut found);
+        lists.append(&mut own);
         Ok(())
+    }
+
+    /// Candidates of the first look through a graph.
+    fn first_candidates(&self) -> usize {
+        self.params.ef.unwrap_or(FIRST_CANDIDATES)
+    }
+
+    /// The nearest rows of a part for each query. `worst(query)` is the score of the last of `k` rows that were
+    /// found elsewhere, if there are so many: a graph whose rows are few of those that count is looked through
+    /// less widely.
+    fn by_part(
+        &self,
+        part: &Interim,
+        rows: &ColumnRows<'_>,
+        allowed: Option<&BitSet>,
+        worst: impl Fn(usize) -> Option<f32>,
+        stop: &StopFlag,
+    ) -> redkite_index::Result<Vec<Vec<Hit>>> {
+        let search = |queries: &Queries, least: usize| {
+            let (params, mut hits) = (search_params(&self.params, self.k, least), Vec::new());
+            let (index, rows) = (&part.index, Some(rows));
+            index.search_many(queries, rows, &params, allowed, self.k, stop, &mut hits)?;
+            Ok(hits)
+        };
+        let worst: Option<Vec<f32>> = match part.kind {
+            InterimKind::Codes => None,
+            InterimKind::Graph => (0..self.queries.len()).map(worst).collect(),
+        };
+        let Some(worst) = worst else {
+            return search(&self.queries, SEARCH_CANDIDATES);
+        };
+        let mut lists = search(&self.queries, self.first_candidates())?;
+        for (query, (list, worst)) in lists.iter_mut().zip(worst).enumerate() {
+            let counts = |hit: &&Hit| self.metric.compare(hit.score, worst).is_lt();
+            if 2 * list.iter().filter(counts).count() > self.k
+                && let Some(wider) = search(&self.queries.only(query), SEARCH_CANDIDATES)?.pop()
+            {
+                *list = wider;
+            }
+        }
+        Ok(lists)
+    }
+}
+
+/// Appends to each query's list what was found in rows from number `start` on.
+fn append_hits(lists: &mut [Vec<Hit>], hits: Vec<Vec<Hit>>, start: usize) {
+    for (list, hits) in lists.iter_mut().zip(hits) {
+        list.extend(hits.into_iter().map(|hit| Hit {
+            // A chunk has no more rows than a u32 counts.
+            row: hit.row + start as u32,
+            ..hit
+        }));
     }
 }
 
@@ -359,9 +444,9 @@ fn uncovered(parts: &[Interim], rows: usize, allowed: &Allowed) -> BitSet {
     rest
 }
 
-/// The parameters with which an interim index is searched.
-pub(crate) fn search_params(params: &SearchParams, k: usize) -> SearchParams {
-    let least = SEARCH_CANDIDATES.max(k);
+/// The parameters with which an interim index is searched, with so many candidates at least.
+fn search_params(params: &SearchParams, k: usize, least: usize) -> SearchParams {
+    let least = least.max(k);
     SearchParams {
         ef: Some(params.ef.unwrap_or(0).max(least)),
         ..SearchParams::default()

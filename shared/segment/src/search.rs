@@ -41,20 +41,47 @@ impl SegmentSearcher {
     /// `Search` with a dimension mismatch, a value that is not finite or a bad parameter (the
     /// caller's fault, never retry) · `NoField` · `Filter` · `Cancelled`
     pub fn search(&self, segment: &Segment, stop: &StopFlag) -> Result<TopK> {
-        self.search_with(segment, stop, true)
+        self.search_with(segment, &[], stop, true)
     }
 
-    /// As [`SegmentSearcher::search`], of a segment whose [`SegmentSearcher::work`] is known: does not wait for
+    /// As [`SegmentSearcher::search`] of several segments, one answer each, and less widely where rows found in one
+    /// leave few for another.
+    ///
+    /// # Errors
+    /// As [`SegmentSearcher::search`].
+    pub fn search_all(&self, segments: &[Segment], stop: &StopFlag) -> Result<Vec<TopK>> {
+        self.search_each(segments, stop, true)
+    }
+
+    /// As [`SegmentSearcher::search_all`], of segments whose [`SegmentSearcher::work`] is known: does not wait for
     /// vectors that are read from a file.
     ///
     /// # Errors
     /// As [`SegmentSearcher::search`] · `Search` with [`Error::would_wait`]: search where waiting is
     /// allowed.
-    pub fn search_now(&self, segment: &Segment, stop: &StopFlag) -> Result<TopK> {
-        self.search_with(segment, stop, false)
+    pub fn search_now(&self, segments: &[Segment], stop: &StopFlag) -> Result<Vec<TopK>> {
+        self.search_each(segments, stop, false)
     }
 
-    fn search_with(&self, segment: &Segment, stop: &StopFlag, waits: bool) -> Result<TopK> {
+    fn search_each(&self, segments: &[Segment], stop: &StopFlag, waits: bool) -> Result<Vec<TopK>> {
+        let mut found = Vec::with_capacity(segments.len());
+        // Growing rows last, as a rule a few of all.
+        let has_index = |segment: &&Segment| self.index_of(segment).is_some();
+        let without = segments.iter().filter(|segment| !has_index(segment));
+        for segment in segments.iter().filter(has_index).chain(without) {
+            let part = self.search_with(segment, &found, stop, waits)?;
+            found.push(part);
+        }
+        Ok(found)
+    }
+
+    fn search_with(
+        &self,
+        segment: &Segment,
+        before: &[TopK],
+        stop: &StopFlag,
+        waits: bool,
+    ) -> Result<TopK> {
         let id = segment.id();
         self.check_shape(id)?;
         let mut found = TopK::empty(self.metric, self.queries.len());
@@ -76,7 +103,14 @@ impl SegmentSearcher {
                 Some(index) => {
                     self.by_index(index, id, chunk, &allowed, stop, waits, &mut hits)?;
                 }
-                None => self.without_index(id, chunk, &allowed, stop, &mut hits)?,
+                None => {
+                    let found = Found {
+                        searcher: self,
+                        before,
+                        here: Some(&found),
+                    };
+                    self.without_index(id, chunk, &allowed, &found, stop, &mut hits)?;
+                }
             }
             for (list, rows) in found.lists.iter_mut().zip(&hits) {
                 list.extend(rows.iter().map(|hit| {
@@ -162,7 +196,14 @@ impl SegmentSearcher {
     ) -> Result<()> {
         match index {
             Some(index) => self.by_index(index, segment, chunk, allowed, stop, true, lists),
-            None => self.without_index(segment, chunk, allowed, stop, lists),
+            None => {
+                let found = Found {
+                    searcher: self,
+                    before: &[],
+                    here: None,
+                };
+                self.without_index(segment, chunk, allowed, &found, stop, lists)
+            }
         }
     }
 
@@ -171,13 +212,14 @@ impl SegmentSearcher {
         segment: SegmentId,
         chunk: &Chunk,
         allowed: &Allowed,
+        found: &Found<'_>,
         stop: &StopFlag,
         lists: &mut Vec<Vec<redkite_index::Hit>>,
     ) -> Result<()> {
         let parts = chunk.interim_for(self.field, self.metric, &self.params, self.k);
         match parts.is_empty() {
             true => self.by_scan(segment, chunk, allowed, stop, lists),
-            false => self.by_interim(&parts, segment, chunk, allowed, stop, lists),
+            false => self.by_interim(&parts, segment, chunk, allowed, found, stop, lists),
         }
     }
 
@@ -255,5 +297,28 @@ impl SegmentSearcher {
     ) -> Result<ColumnRows<'a>> {
         let field = self.field;
         ColumnRows::of(&column.data).ok_or(Error::NoField { segment, field })
+    }
+}
+
+/// What a search has found so far.
+pub(crate) struct Found<'a> {
+    searcher: &'a SegmentSearcher,
+    /// In other segments.
+    before: &'a [TopK],
+    /// In other chunks of the segment.
+    here: Option<&'a TopK>,
+}
+
+impl Found<'_> {
+    /// The score of the last of `k` rows that were found for a query, with `more`; `None` while they are fewer.
+    pub(crate) fn kth(&self, query: usize, more: &[redkite_index::Hit]) -> Option<f32> {
+        let SegmentSearcher { k, metric, .. } = *self.searcher;
+        let lists = self.before.iter().chain(self.here);
+        let lists = lists.filter_map(|part| part.lists.get(query));
+        let scores = lists.flatten().map(|hit| hit.score);
+        let mut scores: Vec<f32> = scores.chain(more.iter().map(|hit| hit.score)).collect();
+        let last = k.checked_sub(1).filter(|last| *last < scores.len())?;
+        let (_, kth, _) = scores.select_nth_unstable_by(last, |a, b| metric.compare(*a, *b));
+        Some(*kth)
     }
 }

@@ -182,8 +182,8 @@ async fn growing_rows_files_and_indexes_find_the_same() {
             assert_eq!(found[3].lists[0].len(), found[0].lists[0].len(), "{name}");
             // Where it does not wait it has the same answer, or says that it would have to.
             for (segment, found) in others.iter().zip(&found) {
-                match searcher.search_now(segment, &stop) {
-                    Ok(now) => assert_eq!(keys(&now), keys(found), "{name} {index_type}"),
+                match searcher.search_now(std::slice::from_ref(segment), &stop) {
+                    Ok(now) => assert_eq!(keys(&now[0]), keys(found), "{name} {index_type}"),
                     Err(error) => assert!(error.would_wait(), "{name} {index_type}: {error}"),
                 }
             }

@@ -28,9 +28,9 @@ use crate::{
     metrics,
 };
 
-/// A search of so many compared values at most, some 0.1 ms, is made by whoever asked for it: handing
-/// it to the CPU pool and back would take longer than it does, for its thread and for the machine.
-const SHORT_WORK: usize = 1 << 20;
+/// A search of so many compared values at most, some 0.2 ms if it compares them all, is made by whoever asked for
+/// it: handing it to the CPU pool and back costs as much, and where others keep the processors busy waits as long.
+const SHORT_WORK: usize = 2 << 20;
 
 /// Such a search has so many hits at most, of all its queries.
 const SHORT_HITS: usize = 256;
@@ -224,14 +224,14 @@ async fn run(
         // The usual case of little data: one job does everything.
         let job = jobs.pop().unwrap_or_default();
         let work = move || {
-            let parts = search_each(&searcher, &job, &stop)?;
+            let parts = searcher.search_all(&job, &stop).map_err(coded)?;
             finish.run(parts)
         };
         return deps.cpu.run(Priority::Search, work).await?;
     }
     let parts = jobs.into_iter().map(|job| {
         let (searcher, stop) = (searcher.clone(), stop.clone());
-        let work = move || search_each(&searcher, &job, &stop);
+        let work = move || searcher.search_all(&job, &stop).map_err(coded);
         async move { deps.cpu.run(Priority::Search, work).await? }
     });
     let parts = try_join_all(parts).await?.into_iter().flatten().collect();
@@ -269,30 +269,18 @@ pub(super) fn search_jobs(segments: &[Segment], searcher: &SegmentSearcher) -> V
     })
 }
 
-fn search_each(
-    searcher: &SegmentSearcher,
-    segments: &[Segment],
-    stop: &StopFlag,
-) -> Result<Vec<TopK>> {
-    let search = |segment| searcher.search(segment, stop).map_err(coded);
-    segments.iter().map(search).collect()
-}
-
-/// As [`search_each`], on a thread that must not wait; `None` when a vector would have to be waited for.
+/// As [`SegmentSearcher::search_all`], on a thread that must not wait; `None` when a vector would have to be waited
+/// for.
 fn search_now(
     searcher: &SegmentSearcher,
     segments: &[Segment],
     stop: &StopFlag,
 ) -> Result<Option<Vec<TopK>>> {
-    let mut parts = Vec::with_capacity(segments.len());
-    for segment in segments {
-        match searcher.search_now(segment, stop) {
-            Ok(part) => parts.push(part),
-            Err(error) if error.would_wait() => return Ok(None),
-            Err(error) => return Err(coded(error)),
-        }
+    match searcher.search_now(segments, stop) {
+        Ok(parts) => Ok(Some(parts)),
+        Err(error) if error.would_wait() => Ok(None),
+        Err(error) => Err(coded(error)),
     }
-    Ok(Some(parts))
 }
 
 /// From the segments' hits to the answer.

@@ -158,6 +158,19 @@ fn part_row(row: &mut [u8], room: &mut Vec<u8>) {
     }
 }
 
+/// Puts a row's codes together again, as [`part_row`] found them.
+pub(super) fn join_row(parted: &[u8], row: &mut [u8]) {
+    let (high, low) = parted.split_at(parted.len() / 2);
+    let groups = high.chunks(HALVES_BYTES).zip(low.chunks(HALVES_BYTES));
+    for ((high, low), codes) in groups.zip(row.chunks_mut(2 * HALVES_BYTES)) {
+        let (first, second) = codes.split_at_mut(HALVES_BYTES);
+        for (at, (high, low)) in high.iter().zip(low).enumerate() {
+            first[at] = high << 4 | low & 0x0f;
+            second[at] = high & 0xf0 | low >> 4;
+        }
+    }
+}
+
 impl Codes {
     /// Ends building as [`Codes::finish`], and takes the halves of codes apart where that saves cache lines.
     /// `neighbours(row, out)` appends those of a row in the finished graph.
@@ -468,6 +481,9 @@ mod tests {
             assert_eq!(middle + rest, 2 * (i32::from(*code) - 128));
             assert!(rest.abs() < CELL);
         }
+        let mut joined = vec![0; row.len()];
+        join_row(&parted, &mut joined);
+        assert_eq!(joined, row);
     }
 
     #[test]

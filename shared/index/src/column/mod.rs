@@ -227,6 +227,23 @@ impl ColumnIndex {
         }
     }
 
+    /// As [`VectorIndex::extended`].
+    ///
+    /// # Errors
+    /// As [`VectorIndex::extended`].
+    pub fn extended(
+        &self,
+        rows: &ColumnRows<'_>,
+        options: &BuildOptions<'_>,
+    ) -> Result<Option<Self>> {
+        match (self, rows) {
+            (Self::Dense(index), ColumnRows::Dense(rows)) => {
+                Ok(index.extended(rows, options)?.map(Self::Dense))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Opens an index file that is in memory, or mapped; all checksums are verified.
     ///
     /// # Errors

@@ -12,9 +12,9 @@ use parking_lot::{Mutex, MutexGuard};
 use super::graph::{Layer, Level, NO_LINK, link_stride, max_links, own_links};
 use super::scratch::{PoolSize, Walk};
 use super::walk::{beam, greedy};
-use crate::buffer::aligned_copy;
+use crate::buffer::{aligned_copy, view};
 use crate::codes::{Codes, Prepared};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::index::BuildOptions;
 use crate::kernel::SharedNumbers;
 use crate::random::split_mix;
@@ -112,6 +112,14 @@ impl BuildLevel {
         free.is_some()
     }
 
+    /// Takes over the lists of a finished level, whose nodes are the first ones of this one.
+    fn take_over(&self, finished: &Level) {
+        let links = view::<u32>(&finished.links);
+        for (slot, link) in self.links.as_slice().iter().zip(links) {
+            slot.store(*link, Ordering::Relaxed);
+        }
+    }
+
     fn freeze(self) -> Level {
         Level {
             links: self.links.into_buffer().into_bytes(),
@@ -191,6 +199,9 @@ struct Builder<'a> {
     codes: &'a Codes,
     levels: Vec<BuildLevel>,
     row_levels: Vec<u8>,
+    /// Rows that are linked already, the first ones, and the highest level that they have.
+    known: usize,
+    known_top: usize,
     m: usize,
     ef_construction: usize,
     stop: &'a StopFlag,
@@ -198,19 +209,36 @@ struct Builder<'a> {
 
 /// Builds the levels of a graph over all rows of `codes`, lowest first.
 ///
+/// `known` are the levels of a graph over the first rows, built with the same `m` and seed, or none: its links are
+/// kept, and only the other rows are inserted. For a row has the same level however many come after it, and nodes
+/// are numbered in the order of rows, so that those of the first ones are the same.
+///
 /// # Errors
-/// `Cancelled`.
+/// `Cancelled` · `InvalidParameter` when `known` was built otherwise.
 pub(super) fn build_levels(
     codes: &Codes,
     m: usize,
     ef_construction: usize,
+    known: &[Level],
     options: &BuildOptions<'_>,
 ) -> Result<Vec<Level>> {
     let row_levels = draw_levels(codes.rows, m, options.seed);
+    let levels = lay_out(&row_levels, m);
+    let is_start = |(new, known): (&BuildLevel, &Level)| {
+        new.stride == known.stride && new.node_rows.starts_with(view(&known.node_rows))
+    };
+    if known.len() > levels.len() || !levels.iter().zip(known).all(is_start) {
+        return Err(Error::invalid("a graph of another seed cannot be extended"));
+    }
+    for (level, finished) in levels.iter().zip(known) {
+        level.take_over(finished);
+    }
     let builder = Builder {
         codes,
-        levels: lay_out(&row_levels, m),
+        levels,
         row_levels,
+        known: known.first().map_or(0, |lowest| lowest.view().nodes()),
+        known_top: known.len().saturating_sub(1),
         m,
         ef_construction,
         stop: options.stop,
@@ -252,12 +280,21 @@ fn lay_out(row_levels: &[u8], m: usize) -> Vec<BuildLevel> {
 impl Builder<'_> {
     fn run(&self, options: &BuildOptions<'_>) -> Result<()> {
         let rows = self.codes.rows;
-        let next = AtomicUsize::new(0);
+        let next = AtomicUsize::new(self.known);
         let count = |done: usize| {
             if let Some(progress) = options.progress {
                 progress.fetch_add(done, Ordering::Relaxed);
             }
         };
+        let top = self.levels.len() - 1;
+        if self.known > 0 {
+            count(self.known);
+            if top > self.known_top {
+                // The new first node must be found from the rows that are linked, as they from it.
+                let first = self.levels[top].row_of(0);
+                self.insert(first, self.known_top, &mut Worker::default())?;
+            }
+        }
         let insert_until = |limit: usize, chunk: usize| -> Result<()> {
             let mut worker = Worker::default();
             loop {
@@ -267,7 +304,7 @@ impl Builder<'_> {
                 }
                 let end = (start + chunk).min(limit);
                 for row in start..end {
-                    self.insert(row as u32, &mut worker)?;
+                    self.insert(row as u32, top, &mut worker)?;
                 }
                 count(end - start);
             }
@@ -275,7 +312,7 @@ impl Builder<'_> {
         let serial = if options.threads <= 1 {
             rows
         } else {
-            rows.min(SERIAL_ROWS)
+            rows.min(SERIAL_ROWS.max(self.known))
         };
         insert_until(serial, 1)?;
         next.store(serial, Ordering::Relaxed);
@@ -297,14 +334,14 @@ impl Builder<'_> {
     }
 
     /// Finds the neighbours of a row on all its levels, then links it from the lowest up: so
-    /// whoever meets it on a level finds its way on below.
-    fn insert(&self, row: u32, worker: &mut Worker) -> Result<()> {
-        let top = self.levels.len() - 1;
+    /// whoever meets it on a level finds its way on below. The way begins at the first node of level `top`.
+    fn insert(&self, row: u32, top: usize, worker: &mut Worker) -> Result<()> {
         let mut entry = 0u32;
-        if self.levels[top].row_of(entry) == row {
+        if self.levels[self.levels.len() - 1].row_of(entry) == row && top == self.levels.len() - 1 {
             return Ok(());
         }
-        let row_level = self.row_levels[row as usize] as usize;
+        // Above the top there is nobody else yet.
+        let row_level = top.min(self.row_levels[row as usize] as usize);
         worker.chosen.resize_with(self.levels.len(), Vec::new);
         self.codes.prepare_row(row, &mut worker.prepared);
         for level in (0..=top).rev() {

@@ -99,18 +99,14 @@ impl HnswIndex {
         let count = check_rows(raw, MAX_NODES)?;
         options.stop.check()?;
         let mut codes = Codes::of_raw(params.metric, raw, options.stop)?;
-        let levels = build::build_levels(&codes, params.m, params.ef_construction, options)?;
+        let levels = build::build_levels(&codes, params.m, params.ef_construction, &[], options)?;
         let codes = if params.index_type == IndexType::HnswPq {
             // The graph is built on 8 bits a dimension: better links cost a walk nothing.
             drop(codes);
             let (seed, stop) = (options.seed, options.stop);
             Rows::Product(ProductRows::build(params, raw, seed, stop)?)
         } else {
-            let lowest = levels[0].view();
-            let neighbours = |row, out: &mut Vec<u32>| {
-                out.extend_from_slice(lowest.neighbours(row, &mut Vec::new()));
-            };
-            codes.finish_in_halves(neighbours, options.stop)?;
+            finish(&mut codes, &levels, options.stop)?;
             Rows::Scalar(codes)
         };
         Ok(Self {
@@ -125,6 +121,35 @@ impl HnswIndex {
             ef_construction: params.ef_construction,
             is_refined: params.is_refined,
         })
+    }
+
+    fn extend(
+        &self,
+        raw: &dyn RawVectors,
+        options: &BuildOptions<'_>,
+    ) -> Result<Option<Box<dyn VectorIndex>>> {
+        let Rows::Scalar(codes) = &self.codes else {
+            return Ok(None);
+        };
+        let count = check_rows(raw, MAX_NODES)?;
+        if count < self.rows || raw.dim() != self.dim {
+            return Err(Error::invalid(
+                "an index is extended by more of the same rows",
+            ));
+        }
+        let Some(mut codes) = codes.extended(raw, options.stop)? else {
+            return Ok(None);
+        };
+        let (m, ef_construction, known) = (self.m, self.ef_construction, &self.levels);
+        let levels = build::build_levels(&codes, m, ef_construction, known, options)?;
+        finish(&mut codes, &levels, options.stop)?;
+        Ok(Some(Box::new(Self {
+            rows: count,
+            inverse_norms: inverse_norms(self.metric, raw),
+            codes: Rows::Scalar(codes),
+            levels,
+            ..*self
+        })))
     }
 
     pub(crate) fn from_stored(mut stored: Stored) -> Result<Self> {
@@ -162,6 +187,15 @@ impl HnswIndex {
         check_raw(raw, self.rows, self.dim)?;
         Ok(stop.check()?)
     }
+}
+
+/// Ends the building of codes whose graph is finished.
+fn finish(codes: &mut Codes, levels: &[Level], stop: &StopFlag) -> Result<()> {
+    let lowest = levels[0].view();
+    let neighbours = |row, out: &mut Vec<u32>| {
+        out.extend_from_slice(lowest.neighbours(row, &mut Vec::new()));
+    };
+    Ok(codes.finish_in_halves(neighbours, stop)?)
 }
 
 /// Reads the rows out of a file.
@@ -290,6 +324,14 @@ impl VectorIndex for HnswIndex {
         with_scratch(|scratch| {
             self.within(query, raw, first, range, allowed, limit, stop, scratch, out)
         })
+    }
+
+    fn extended(
+        &self,
+        raw: &dyn RawVectors,
+        options: &BuildOptions<'_>,
+    ) -> Result<Option<Box<dyn VectorIndex>>> {
+        self.extend(raw, options)
     }
 
     fn len(&self) -> usize {

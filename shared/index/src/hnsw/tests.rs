@@ -1,5 +1,7 @@
 //! The graph against exact search.
 
+mod extended;
+
 use std::collections::HashSet;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -435,3 +435,93 @@ fn what_may_be_merged_or_has_adopted_a_schema_is_not_joined() {
     segment.adopt(&Arc::new(schema()));
     assert!(!segment.join(joined));
 }
+
+#[test]
+fn one_graph_grows_with_the_rows_that_come() {
+    let mut rng = seeded();
+    let metric = MetricType::L2;
+    let segment = growing();
+    let values = random(&mut rng, 8_192);
+    let mut first = 0;
+    while first < 8_192 {
+        let rows = rng.random_range(1..120).min(8_192 - first);
+        append(&segment, first, &values[first * DIM..(first + rows) * DIM]);
+        first += rows;
+        build_all(&segment, metric);
+        let snapshot = segment.snapshot();
+        let chunks = snapshot.chunks().iter();
+        let in_graphs = chunks.map(|chunk| {
+            let parts = chunk.interims(|one| one.kind == InterimKind::Graph);
+            assert!(parts.len() <= 1 && parts.iter().all(|part| part.start == 0));
+            parts.iter().map(|part| part.index.len()).sum::<usize>()
+        });
+        let without = first - in_graphs.sum::<usize>();
+        assert!(without < MIN_ROWS + MIN_ADDED, "{without} of {first}");
+    }
+    let snapshot = segment.snapshot();
+    let plain = SealedSegment::from_growing(&snapshot).unwrap();
+    let queries = random(&mut rng, 50);
+    let searcher = searcher(metric, &queries, 8_192);
+    let search = |segment: &Segment| searcher.search(segment, &StopFlag::new()).unwrap();
+    let found = search(&Segment::Growing(snapshot.clone()));
+    let share = recall(&found, &search(&Segment::Sealed(Arc::new(plain))));
+    assert!(share >= 0.95, "recall {share}");
+}
+
+/// Whatever part of the answer is in growing rows, it is found.
+#[test]
+fn rows_found_elsewhere_do_not_hide_growing_ones() {
+    let mut rng = seeded();
+    let metric = MetricType::L2;
+    let (mut old, new) = (random(&mut rng, ROWS), random(&mut rng, 8_192));
+    // Half of the queries are where there is nothing but growing rows.
+    for row in old.chunks_mut(DIM) {
+        row[0] -= 1.0;
+    }
+    let mut queries = random(&mut rng, 60);
+    for (number, query) in queries.chunks_mut(DIM).enumerate() {
+        query[0] += if number % 2 == 0 { 1.0 } else { -1.0 };
+    }
+    let (flushed, growing) = (growing(), growing());
+    append(&flushed, 0, &old);
+    for (number, batch) in new.chunks(1_000 * DIM).enumerate() {
+        append(&growing, ROWS + number * 1_000, batch);
+    }
+    let flushed = Arc::new(SealedSegment::from_growing(&flushed.snapshot()).unwrap());
+    let rows = ColumnRows::of(flushed.chunks()[0].dense(VECTOR).unwrap()).unwrap();
+    let stop = StopFlag::new();
+    let options = BuildOptions {
+        threads: 1,
+        seed: 1,
+        progress: None,
+        stop: &stop,
+    };
+    let params = ColumnIndexParams::Dense(IndexParams::hnsw(metric, 16, 100));
+    let index = ColumnIndex::build(&params, &rows, &options).unwrap();
+    let indexed = flushed.with_index(VECTOR, Arc::new(index)).unwrap();
+    let searcher = SegmentSearcher {
+        params: SearchParams::with_ef(64),
+        ..searcher(metric, &queries, u64::MAX >> 1)
+    };
+    let search = |flushed: Arc<SealedSegment>, growing: &GrowingSegment| {
+        // Growing rows come first here, and are searched last.
+        let segments = [
+            Segment::Growing(growing.snapshot()),
+            Segment::Sealed(flushed),
+        ];
+        let parts = searcher.search_all(&segments, &stop).unwrap();
+        crate::merge_topk(metric, parts, K)
+    };
+    let exact = search(flushed.clone(), &growing);
+    build_all(&growing, metric);
+    let found = search(indexed, &growing);
+    assert!(found.lists.iter().all(|list| list.len() == K));
+    let of_growing = |list: &Vec<crate::Hit>| {
+        let key = |hit: &crate::Hit| matches!(hit.key, PrimaryKey::Int(key) if key >= ROWS as i64);
+        list.iter().filter(|hit| key(hit)).count()
+    };
+    let counts: Vec<usize> = exact.lists.iter().map(of_growing).collect();
+    assert!(counts.contains(&K) && counts.iter().any(|count| *count < K / 2));
+    let share = recall(&found, &exact);
+    assert!(share >= 0.95, "recall {share}");
+}
