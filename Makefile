@@ -1,4 +1,5 @@
 # make run     build (release) and start a server on 127.0.0.1:19530
+# make dist    build for deployment, with link-time optimisation: target/dist/redkite
 # make test    all tests: Rust, then end to end with the Milvus client (both also on a real S3 server)
 # make bench   measure; prints the tables of docs/benchmarks.md (bench-search: searches alone; bench-growing: searches of rows that are not flushed; bench-storage: how rows become durable; bench-ddl: definitions; bench-snapshot: snapshots; bench-engine: against other vector libraries; bench-export: exports)
 # make fmt     format
@@ -14,13 +15,16 @@ PYTEST_ARGS ?=
 
 # One after the other, also under `make -j`: the tests of the whole need the machine for themselves.
 .NOTPARALLEL:
-.PHONY: run test test-rust test-e2e bench bench-search bench-growing bench-storage bench-ddl bench-snapshot bench-engine bench-export fmt lint build release
+.PHONY: run test test-rust test-e2e bench bench-search bench-growing bench-storage bench-ddl bench-snapshot bench-engine bench-export fmt lint build release dist
 
 run: release
 	./target/release/redkite standalone --data-dir $(DATA) --port $(PORT)
 
 release:
 	$(CARGO) build --release -p redkite-standalone
+
+dist:
+	$(CARGO) build --profile dist -p redkite-standalone
 
 # Tests and binaries in one command, so that all of them share one build of the dependencies.
 build:

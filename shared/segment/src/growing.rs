@@ -24,8 +24,8 @@ use crate::{
 
 /// A merged chunk has at most so many rows.
 const MERGED_ROWS: usize = 8_192;
-/// A chunk of so many rows is added to a larger one before it. It copies their rows, and has a graph that
-/// grows grow.
+/// A chunk of so many rows is added to the one before it, so that the graph over that one's rows can grow by
+/// them: all rows of both are copied.
 const ADDED_ROWS: usize = MIN_ADDED;
 /// So many neighbours are joined at once: each is in one more graph then, and a search walks through
 /// one instead of all of theirs.

@@ -175,13 +175,9 @@ impl Chunk {
 
     /// The graph over its rows from one of them on.
     fn graph_from(&self, field: FieldId, metric: MetricType, start: usize) -> Option<Interim> {
-        let begins = |one: &Interim| one.kind == InterimKind::Graph && one.start == start;
-        let (all, first) = self.interim();
-        let span = self.span(first);
-        let graphs = all.within(&span, |one| {
-            one.kind == InterimKind::Graph && one.measures(field, metric)
-        });
-        graphs.into_iter().find(begins)
+        let is_graph = |one: &Interim| one.kind == InterimKind::Graph;
+        let graphs = self.interims(|one| is_graph(one) && one.measures(field, metric));
+        graphs.into_iter().find(|one| one.start == start)
     }
 
     /// Number of graphs over its rows.

@@ -28,9 +28,9 @@ use crate::{
     metrics,
 };
 
-/// A search of so many compared values at most, some 0.2 ms if it compares them all, is made by whoever asked for
-/// it: handing it to the CPU pool and back costs as much, and where others keep the processors busy waits as long.
-const SHORT_WORK: usize = 2 << 20;
+/// A search of so many compared values at most, some 0.15 ms, is made by whoever asked for it: handing
+/// it to the CPU pool and back costs as much, and waits longer where others keep the processors busy.
+const SHORT_WORK: usize = 3 << 19;
 
 /// Such a search has so many hits at most, of all its queries.
 const SHORT_HITS: usize = 256;
