@@ -2,8 +2,8 @@
 //!
 //! Each append publishes a new list of chunks. Small chunks are merged with their neighbours like
 //! the digits of a binary counter, so that n single-row inserts make about log n chunks and copy a
-//! row about log n times. Those that are no longer small are added to the one before them, so that one
-//! graph over its rows can grow with it. An append leaves chunks of `MERGED_ROWS` rows alone; several of
+//! row about log n times. Those that are no longer small are added to one before them that has a graph, so
+//! that it can grow with its rows. An append leaves chunks of `MERGED_ROWS` rows alone; several of
 //! them can be joined beside it ([`Joined`]), for the sake of larger graphs over their rows.
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
@@ -24,8 +24,8 @@ use crate::{
 
 /// A merged chunk has at most so many rows.
 const MERGED_ROWS: usize = 8_192;
-/// A chunk of so many rows is added to the one before it, so that the graph over that one's rows can grow by
-/// them: all rows of both are copied.
+/// A chunk of so many rows is added to one before it that has a graph, so that it can grow by them. All rows of both
+/// are copied, which is too much while rows come so fast that there are no graphs.
 const ADDED_ROWS: usize = MIN_ADDED;
 /// So many neighbours are joined at once: each is in one more graph then, and a search walks through
 /// one instead of all of theirs.
@@ -301,9 +301,10 @@ fn push_chunk(chunks: &mut Vec<Arc<Chunk>>, chunk: Chunk) {
     let mut rows = chunk.len();
     let mut from = chunks.len();
     while from > 0 {
-        let neighbour = chunks[from - 1].len();
-        let is_small = rows < ADDED_ROWS && neighbour >= rows * 2;
-        if is_small || neighbour + rows > MERGED_ROWS {
+        let before = &chunks[from - 1];
+        let neighbour = before.len();
+        let stays_apart = || neighbour >= rows * 2 && (rows < ADDED_ROWS || !before.has_graph());
+        if neighbour + rows > MERGED_ROWS || stays_apart() {
             break;
         }
         rows += neighbour;

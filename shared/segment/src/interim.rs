@@ -180,6 +180,13 @@ impl Chunk {
         graphs.into_iter().find(|one| one.start == start)
     }
 
+    /// Whether there is a graph over some of its rows.
+    pub(crate) fn has_graph(&self) -> bool {
+        !self
+            .interims(|one| one.kind == InterimKind::Graph)
+            .is_empty()
+    }
+
     /// Number of graphs over its rows.
     pub(crate) fn graphs(&self, field: FieldId, metric: MetricType) -> usize {
         let is_graph = |one: &Interim| one.kind == InterimKind::Graph;
