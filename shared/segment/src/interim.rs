@@ -2,7 +2,7 @@
 //!
 //! Rows get codes of one byte a dimension soon after they were written: all of them are compared, but
 //! with a fraction of the memory. Once there are enough of them in a chunk, it gets a small graph of its
-//! own. Both are in memory only. Chunks are merged as rows come, and keep what is over their rows; where
+//! own, which grows with it. Both are in memory only. Chunks are merged as rows come, and keep what is over their rows; where
 //! nothing else is due, several of them are joined and get one graph in the place of theirs. When a
 //! flush has written the rows, the sealed segment takes it over, until an index over all rows is there.
 
@@ -157,9 +157,9 @@ impl Chunk {
         match kind {
             InterimKind::Graph => {
                 let without: usize = between.iter().map(Range::len).sum();
-                let known = self
-                    .graph_from(field, metric, 0)
-                    .map_or(0, |one| one.index.len());
+                let grows = |one: &&Interim| one.kind == InterimKind::Graph && one.start == 0;
+                let known = indexes.iter().find(grows);
+                let known = known.map_or(0, |one| one.index.len());
                 let least = if known == 0 { MIN_ROWS } else { MIN_ADDED };
                 let inserted = self.len() - known;
                 let pays = without >= least && INSERTED_PER_ROW * without >= inserted;
@@ -173,13 +173,6 @@ impl Chunk {
         }
     }
 
-    /// The graph over its rows from one of them on.
-    fn graph_from(&self, field: FieldId, metric: MetricType, start: usize) -> Option<Interim> {
-        let is_graph = |one: &Interim| one.kind == InterimKind::Graph;
-        let graphs = self.interims(|one| is_graph(one) && one.measures(field, metric));
-        graphs.into_iter().find(|one| one.start == start)
-    }
-
     /// Whether there is a graph over some of its rows.
     pub(crate) fn has_graph(&self) -> bool {
         !self
@@ -189,9 +182,11 @@ impl Chunk {
 
     /// Number of graphs over its rows.
     pub(crate) fn graphs(&self, field: FieldId, metric: MetricType) -> usize {
-        let is_graph = |one: &Interim| one.kind == InterimKind::Graph;
-        self.interims(|one| is_graph(one) && one.measures(field, metric))
-            .len()
+        self.graphs_of(field, metric).len()
+    }
+
+    fn graphs_of(&self, field: FieldId, metric: MetricType) -> Vec<Interim> {
+        self.interims(|one| one.kind == InterimKind::Graph && one.measures(field, metric))
     }
 
     /// About how many bytes an interim index of the field over so many rows will take up.
@@ -229,9 +224,12 @@ impl Chunk {
         let part = ColumnRows::Dense(DenseRows::part(&column, rows.clone()));
         let known = match kind {
             InterimKind::Codes => None,
-            InterimKind::Graph => self.graph_from(field, metric, rows.start),
+            InterimKind::Graph => {
+                let mut graphs = self.graphs_of(field, metric).into_iter();
+                graphs.find(|one| one.start == rows.start && one.index.len() < rows.len())
+            }
         };
-        let extended = match known.filter(|known| known.index.len() < rows.len()) {
+        let extended = match known {
             Some(known) => known.index.extended(&part, &options).map_err(failed)?,
             None => None,
         };
@@ -397,24 +395,26 @@ impl SegmentSearcher {
         worst: impl Fn(usize) -> Option<f32>,
         stop: &StopFlag,
     ) -> redkite_index::Result<Vec<Vec<Hit>>> {
-        let search = |queries: &Queries, least: usize| {
-            let (params, mut hits) = (search_params(&self.params, self.k, least), Vec::new());
-            let (index, rows) = (&part.index, Some(rows));
-            index.search_many(queries, rows, &params, allowed, self.k, stop, &mut hits)?;
+        let params = |least| search_params(&self.params, self.k, least);
+        let (first, wide) = (params(self.first_candidates()), params(SEARCH_CANDIDATES));
+        let search = |queries: &Queries, params: &SearchParams| {
+            let (index, rows, mut hits) = (&part.index, Some(rows), Vec::new());
+            index.search_many(queries, rows, params, allowed, self.k, stop, &mut hits)?;
             Ok(hits)
         };
-        let worst: Option<Vec<f32>> = match part.kind {
-            InterimKind::Codes => None,
-            InterimKind::Graph => (0..self.queries.len()).map(worst).collect(),
+        let may_be_brief = part.kind == InterimKind::Graph && first.ef < wide.ef;
+        let worst: Option<Vec<f32>> = match may_be_brief {
+            true => (0..self.queries.len()).map(worst).collect(),
+            false => None,
         };
         let Some(worst) = worst else {
-            return search(&self.queries, SEARCH_CANDIDATES);
+            return search(&self.queries, &wide);
         };
-        let mut lists = search(&self.queries, self.first_candidates())?;
+        let mut lists = search(&self.queries, &first)?;
         for (query, (list, worst)) in lists.iter_mut().zip(worst).enumerate() {
             let counts = |hit: &&Hit| self.metric.compare(hit.score, worst).is_lt();
             if 2 * list.iter().filter(counts).count() > self.k
-                && let Some(wider) = search(&self.queries.only(query), SEARCH_CANDIDATES)?.pop()
+                && let Some(wider) = search(&self.queries.only(query), &wide)?.pop()
             {
                 *list = wider;
             }

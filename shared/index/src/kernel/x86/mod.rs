@@ -160,33 +160,27 @@ fn dot_rows_avx2(codes: &[u8], stride: usize, rows: &[u32], query: &[i8], out: &
     unsafe { codes::dot_rows_avx2(codes, stride, rows, query, out) }
 }
 
-fn dot_halves_vnni(
-    codes: &[u8],
-    stride: usize,
-    half: Half,
-    rows: &[u32],
-    query: &[i8],
-    out: &mut [i32],
-) {
-    check_rows(codes, stride, rows, query, out);
-    // SAFETY: VNNI was detected before this table was handed out; the rest as for `dot_halves_avx2`.
-    unsafe { codes::dot_halves_vnni(&codes[half.offset(stride)..], stride, rows, query, out) }
+macro_rules! halves_entry {
+    ($name:ident) => {
+        fn $name(
+            codes: &[u8],
+            stride: usize,
+            half: Half,
+            rows: &[u32],
+            query: &[i8],
+            out: &mut [i32],
+        ) {
+            check_rows(codes, stride, rows, query, out);
+            // SAFETY: the tables that name this entry are only handed out after the features of the kernel were
+            // detected; `check_rows` proved that each row lies inside the codes and that stride, query and results
+            // fit each other, and a half begins at most half a stride into its row.
+            unsafe { codes::$name(&codes[half.offset(stride)..], stride, rows, query, out) }
+        }
+    };
 }
 
-fn dot_halves_avx2(
-    codes: &[u8],
-    stride: usize,
-    half: Half,
-    rows: &[u32],
-    query: &[i8],
-    out: &mut [i32],
-) {
-    check_rows(codes, stride, rows, query, out);
-    // SAFETY: AVX2 was detected before this table was handed out; `check_rows` proved that each row
-    // lies inside the codes and that stride, query and results fit each other, and a half begins at most
-    // half a stride into its row.
-    unsafe { codes::dot_halves_avx2(&codes[half.offset(stride)..], stride, rows, query, out) }
-}
+halves_entry!(dot_halves_vnni);
+halves_entry!(dot_halves_avx2);
 
 macro_rules! block_entry {
     ($name:ident) => {
