@@ -226,8 +226,6 @@ class Svs(Library):
 
     is_intel = "GenuineIntel" in pathlib.Path("/proc/cpuinfo").read_text()
     name = "Intel SVS Vamana " + ("LVQ8" if is_intel else "f32")
-    # How compressed rows are read again was never tried: no such processor was at hand.
-    can_save = not is_intel
     alpha = 1.2
 
     def build(self, data):
@@ -257,7 +255,10 @@ class Svs(Library):
         import svs
 
         config, graph, rows = (str(self.folder / part) for part in ("config", "graph", "rows"))
-        loader = svs.VectorDataLoader(rows, svs.DataType.float32, dims=self.data.dim)
+        if self.is_intel:
+            loader = svs.LVQLoader(rows)
+        else:
+            loader = svs.VectorDataLoader(rows, svs.DataType.float32, dims=self.data.dim)
         links = svs.GraphLoader(graph)
         return svs.Vamana(config, links, loader, svs.DistanceType.L2, num_threads=1)
 

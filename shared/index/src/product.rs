@@ -124,7 +124,7 @@ impl ProductRows {
 impl Comparable for ProductRows {
     type Query = ProductQuery;
 
-    fn keys(&self, query: &mut ProductQuery, rows: &[u32], _limit: f32, keys: &mut Vec<f32>) {
+    fn begin_keys(&self, query: &mut ProductQuery, rows: &[u32], _limit: f32, keys: &mut Vec<f32>) {
         let (factor, table) = (self.pq.factor(), &query.table);
         let product = |row: &u32| factor * self.pq.product(table, *row as usize);
         match self.pq.adds() {

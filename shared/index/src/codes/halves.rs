@@ -278,9 +278,9 @@ impl Codes {
         prefetch(&halves.adds[row as usize..=row as usize]);
     }
 
-    /// Appends the keys of rows, or estimates of those that are likely above the limit.
+    /// Appends estimates of the keys of rows, and asks for the low halves of those that are not likely above the limit.
     #[inline]
-    pub(super) fn keys_below(
+    pub(super) fn begin_keys(
         &self,
         halves: &Halves,
         query: &mut Prepared,
@@ -288,11 +288,15 @@ impl Codes {
         limit: f32,
         keys: &mut Vec<f32>,
     ) {
-        let start = keys.len();
         self.estimate(halves, query, rows, limit, keys);
         if limit != f32::INFINITY {
             self.prefetch_low(&query.near);
         }
+    }
+
+    /// Puts exact keys in the place of those estimates.
+    #[inline]
+    pub(super) fn finish_keys(&self, query: &mut Prepared, keys: &mut [f32]) {
         let Prepared {
             codes,
             dots,
@@ -307,10 +311,12 @@ impl Codes {
         let dot_halves = kernels().dot_halves;
         dot_halves(&self.data, self.stride(), Half::Low, near, codes, low_dots);
         let adds = self.adds();
+        let start = keys.len() - dots.len();
+        let keys = &mut keys[start..];
         for ((row, at), low) in near.iter().zip(&*near_at).zip(&*low_dots) {
             let at = *at as usize;
             let add = adds.get(*row as usize).copied().unwrap_or(0.0);
-            keys[start + at] = add + *factor * (CELL * dots[at] + low - *offset) as f32;
+            keys[at] = add + *factor * (CELL * dots[at] + low - *offset) as f32;
         }
     }
 

@@ -81,7 +81,16 @@ pub(crate) trait Comparable {
     type Query;
     /// Appends the key of each listed row to `keys`. Of a row whose key is likely above `limit`, an estimate that
     /// is above it, too, may stand for it.
-    fn keys(&self, query: &mut Self::Query, rows: &[u32], limit: f32, keys: &mut Vec<f32>);
+    #[inline]
+    fn keys(&self, query: &mut Self::Query, rows: &[u32], limit: f32, keys: &mut Vec<f32>) {
+        self.begin_keys(query, rows, limit, keys);
+        self.finish_keys(query, keys);
+    }
+    /// The first part of [`Comparable::keys`], after which some of the appended keys are not known yet: what they
+    /// need is on its way from memory.
+    fn begin_keys(&self, query: &mut Self::Query, rows: &[u32], limit: f32, keys: &mut Vec<f32>);
+    /// The second part: `keys` ends with what the first one appended.
+    fn finish_keys(&self, _query: &mut Self::Query, _keys: &mut [f32]) {}
     /// Asks for the cache lines that such keys of these rows will read first.
     fn prefetch(&self, rows: &[u32], limit: f32);
     /// How many of those lines there are of a row.
@@ -92,10 +101,17 @@ impl Comparable for Codes {
     type Query = Prepared;
 
     #[inline]
-    fn keys(&self, query: &mut Prepared, rows: &[u32], limit: f32, keys: &mut Vec<f32>) {
+    fn begin_keys(&self, query: &mut Prepared, rows: &[u32], limit: f32, keys: &mut Vec<f32>) {
         match &self.halves {
-            Some(halves) => self.keys_below(halves, query, rows, limit, keys),
+            Some(halves) => Self::begin_keys(self, halves, query, rows, limit, keys),
             None => self.keys_of(&self.data, self.adds(), query, rows, keys),
+        }
+    }
+
+    #[inline]
+    fn finish_keys(&self, query: &mut Prepared, keys: &mut [f32]) {
+        if self.halves.is_some() {
+            Self::finish_keys(self, query, keys);
         }
     }
 

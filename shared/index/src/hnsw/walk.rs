@@ -129,7 +129,7 @@ const ROWS_AT_ONCE: usize = 4;
 
 /// Rows of more lines are asked for all at once: so few of them are on their way that those of a whole node had
 /// better be among them.
-const STEADY_LINES: usize = 4;
+const STEADY_LINES: usize = 3;
 
 /// Offers the fresh nodes to the pool, and asks for rows at a steady distance ahead: first theirs, then of the nodes
 /// that come.
@@ -165,21 +165,33 @@ pub(super) fn score_streaming<C: Comparable>(
     keys.clear();
     let mut limit = pool.limit();
     let lines = codes.lines(limit);
-    let (at_once, ahead) = match lines <= STEADY_LINES {
-        true => (ROWS_AT_ONCE, LINES_IN_FLIGHT / lines),
-        false => (rows.len().max(1), rows.len() + coming_rows.len()),
+    // Rows that are compared at once, and how far ahead others are asked for before and while they are.
+    let (at_once, before, meanwhile) = match lines <= STEADY_LINES {
+        true => {
+            let ahead = LINES_IN_FLIGHT / lines;
+            (ROWS_AT_ONCE, ahead, ahead)
+        }
+        // What their keys still need is asked for before what comes next.
+        false => (
+            rows.len().max(1),
+            rows.len(),
+            rows.len() + coming_rows.len(),
+        ),
     };
-    ask(ahead, limit);
     for (number, nodes) in fresh.chunks(at_once).enumerate() {
         let start = number * at_once;
-        let end = start + nodes.len();
-        ask(start + ahead, limit);
-        codes.keys(prepared, &rows[start..end], limit, keys);
+        ask(start + before, limit);
+        let compared = &rows[start..start + nodes.len()];
+        codes.begin_keys(prepared, compared, limit, keys);
+        ask(start + meanwhile, limit);
+        codes.finish_keys(prepared, keys);
         for (node, key) in nodes.iter().zip(&keys[start..]) {
             pool.insert(*key, *node);
         }
         limit = pool.limit();
     }
+    // Where nothing was fresh, nothing was asked for yet.
+    ask(meanwhile, limit);
     *asked -= rows.len();
 }
 
