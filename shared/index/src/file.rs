@@ -13,7 +13,7 @@
 //! | 40..44 | efConstruction |
 //! | 44..48 | scale of the codes, f32 |
 //! | 48..52 | number of upper levels |
-//! | 52..56 | lists of an inverted index, from version 2 on, else zero |
+//! | 52..56 | lists of an inverted index, from version 2 on; dimension of the rows of a graph, f32, from version 6 on; else zero |
 //! | 56..60 | bits of a product-quantised code, from version 2 on, else zero |
 //! | 60..64 | parts of a product-quantised code of a graph, from version 3 on, else zero |
 //! | 64.. | one entry of 32 bytes a section: kind u32, level u32, CRC32C u32, zero u32, offset u64, length u64 |
@@ -26,7 +26,8 @@
 //! of 4096, and puts product codes of up to 4 bits (SCANN, IVF_PQ) into blocks of 32 rows. Version 4 has a
 //! flag, 1, of indexes whose hits have the scores of the codes, and of HNSW_PQ the mean that such scores
 //! need; other indexes are still written as before, and no older file has the flag. Version 5 keeps the halves of
-//! codes of HNSW, HNSW_SQ and AUTOINDEX apart (encoding 2) where a row of them fills three cache lines or more.
+//! codes of HNSW, HNSW_SQ and AUTOINDEX apart (encoding 2) where a row of them fills three cache lines or more. Version 6
+//! has the dimension of their rows where it could be measured; a build that does not know it looks as far as `ef` alone.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ use crate::kernel::LINE_BYTES;
 use crate::params::IndexType;
 
 /// The newest version this build reads and writes.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// The version of indexes whose hits have the scores of the codes: an older build would give other scores.
 pub(crate) const BY_CODES_VERSION: u32 = 4;
@@ -51,6 +52,9 @@ const BY_CODES: u8 = 1;
 
 /// The version of graphs whose codes have their halves apart.
 const HALVES_VERSION: u32 = 5;
+
+/// The version of graphs that know the dimension of their rows.
+const DIMENSION_VERSION: u32 = 6;
 
 /// Encodings of rows: f32, codes of 8 bits, and such codes with their halves apart.
 const ENCODINGS: [(bool, bool); 3] = [(false, false), (true, false), (true, true)];
@@ -162,6 +166,8 @@ pub(crate) struct Header {
     pub(crate) scale: f32,
     pub(crate) upper_levels: usize,
     pub(crate) nlist: usize,
+    /// The dimension of a graph's rows, where it is known.
+    pub(crate) dimension: Option<f32>,
     pub(crate) nbits: usize,
     pub(crate) parts: usize,
 }
@@ -182,6 +188,7 @@ impl Header {
             scale: 0.0,
             upper_levels: 0,
             nlist: 0,
+            dimension: None,
             nbits: 0,
             parts: 0,
         }
@@ -200,7 +207,13 @@ impl Header {
     /// Says that rows are codes with their halves apart.
     pub(crate) fn halve(&mut self) {
         self.is_halved = true;
-        self.version = HALVES_VERSION;
+        self.version = self.version.max(HALVES_VERSION);
+    }
+
+    /// Says what the dimension of a graph's rows is.
+    pub(crate) fn measured(&mut self, dimension: f32) {
+        self.dimension = Some(dimension);
+        self.version = DIMENSION_VERSION;
     }
 
     fn encode(&self, sections: usize) -> Vec<u8> {
@@ -244,8 +257,13 @@ impl Header {
             bytes.extend_from_slice(&(number as u32).to_le_bytes());
         }
         bytes.extend_from_slice(&self.scale.to_le_bytes());
-        for number in [self.upper_levels, self.nlist, self.nbits, self.parts] {
-            bytes.extend_from_slice(&(number as u32).to_le_bytes());
+        let lists = match self.dimension {
+            Some(dimension) => dimension.to_bits(),
+            None => self.nlist as u32,
+        };
+        let (levels, bits) = (self.upper_levels as u32, self.nbits as u32);
+        for number in [levels, lists, bits, self.parts as u32] {
+            bytes.extend_from_slice(&number.to_le_bytes());
         }
         bytes.resize(HEADER_BYTES, 0);
         bytes
@@ -290,6 +308,13 @@ impl Header {
             }
             (Some(encoding), _) => *encoding,
         };
+        let (nlist, dimension) = match (u32_at(bytes, 52), version) {
+            (lists, ..DIMENSION_VERSION) => (lists as usize, None),
+            (dimension, _) => (0, Some(f32::from_bits(dimension))),
+        };
+        if dimension.is_some_and(|dimension| !(dimension >= 1.0 && dimension.is_finite())) {
+            return Err(Error::corrupt("dimension of rows"));
+        }
         let header = Self {
             version,
             index_type,
@@ -303,7 +328,8 @@ impl Header {
             ef_construction: u32_at(bytes, 40) as usize,
             scale: f32::from_bits(u32_at(bytes, 44)),
             upper_levels: u32_at(bytes, 48) as usize,
-            nlist: u32_at(bytes, 52) as usize,
+            nlist,
+            dimension,
             nbits: u32_at(bytes, 56) as usize,
             parts: u32_at(bytes, 60) as usize,
         };

@@ -153,6 +153,18 @@ const VERSION_5: [(IndexType, &[u8]); 2] = [
     ),
 ];
 
+/// Of so many rows that they have a dimension, which is what version 6 added.
+const VERSION_6: &[u8] = include_bytes!("golden/hnsw_v6.rkindex");
+const ROWS_6: usize = 512;
+
+fn rows_6() -> Vec<f32> {
+    // As many as there are, and these again a little further away.
+    let near = rows();
+    let far = near.iter().map(|value| value + 1.0);
+    let all = near.iter().copied().chain(far);
+    all.take(ROWS_6 * DIM).collect()
+}
+
 /// Rows long enough for that, and few of them.
 const DIM_5: usize = 140;
 const ROWS_5: usize = 30;
@@ -238,6 +250,47 @@ fn write_the_golden_files() {
         let bytes = bytes_of(build(&params, rows, DIM_5, &options).unwrap().as_ref());
         let name = index_type.name().to_ascii_lowercase();
         std::fs::write(format!("tests/golden/{name}_v5.rkindex"), bytes).unwrap();
+    }
+    write(&IndexParams::hnsw(MetricType::L2, 4, 20), &rows_6());
+}
+
+#[test]
+fn version_6_is_read_and_written_back_unchanged() {
+    assert_eq!(VERSION_6[8], 6);
+    assert!(VERSION_6.len() < 100_000, "{}", VERSION_6.len());
+    let index = open(VERSION_6.to_vec().into()).unwrap();
+    assert!(
+        bytes_of(index.as_ref()) == VERSION_6,
+        "the format changed without a new version"
+    );
+    let stop = StopFlag::new();
+    let options = BuildOptions {
+        threads: 1,
+        seed: 1,
+        progress: None,
+        stop: &stop,
+    };
+    let (values, params) = (rows_6(), IndexParams::hnsw(MetricType::L2, 4, 20));
+    let raw = RawSlice::new(&values, DIM).unwrap();
+    let built = build(&params, &values, DIM, &options).unwrap();
+    let bytes = bytes_of(built.as_ref());
+    assert_eq!((bytes[8], bytes.len()), (6, VERSION_6.len()));
+    let dimension_of = |file: &[u8]| f32::from_le_bytes(file[52..56].try_into().unwrap());
+    let difference = dimension_of(&bytes) - dimension_of(VERSION_6);
+    assert!(difference.abs() < 1e-3, "{difference}");
+    for index in [index, built] {
+        let (params, mut hits) = (SearchParams::default(), Vec::new());
+        let query = &values[7 * DIM..][..DIM];
+        index
+            .search(query, &raw, &params, None, 5, &stop, &mut hits)
+            .unwrap();
+        assert_eq!((hits.len(), hits[0].row), (5, 7));
+    }
+    for dimension in [f32::NAN, f32::INFINITY, 0.0, -3.0, 0.5] {
+        let mut file = VERSION_6.to_vec();
+        file[52..56].copy_from_slice(&dimension.to_le_bytes());
+        let message = open(sealed(file).into()).err().unwrap().to_string();
+        assert!(message.contains("dimension"), "{dimension}: {message}");
     }
 }
 

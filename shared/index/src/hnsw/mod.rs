@@ -6,6 +6,7 @@
 
 pub(crate) mod build;
 pub(crate) mod candidates;
+mod dimension;
 mod filtered;
 pub(crate) mod find;
 pub(crate) mod graph;
@@ -66,6 +67,8 @@ pub struct HnswIndex {
     levels: Vec<Level>,
     m: usize,
     ef_construction: usize,
+    /// That of the rows, as [`dimension::dimension`] measures it, if it is known and a search can go by it.
+    dimension: Option<f32>,
     /// Whether candidates are scored with the vectors, rather than by their codes.
     is_refined: bool,
 }
@@ -100,14 +103,15 @@ impl HnswIndex {
         options.stop.check()?;
         let mut codes = Codes::of_raw(params.metric, raw, options.stop)?;
         let levels = build::build_levels(&codes, params.m, params.ef_construction, &[], options)?;
-        let codes = if params.index_type == IndexType::HnswPq {
+        let (codes, dimension) = if params.index_type == IndexType::HnswPq {
             // The graph is built on 8 bits a dimension: better links cost a walk nothing.
             drop(codes);
             let (seed, stop) = (options.seed, options.stop);
-            Rows::Product(ProductRows::build(params, raw, seed, stop)?)
+            let codes = ProductRows::build(params, raw, seed, stop)?;
+            (Rows::Product(codes), None)
         } else {
-            finish(&mut codes, &levels, options.stop)?;
-            Rows::Scalar(codes)
+            let dimension = finish(&mut codes, &levels, options.stop)?;
+            (Rows::Scalar(codes), dimension)
         };
         Ok(Self {
             index_type: params.index_type,
@@ -119,6 +123,7 @@ impl HnswIndex {
             levels,
             m: params.m,
             ef_construction: params.ef_construction,
+            dimension,
             is_refined: params.is_refined,
         })
     }
@@ -142,9 +147,10 @@ impl HnswIndex {
         };
         let (m, ef_construction, known) = (self.m, self.ef_construction, &self.levels);
         let levels = build::build_levels(&codes, m, ef_construction, known, options)?;
-        finish(&mut codes, &levels, options.stop)?;
+        let dimension = finish(&mut codes, &levels, options.stop)?;
         Ok(Some(Box::new(Self {
             rows: count,
+            dimension,
             inverse_norms: inverse_norms(self.metric, raw),
             codes: Rows::Scalar(codes),
             levels,
@@ -174,6 +180,7 @@ impl HnswIndex {
             levels,
             m: header.m,
             ef_construction: header.ef_construction,
+            dimension: header.dimension,
             is_refined: header.is_refined,
         })
     }
@@ -189,13 +196,15 @@ impl HnswIndex {
     }
 }
 
-/// Ends the building of codes whose graph is finished.
-fn finish(codes: &mut Codes, levels: &[Level], stop: &StopFlag) -> Result<()> {
+/// Ends the building of codes whose graph is finished; the dimension of their rows.
+fn finish(codes: &mut Codes, levels: &[Level], stop: &StopFlag) -> Result<Option<f32>> {
     let lowest = levels[0].view();
+    let dimension = dimension::dimension(codes, &lowest, stop)?;
     let neighbours = |row, out: &mut Vec<u32>| {
         out.extend_from_slice(lowest.neighbours(row, &mut Vec::new()));
     };
-    Ok(codes.finish_in_halves(neighbours, stop)?)
+    codes.finish_in_halves(neighbours, stop)?;
+    Ok(dimension)
 }
 
 /// Reads the rows out of a file.
@@ -361,6 +370,9 @@ impl VectorIndex for HnswIndex {
         header.m = self.m;
         header.ef_construction = self.ef_construction;
         header.upper_levels = self.levels.len() - 1;
+        if let Some(dimension) = self.dimension {
+            header.measured(dimension);
+        }
         let mut sections = vec![(Section::InverseNorms, 0, self.inverse_norms.clone())];
         match &self.codes {
             Rows::Scalar(codes) => sections.extend(scalar_sections(codes, &mut header)),

@@ -106,6 +106,8 @@ pub(crate) struct PoolSize {
     /// Nodes that are kept, at least as many: those beyond were met on the way anyway, and scoring them
     /// exactly undoes what rounding mixed up.
     pub(crate) kept: usize,
+    /// Where the walk ends instead, if that is known.
+    pub(crate) horizon: Option<Horizon>,
 }
 
 impl PoolSize {
@@ -114,6 +116,7 @@ impl PoolSize {
         Self {
             expanded: nodes,
             kept: nodes,
+            horizon: None,
         }
     }
 
@@ -123,18 +126,62 @@ impl PoolSize {
         Self {
             expanded: widened(self.expanded),
             kept: widened(self.kept),
+            horizon: self.horizon.map(|horizon| Horizon {
+                nearest: (horizon.nearest as f64 * factor).ceil() as usize,
+                ..horizon
+            }),
         }
     }
 }
 
+/// The distance, as a multiple of that of one of the nearest nodes found, beyond which a walk expands none.
+///
+/// Queries differ in how many rows lie about as far away as those that they ask for: a walk of one length for all
+/// looks at too little around some and at too much around others.
+///
+/// # Source
+/// Distance-adaptive beam search (Al-Jazzazi et al. 2025, "Distance Adaptive Beam Search for Provably Accurate
+/// Graph-Based Nearest Neighbor Search"); there the multiple is the parameter, here `ef` is, see
+/// [`super::dimension`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Horizon {
+    /// The how manieth of the nodes found it is a multiple of.
+    pub(crate) nearest: usize,
+    /// The square of the multiple.
+    pub(crate) square: f32,
+    /// What must be added to a key to get a squared distance.
+    pub(crate) start: f32,
+    /// What rounding adds to squared distances: so much further away is no difference.
+    pub(crate) slack: f32,
+}
+
+impl Horizon {
+    /// The key of the horizon where the node that it goes by has this one.
+    #[inline]
+    fn key(&self, nearest: f32) -> f32 {
+        self.square * (nearest + self.start).max(0.0) + self.slack - self.start
+    }
+}
+
+/// A walk with a horizon expands so many times `ef` nodes at the most: queries unlike the rows may have all of them
+/// within it.
+pub(super) const MOST: usize = 3;
+
+/// And at least this part of `ef`.
+const LEAST_PART: usize = 4;
+
 /// The best nodes found so far, sorted, with a cursor at the first that was not expanded.
 ///
 /// It takes the part of both heaps of the paper's Algorithm 2: a walk ends when the cursor passes
-/// those that are to be expanded.
+/// those that are to be expanded, or the horizon.
 pub(crate) struct Pool {
     entries: Vec<Entry>,
     size: PoolSize,
     cursor: usize,
+    /// The key of the horizon, as far as it is known.
+    horizon: f32,
+    /// A node whose key is not below this is dropped.
+    limit: f32,
 }
 
 impl Default for Pool {
@@ -143,6 +190,8 @@ impl Default for Pool {
             entries: Vec::new(),
             size: PoolSize::of(0),
             cursor: 0,
+            horizon: f32::INFINITY,
+            limit: f32::INFINITY,
         }
     }
 }
@@ -153,29 +202,58 @@ impl Pool {
         self.entries.clear();
         self.size = size;
         self.cursor = 0;
+        self.horizon = f32::INFINITY;
+        self.limit = f32::INFINITY;
     }
 
     /// A node whose key is not below this would be dropped.
     #[inline]
     pub(crate) fn limit(&self) -> f32 {
-        match self.entries.last() {
-            Some(worst) if self.entries.len() == self.size.kept => worst.key,
-            _ => f32::INFINITY,
-        }
+        self.limit
     }
 
-    /// Offers a node; one that is no better than the worst of a full pool is dropped.
+    /// Offers a node; one that is no better than the worst of a full pool is dropped, and one beyond the horizon
+    /// if enough are kept.
     #[inline]
     pub(crate) fn insert(&mut self, key: f32, node: u32) {
-        if self.entries.len() == self.size.kept {
-            match self.entries.last() {
-                Some(worst) if key < worst.key => self.entries.pop(),
-                _ => return,
-            };
+        if key >= self.limit && self.limit < f32::INFINITY {
+            return;
+        }
+        let most = self.size.kept.max(self.most_expanded());
+        if self.entries.len() == most {
+            self.entries.pop();
         }
         let at = self.entries.partition_point(|entry| entry.key <= key);
         self.entries.insert(at, Entry { key, node });
         self.cursor = self.cursor.min(at);
+        self.narrow(most);
+    }
+
+    /// Nodes that are expanded at the most.
+    #[inline]
+    fn most_expanded(&self) -> usize {
+        match self.size.horizon {
+            Some(_) => MOST * self.size.expanded,
+            None => self.size.expanded,
+        }
+    }
+
+    /// Says anew what is to be dropped, where so many are kept at the most.
+    #[inline]
+    fn narrow(&mut self, most: usize) {
+        self.limit = match self.entries.last() {
+            Some(worst) if self.entries.len() == most => worst.key,
+            _ => f32::INFINITY,
+        };
+        let Some(horizon) = &self.size.horizon else {
+            return;
+        };
+        if let Some(nearest) = self.entries.get(horizon.nearest - 1) {
+            self.horizon = horizon.key(nearest.key);
+        }
+        if let Some(enough) = self.entries.get(self.size.kept - 1) {
+            self.limit = self.limit.min(self.horizon.max(enough.key));
+        }
     }
 
     /// Takes the best node that was not expanded yet.
@@ -201,13 +279,17 @@ impl Pool {
     pub(crate) fn peek(&mut self) -> Option<u32> {
         self.skip_expanded();
         let entry = self.entries.get(self.cursor)?;
-        (self.cursor < self.size.expanded).then_some(entry.node)
+        let is_next = match self.size.horizon {
+            Some(_) if self.cursor < self.size.expanded / LEAST_PART => true,
+            _ => entry.key <= self.horizon && self.cursor < self.most_expanded(),
+        };
+        is_next.then_some(entry.node)
     }
 
     /// The nodes that the next calls of [`Pool::next`] would take now, up to `count`.
     #[inline]
     pub(crate) fn upcoming(&self, count: usize) -> impl Iterator<Item = u32> + '_ {
-        let end = self.entries.len().min(self.size.expanded);
+        let end = self.entries.len().min(self.most_expanded());
         let waiting = self.entries.get(self.cursor..end).unwrap_or_default();
         let waiting = waiting.iter().map(|entry| entry.node);
         waiting.filter(|node| node & EXPANDED == 0).take(count)
@@ -337,8 +419,8 @@ mod tests {
     fn nodes_beyond_those_to_be_expanded_are_only_kept() {
         let mut pool = Pool::default();
         pool.reset(PoolSize {
-            expanded: 2,
             kept: 4,
+            ..PoolSize::of(2)
         });
         for node in [4, 3, 1, 2, 5] {
             pool.insert(node as f32, node);
@@ -354,6 +436,69 @@ mod tests {
         assert_eq!([pool.next(), pool.next()], [Some(9), None]);
         let kept: Vec<u32> = pool.iter().map(|(_, node)| node).collect();
         assert_eq!(kept, [9, 1, 2, 3]);
+    }
+
+    /// Expands the second and third of the nearest nodes whatever happens, and others up to twice the distance of the
+    /// second.
+    fn with_horizon(kept: usize) -> Pool {
+        let mut pool = Pool::default();
+        pool.reset(PoolSize {
+            kept,
+            horizon: Some(Horizon {
+                nearest: 2,
+                square: 4.0,
+                start: 1.0,
+                slack: 0.5,
+            }),
+            ..PoolSize::of(8)
+        });
+        pool
+    }
+
+    #[test]
+    fn a_walk_with_a_horizon_ends_there_and_neither_before_nor_long_after_its_effort() {
+        // Squared distances are keys and one, so the horizon is at 4 · (key + 1) + 0.5 − 1.
+        let mut pool = with_horizon(8);
+        for key in [3.0, 1.0, 8.0, 7.4, 7.6] {
+            pool.insert(key, key as u32);
+        }
+        let next: Vec<Option<u32>> = (0..3).map(|_| pool.next()).collect();
+        assert_eq!(next, [Some(1), Some(3), Some(7)]);
+        // The second is nearer now, and all that are left lie beyond.
+        pool.insert(0.0, 9);
+        assert_eq!([pool.next(), pool.next()], [Some(9), None]);
+        // Alone they are far away, but the effort has hardly begun.
+        let mut pool = with_horizon(8);
+        for key in [0.0, 0.1, 100.0, 101.0] {
+            pool.insert(key, key as u32 + 7);
+        }
+        assert_eq!([pool.next(), pool.next()], [Some(7), Some(7)]);
+        assert_eq!(pool.next(), None);
+        let mut pool = with_horizon(8);
+        for node in 0..100 {
+            pool.insert(1.0, node);
+        }
+        let expanded = std::iter::from_fn(|| pool.next()).count();
+        assert_eq!(expanded, MOST * 8);
+    }
+
+    #[test]
+    fn beyond_a_horizon_as_many_are_kept_as_are_asked_for() {
+        let mut pool = with_horizon(5);
+        for node in 0..5 {
+            pool.insert(100.0 * node as f32, node);
+            assert!(node == 4 || pool.limit() == f32::INFINITY);
+        }
+        assert_eq!(pool.limit(), 403.5, "the horizon lies beyond the last");
+        pool.insert(0.0, 8);
+        assert_eq!(
+            pool.limit(),
+            300.0,
+            "the horizon lies before the last that is kept"
+        );
+        pool.insert(301.0, 9);
+        let kept: Vec<u32> = pool.iter().map(|(_, node)| node).collect();
+        assert_eq!(kept, [0, 8, 1, 2, 3, 4]);
     }
 
     #[test]

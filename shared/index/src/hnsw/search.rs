@@ -23,7 +23,12 @@ impl HnswIndex {
     /// were asked for, and a few more to undo what rounding mixed up. Product codes mix up far more
     /// than 8 bits a dimension do, so all their candidates are scored unless so many were asked for. Where
     /// hits have the scores of the codes, only how much is looked at counts.
-    fn breadth(&self, k: usize, params: &SearchParams) -> Result<(PoolSize, usize)> {
+    fn breadth(
+        &self,
+        k: usize,
+        params: &SearchParams,
+        scratch: &Scratch,
+    ) -> Result<(PoolSize, usize)> {
         let ef = params.pool_size(k)?;
         let refined = match (params.refine_k, &self.codes) {
             (Some(factor), _) => (f64::from(factor) * k as f64).ceil() as usize,
@@ -31,9 +36,11 @@ impl HnswIndex {
             (None, Rows::Product(_)) => ef,
         };
         let reranked = refined.max(k + k / 2 + 5);
+        let expanded = ef.max(refined);
         let size = PoolSize {
-            expanded: ef.max(refined),
+            expanded,
             kept: ef.max(reranked),
+            horizon: self.horizon(k, expanded, scratch),
         };
         Ok((size, reranked))
     }
@@ -54,14 +61,14 @@ impl HnswIndex {
         scratch: &mut Scratch,
         out: &mut Vec<Hit>,
     ) -> Result<()> {
-        let (size, reranked) = self.breadth(k, params)?;
+        self.prepare(query, scratch);
+        let (size, reranked) = self.breadth(k, params, scratch)?;
         let wanted = Wanted {
             allowed,
             size,
             needed: k,
             widened: 1.0,
         };
-        self.prepare(query, scratch);
         if let Some(scores) = self.code_scores(query, scratch) {
             self.candidates(wanted, stop, scratch)?;
             score_by_codes(&scores, k, scratch, out);

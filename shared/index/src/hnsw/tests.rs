@@ -1,6 +1,7 @@
 //! The graph against exact search.
 
 mod extended;
+mod horizon;
 
 use std::collections::HashSet;
 use std::sync::OnceLock;

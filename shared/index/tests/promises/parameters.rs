@@ -289,7 +289,13 @@ fn a_search_parameter_changes_answers_or_is_refused() {
     for kind in &KINDS {
         let column = column(kind.data, wide, DIM, &mut rng);
         let index = kind.build(&[], &column);
-        let queries = queries(&column, (0..1_000).map(|at| at * 7));
+        // With the least effort that it takes for other types' parameters it finds nearly all.
+        let count = if kind.name == "AUTOINDEX" {
+            4_000
+        } else {
+            1_000
+        };
+        let queries = queries(&column, (0..count).map(|at| at * 7 % wide));
         let refused = |key: &str, value: &Value| {
             let params = json!({ key: value });
             match kind.search_params(&params) {
