@@ -227,6 +227,8 @@ class Svs(Library):
     is_intel = "GenuineIntel" in pathlib.Path("/proc/cpuinfo").read_text()
     name = "Intel SVS Vamana " + ("LVQ8" if is_intel else "f32")
     alpha = 1.2
+    # The fastest of 0, 32 and 64 bytes, and of 1, 4, 8 and 16 rows, on 384 dimensions.
+    padding, lookahead = 64, 4
 
     def build(self, data):
         import svs
@@ -240,7 +242,7 @@ class Svs(Library):
                 path = os.path.join(folder, "base.fvecs")
                 svs.write_vecs(rows, path)
                 loader = svs.VectorDataLoader(path, svs.DataType.float32, dims=data.dim)
-                rows = svs.LVQLoader(loader, primary=8, residual=0)
+                rows = svs.LVQLoader(loader, primary=8, residual=0, padding=self.padding)
                 self.index = svs.Vamana.build(params, rows, svs.DistanceType.L2, num_threads=1)
         else:
             self.index = svs.Vamana.build(params, rows, svs.DistanceType.L2, num_threads=1)
@@ -256,13 +258,16 @@ class Svs(Library):
 
         config, graph, rows = (str(self.folder / part) for part in ("config", "graph", "rows"))
         if self.is_intel:
-            loader = svs.LVQLoader(rows)
+            loader = svs.LVQLoader(rows, padding=self.padding)
         else:
             loader = svs.VectorDataLoader(rows, svs.DataType.float32, dims=self.data.dim)
         links = svs.GraphLoader(graph)
         return svs.Vamana(config, links, loader, svs.DistanceType.L2, num_threads=1)
 
     def set(self, setting):
+        parameters = self.index.search_parameters
+        parameters.prefetch_lookahead = self.lookahead
+        self.index.search_parameters = parameters
         self.index.search_window_size = setting
 
     def runner(self, queries, mask):
