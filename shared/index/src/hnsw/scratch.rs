@@ -145,7 +145,7 @@ impl PoolSize {
 /// [`super::dimension`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Horizon {
-    /// The how manieth of the nodes found it is a multiple of.
+    /// By the distance of this one of the nodes found, counted from 1.
     pub(crate) nearest: usize,
     /// The square of the multiple.
     pub(crate) square: f32,
@@ -166,6 +166,9 @@ impl Horizon {
 /// A walk with a horizon expands so many times `ef` nodes at the most: queries unlike the rows may have all of them
 /// within it.
 pub(super) const MOST: usize = 3;
+
+/// But no more than so many on that account: to keep more of them sorted costs more than to compare their rows.
+const MOST_SORTED: usize = 4096;
 
 /// And at least this part of `ef`.
 const LEAST_PART: usize = 4;
@@ -233,7 +236,7 @@ impl Pool {
     #[inline]
     fn most_expanded(&self) -> usize {
         match self.size.horizon {
-            Some(_) => MOST * self.size.expanded,
+            Some(_) => (MOST * self.size.expanded).min(self.size.expanded.max(MOST_SORTED)),
             None => self.size.expanded,
         }
     }
@@ -474,12 +477,15 @@ mod tests {
         }
         assert_eq!([pool.next(), pool.next()], [Some(7), Some(7)]);
         assert_eq!(pool.next(), None);
-        let mut pool = with_horizon(8);
-        for node in 0..100 {
-            pool.insert(1.0, node);
+        for (effort, most) in [(8, 24), (2000, 4096), (5000, 5000)] {
+            let mut pool = with_horizon(8);
+            pool.size.expanded = effort;
+            for node in 0..6000 {
+                pool.insert(1.0, node);
+            }
+            let expanded = std::iter::from_fn(|| pool.next()).count();
+            assert_eq!(expanded, most, "{effort}");
         }
-        let expanded = std::iter::from_fn(|| pool.next()).count();
-        assert_eq!(expanded, MOST * 8);
     }
 
     #[test]
