@@ -96,7 +96,6 @@ fn where_queries_are_unlike_the_same_effort_finds_more() {
             of_all.push([12, 16, 24, 40].map(|ef| case.recall(ef, allow, 10)));
         }
         case.index.dimension = dimension;
-        println!("{name} {dimension:?}: {of_all:?}");
         for (by_distance, by_effort) in of_all[0].iter().zip(&of_all[1]) {
             assert!(by_distance + 0.01 >= *by_effort, "{name}: {of_all:?}");
         }
