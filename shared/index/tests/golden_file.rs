@@ -34,6 +34,16 @@ fn rows() -> Vec<f32> {
     (0..ROWS * DIM).map(value).collect()
 }
 
+/// What every file is built with.
+fn options(stop: &StopFlag) -> BuildOptions<'_> {
+    BuildOptions {
+        threads: 1,
+        seed: 1,
+        progress: None,
+        stop,
+    }
+}
+
 fn bytes_of(index: &dyn VectorIndex) -> Vec<u8> {
     let mut bytes = Vec::new();
     index.write(&mut bytes).unwrap();
@@ -214,12 +224,7 @@ fn params_3(index_type: IndexType) -> IndexParams {
 #[ignore = "changes the golden file"]
 fn write_the_golden_files() {
     let stop = StopFlag::new();
-    let options = BuildOptions {
-        threads: 1,
-        seed: 1,
-        progress: None,
-        stop: &stop,
-    };
+    let options = options(&stop);
     let write = |params: &IndexParams, rows: &[f32]| {
         let index = build(params, rows, DIM, &options).unwrap();
         let name = params.index_type.name().to_ascii_lowercase();
@@ -264,12 +269,7 @@ fn version_6_is_read_and_written_back_unchanged() {
         "the format changed without a new version"
     );
     let stop = StopFlag::new();
-    let options = BuildOptions {
-        threads: 1,
-        seed: 1,
-        progress: None,
-        stop: &stop,
-    };
+    let options = options(&stop);
     let (values, params) = (rows_6(), IndexParams::hnsw(MetricType::L2, 4, 20));
     let raw = RawSlice::new(&values, DIM).unwrap();
     let built = build(&params, &values, DIM, &options).unwrap();
@@ -297,12 +297,7 @@ fn version_6_is_read_and_written_back_unchanged() {
 #[test]
 fn version_5_is_read_and_written_back_unchanged() {
     let stop = StopFlag::new();
-    let options = BuildOptions {
-        threads: 1,
-        seed: 1,
-        progress: None,
-        stop: &stop,
-    };
+    let options = options(&stop);
     let values = &rows()[..ROWS_5 * DIM_5];
     let raw = RawSlice::new(values, DIM_5).unwrap();
     for (index_type, golden) in VERSION_5 {
@@ -349,12 +344,7 @@ fn version_5_is_read_and_written_back_unchanged() {
 #[test]
 fn version_4_is_read_and_written_back_unchanged() {
     let stop = StopFlag::new();
-    let options = BuildOptions {
-        threads: 1,
-        seed: 1,
-        progress: None,
-        stop: &stop,
-    };
+    let options = options(&stop);
     let values = rows();
     let raw = RawSlice::new(&values, DIM).unwrap();
     for (index_type, golden) in VERSION_4 {
@@ -411,12 +401,7 @@ fn no_flag_is_taken_for_another() {
 #[test]
 fn version_3_is_read_and_written_back_unchanged() {
     let stop = StopFlag::new();
-    let options = BuildOptions {
-        threads: 1,
-        seed: 1,
-        progress: None,
-        stop: &stop,
-    };
+    let options = options(&stop);
     for (index_type, golden) in VERSION_3 {
         assert_eq!(golden[8], 3);
         assert!(golden.len() < 20_000, "{}", golden.len());
@@ -482,12 +467,7 @@ fn the_other_types_of_version_1_are_read_and_written_back_unchanged() {
         .search(query, &raw, &params, None, 1, &stop, &mut hits)
         .unwrap();
     assert!(hits[0].row == 7 && (hits[0].score - 1.0).abs() < 1e-6);
-    let options = BuildOptions {
-        threads: 1,
-        seed: 1,
-        progress: None,
-        stop: &stop,
-    };
+    let options = options(&stop);
     let built = build(
         &IndexParams::flat(MetricType::Cosine),
         &values,

@@ -88,27 +88,23 @@ impl HalfQuery {
 }
 
 impl Halves {
-    /// Makes a query ready: `query` as its metric compares it, `codes` what it was rounded to in steps of
-    /// `query_scale`.
+    /// What else a query that was made ready for whole codes needs.
     pub(super) fn prepare(
         &self,
         metric: MetricType,
         quantizer: &Quantizer,
-        query: &[f32],
-        codes: &[i8],
-        query_scale: f32,
+        query: &Prepared,
     ) -> HalfQuery {
-        let levels = codes.iter().map(|code| i32::from(*code));
-        let sum = levels.clone().sum();
-        let ratio = query_scale / quantizer.scale;
+        let sum = query.offset / i32::from(ZERO);
         match metric {
             MetricType::Ip => {
+                let ratio = query.scale / quantizer.scale;
                 let step = match ratio > 0.0 {
                     true => 1.0 / ratio,
                     false => 0.0,
                 };
                 let (mut square, mut along_mean) = (0f32, 0f32);
-                for (value, mean) in query.iter().zip(&quantizer.mean) {
+                for (value, mean) in query.values.iter().zip(&quantizer.mean) {
                     square += value * value;
                     along_mean += value * mean;
                 }
@@ -122,9 +118,8 @@ impl Halves {
                 }
             }
             MetricType::L2 | MetricType::Cosine | MetricType::Hamming | MetricType::Jaccard => {
-                let square = levels.map(|level| level * level).sum::<i32>() as f32;
                 HalfQuery {
-                    start: ratio * ratio * square,
+                    start: query.start,
                     slope: 1.0,
                     slack: 2.0 * self.slack,
                     share: 1.0,
@@ -280,7 +275,7 @@ impl Codes {
 
     /// Appends estimates of the keys of rows, and asks for the low halves of those that are not likely above the limit.
     #[inline]
-    pub(super) fn begin_keys(
+    pub(super) fn begin_halves(
         &self,
         halves: &Halves,
         query: &mut Prepared,
@@ -296,7 +291,7 @@ impl Codes {
 
     /// Puts exact keys in the place of those estimates.
     #[inline]
-    pub(super) fn finish_keys(&self, query: &mut Prepared, keys: &mut [f32]) {
+    pub(super) fn finish_halves(&self, query: &mut Prepared, keys: &mut [f32]) {
         let Prepared {
             codes,
             dots,

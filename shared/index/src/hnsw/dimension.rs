@@ -13,7 +13,7 @@
 use redkite_types::{MetricType, StopFlag};
 
 use super::graph::LevelView;
-use super::scratch::{Horizon, MOST, PoolSize, Scratch, Walk};
+use super::scratch::{Horizon, MOST_TIMES, PoolSize, Scratch, Walk};
 use super::walk::beam;
 use super::{HnswIndex, Rows};
 use crate::codes::{Codes, Prepared};
@@ -54,7 +54,7 @@ pub(super) fn dimension(
         let entry = (number * codes.rows / sampled) as u32;
         codes.prepare_row(entry, &mut row);
         // One more: it finds itself.
-        let size = PoolSize::of(MOST * FAR + 1);
+        let size = PoolSize::of(MOST_TIMES * FAR + 1);
         beam(lowest, codes, &mut row, &mut walk, entry, size, stop)?;
         let others = || walk.pool.iter().filter(|(_, node)| *node != entry);
         if let Some((near, _)) = others().nth(NEAR - 1).filter(|(near, _)| *near > 0.0) {

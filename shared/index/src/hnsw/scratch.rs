@@ -165,7 +165,7 @@ impl Horizon {
 
 /// A walk with a horizon expands so many times `ef` nodes at the most: queries unlike the rows may have all of them
 /// within it.
-pub(super) const MOST: usize = 3;
+pub(super) const MOST_TIMES: usize = 3;
 
 /// But no more than so many on that account: to keep more of them sorted costs more than to compare their rows.
 const MOST_SORTED: usize = 4096;
@@ -236,7 +236,7 @@ impl Pool {
     #[inline]
     fn most_expanded(&self) -> usize {
         match self.size.horizon {
-            Some(_) => (MOST * self.size.expanded).min(self.size.expanded.max(MOST_SORTED)),
+            Some(_) => (MOST_TIMES * self.size.expanded).min(self.size.expanded.max(MOST_SORTED)),
             None => self.size.expanded,
         }
     }
@@ -441,8 +441,7 @@ mod tests {
         assert_eq!(kept, [9, 1, 2, 3]);
     }
 
-    /// Expands the second and third of the nearest nodes whatever happens, and others up to twice the distance of the
-    /// second.
+    /// Expands the two nearest nodes whatever happens, and others up to twice the distance of the second.
     fn with_horizon(kept: usize) -> Pool {
         let mut pool = Pool::default();
         pool.reset(PoolSize {
