@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use redkite_runtime::Deadline;
+use redkite_runtime::{Deadline, deadline::until};
 use redkite_types::Outcome;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::{Request, Response, Status};
@@ -17,10 +17,11 @@ const TIMEOUT_HEADER: &str = "grpc-timeout";
 /// A longer time is not sent: nobody waits that long, and the header has eight digits.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Makes one call: sends what is left of the deadline and the current trace along, waits no longer
-/// than the deadline, and answers with our own error.
+/// Makes one call: sends the deadline and the current trace along, waits no longer than the deadline,
+/// and answers with our own error.
 ///
-/// `send` is a method of a service: `call(deadline, request, |request| node.search(request))`.
+/// `send` is a method of a service that a [`Connector`](crate::Connector) gave out:
+/// `call(deadline, request, |request| node.search(request))`.
 ///
 /// # Errors
 /// The service's own [`RpcError`]; a timeout, whose outcome is `NotApplied` only if nothing was
@@ -30,25 +31,33 @@ where
     F: FnOnce(Request<Q>) -> S,
     S: Future<Output = Result<Response<A>, Status>>,
 {
-    let left = deadline.left();
-    if left.is_zero() {
+    if deadline.expired() {
         return Err(RpcError::timeout(
             "no time was left for the call",
             Outcome::NotApplied,
         ));
     }
     let mut request = Request::new(message);
-    if left < LONGEST_TIMEOUT {
-        request.set_timeout(left);
-    }
+    request.extensions_mut().insert(deadline);
     inject_trace(request.metadata_mut());
-    match tokio::time::timeout_at(deadline.instant(), send(request)).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(from_status(&status)),
-        Err(_) => Err(RpcError::timeout(
+    match until(deadline.instant(), send(request)).await {
+        Some(Ok(response)) => Ok(response.into_inner()),
+        Some(Err(status)) => Err(from_status(&status)),
+        None => Err(RpcError::timeout(
             "the call was not answered in time",
             Outcome::Unknown,
         )),
+    }
+}
+
+/// Puts what is left of the deadline of [`call`] where another process reads it. Within a process it
+/// goes along as it is.
+pub(crate) fn send_deadline<T>(request: &mut Request<T>) {
+    let deadline = request.extensions().get::<Deadline>();
+    if let Some(left) = deadline.map(|deadline| deadline.left())
+        && left < LONGEST_TIMEOUT
+    {
+        request.set_timeout(left);
     }
 }
 
@@ -64,7 +73,10 @@ fn inject_trace(metadata: &mut MetadataMap) {
 
 /// The deadline that came with a request, or `default` from now.
 pub fn deadline_of<T>(request: &Request<T>, default: Duration) -> Deadline {
-    Deadline::after(timeout_of(request.metadata()).unwrap_or(default))
+    match request.extensions().get::<Deadline>() {
+        Some(deadline) => *deadline,
+        None => Deadline::after(timeout_of(request.metadata()).unwrap_or(default)),
+    }
 }
 
 /// The time that a call has, as its header says.
@@ -103,7 +115,9 @@ mod tests {
     async fn what_is_left_goes_along_and_nobody_waits_longer() {
         let deadline = Deadline::after(Duration::from_secs(8));
         tokio::time::advance(Duration::from_secs(3)).await;
-        let error = call(deadline, (), |request: Request<()>| {
+        let error = call(deadline, (), |mut request: Request<()>| {
+            assert_eq!(deadline_of(&request, Duration::ZERO), deadline);
+            send_deadline(&mut request);
             assert_eq!(timeout_of(request.metadata()), Some(Duration::from_secs(5)));
             std::future::pending::<Result<Response<()>, Status>>()
         })

@@ -19,7 +19,7 @@ use redkite_types::{Error as UserError, ErrorCode, Outcome};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use crate::call::timeout_of;
+use crate::call::{send_deadline, timeout_of};
 use crate::channel::ChannelPool;
 use crate::error::Result;
 use crate::layer::panicked;
@@ -36,10 +36,14 @@ const LOCAL: &str = "local://";
 #[derive(Clone, Debug)]
 pub struct Connector(Arc<Inner>);
 
+/// Services of one trait; each is an `Arc` of it.
+type ByAddress = HashMap<String, Box<dyn Any + Send + Sync>>;
+
 #[derive(Debug)]
 struct Inner {
     pool: ChannelPool,
-    local: RwLock<HashMap<(TypeId, String), Box<dyn Any + Send + Sync>>>,
+    /// By trait.
+    local: RwLock<HashMap<TypeId, ByAddress>>,
     isolated: RwLock<HashSet<String>>,
     /// Cancelled when the calls to an address are given up; then the address has a new one.
     calls: Mutex<HashMap<String, CancellationToken>>,
@@ -64,10 +68,9 @@ impl Connector {
     /// Takes away every local service at an address; calls to it fail as to a process that is
     /// gone.
     pub fn unregister_local(&self, address: &str) {
-        self.0
-            .local
-            .write()
-            .retain(|(_, registered), _| registered != address);
+        for services in self.0.local.write().values_mut() {
+            services.remove(address);
+        }
     }
 
     /// Gives up all calls to another process that are not answered yet, and its connection: it is known
@@ -98,8 +101,9 @@ impl Connector {
     }
 
     fn register<S: ?Sized + Send + Sync + 'static>(&self, address: &str, service: Arc<S>) {
-        let key = (TypeId::of::<S>(), address.to_owned());
-        self.0.local.write().insert(key, Box::new(service));
+        let mut local = self.0.local.write();
+        let services = local.entry(TypeId::of::<S>()).or_default();
+        services.insert(address.to_owned(), Box::new(service));
     }
 
     /// Refuses at once what is no address at all.
@@ -114,9 +118,11 @@ impl Connector {
         if self.0.isolated.read().contains(address) {
             return Err(gone(address));
         }
-        let key = (TypeId::of::<S>(), address.to_owned());
         let local = self.0.local.read();
-        if let Some(service) = local.get(&key).and_then(|any| any.downcast_ref::<Arc<S>>()) {
+        let service = local
+            .get(&TypeId::of::<S>())
+            .and_then(|all| all.get(address));
+        if let Some(service) = service.and_then(|any| any.downcast_ref::<Arc<S>>()) {
             return Ok(Way::Here(Arc::clone(service)));
         }
         drop(local);
@@ -152,7 +158,8 @@ fn gone(address: &str) -> Status {
     to_status(&RpcError::new(error).with_outcome(Outcome::NotApplied))
 }
 
-/// Calls a handler in this process as a server would: within the caller's time, panics caught.
+/// Calls a handler in this process as a server would: panics caught, and within the time that the
+/// request says; for a deadline that goes along with it the caller cares.
 async fn here<A>(
     method: &str,
     timeout: Option<Duration>,
@@ -223,6 +230,8 @@ macro_rules! service {
                             here(stringify!($method), timeout, handler).await
                         }
                         Way::There(channel) => {
+                            let mut request = request;
+                            send_deadline(&mut request);
                             let limit = self.connector.0.pool.max_message_size();
                             check_size(request.get_ref(), limit)?;
                             let mut client = $package::$client_module::$client::new(channel)

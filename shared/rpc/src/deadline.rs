@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use http::HeaderMap;
 use tokio::time::Instant;
 use tonic::Status;
@@ -40,10 +41,13 @@ pub(crate) fn parse(text: &str) -> Option<Duration> {
 }
 
 /// What `handler` answers, or nothing when `deadline` passed before it did.
-pub(crate) async fn until<F: Future>(deadline: Option<Instant>, handler: F) -> Option<F::Output> {
+pub(crate) fn until<F: Future>(
+    deadline: Option<Instant>,
+    handler: F,
+) -> impl Future<Output = Option<F::Output>> {
     match deadline {
-        Some(deadline) => tokio::time::timeout_at(deadline, handler).await.ok(),
-        None => Some(handler.await),
+        Some(deadline) => redkite_runtime::deadline::until(deadline, handler).left_future(),
+        None => handler.map(Some).right_future(),
     }
 }
 

@@ -40,17 +40,16 @@ struct State {
     had_one: AtomicBool,
     /// So many of the next requests become tasks.
     spread: AtomicU32,
+    wakes: Arc<Wakes>,
 }
 
 impl Executor {
     /// A connection that tells this executor of its turns.
     pub(crate) fn turns<C>(&self, connection: C) -> Turns<C> {
-        let wakes = Arc::<Wakes>::default();
         Turns {
             connection: Box::pin(connection),
             state: Arc::clone(&self.0),
-            waker: Waker::from(Arc::clone(&wakes)),
-            wakes,
+            waker: Waker::from(Arc::clone(&self.0.wakes)),
         }
     }
 
@@ -87,6 +86,9 @@ where
             let mut nobody = Context::from_waker(Waker::noop());
             let poll = AssertUnwindSafe(|| request.as_mut().poll(&mut nobody));
             let polled = std::panic::catch_unwind(poll);
+            // The answer has woken the connection, which looks for the next request now, and at
+            // everything else with it: hyper ends no pass before a look that finds nothing.
+            self.0.wakes.are_seen();
             if started.elapsed() > LONG {
                 self.spread();
             }
@@ -112,7 +114,6 @@ where
 pub(crate) struct Turns<C> {
     connection: Pin<Box<C>>,
     state: Arc<State>,
-    wakes: Arc<Wakes>,
     waker: Waker,
 }
 
@@ -128,15 +129,16 @@ impl<C: Future> Future for Turns<C> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<C::Output> {
         let this = &mut *self;
-        this.wakes.task.register(context.waker());
+        let wakes = &this.state.wakes;
+        wakes.task.register(context.waker());
         for _ in 0..MOST_PASSES {
             this.state.had_one.store(false, Ordering::Relaxed);
-            this.wakes.begin();
+            wakes.begin();
             let mut own = Context::from_waker(&this.waker);
             if let Poll::Ready(ended) = this.connection.as_mut().poll(&mut own) {
                 return Poll::Ready(ended);
             }
-            if this.wakes.end() {
+            if wakes.end() {
                 return Poll::Pending;
             }
         }
@@ -145,8 +147,8 @@ impl<C: Future> Future for Turns<C> {
     }
 }
 
-/// Who is woken for a connection. An answer that is given within its turn wakes it too; that makes it
-/// look again before the turn ends. Passed on, it would have the scheduler call another thread for a
+/// Who is woken for a connection. What it does within its turn may wake it too; that makes it look
+/// again before the turn ends. Passed on, it would have the scheduler call another thread for a
 /// connection that has nothing left to do.
 #[derive(Default)]
 struct Wakes {
@@ -161,6 +163,14 @@ const WOKEN_IN_TURN: u8 = 2;
 impl Wakes {
     fn begin(&self) {
         self.state.store(IN_TURN, Ordering::SeqCst);
+    }
+
+    /// What has woken the connection until now is looked at before its turn ends anyway.
+    fn are_seen(&self) {
+        // Outside of a turn, where an upgraded stream may be, a wake has gone to the task already.
+        let _ =
+            self.state
+                .compare_exchange(WOKEN_IN_TURN, IN_TURN, Ordering::SeqCst, Ordering::SeqCst);
     }
 
     /// Whether nobody has woken the connection since it began to look.
@@ -250,6 +260,27 @@ mod tests {
             panic!("no");
         });
         assert_eq!(turn(&executor, 1).await, 1);
+    }
+
+    #[test]
+    fn an_answer_at_once_makes_no_pass_of_its_own_and_what_comes_after_it_does() {
+        for (late, expected) in [(false, 1), (true, 2)] {
+            let executor = Executor::default();
+            let mut passes = 0;
+            let mut turns = executor.turns(poll_fn(|context| {
+                passes += 1;
+                let waker = context.waker().clone();
+                executor.execute(async move { waker.wake() });
+                if late && passes == 1 {
+                    context.waker().wake_by_ref();
+                }
+                Poll::<()>::Pending
+            }));
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(Pin::new(&mut turns).poll(&mut context).is_pending());
+            drop(turns);
+            assert_eq!(passes, expected);
+        }
     }
 
     #[test]

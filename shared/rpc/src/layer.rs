@@ -67,6 +67,7 @@ impl Service<Request<Incoming>> for Calls {
         let span = span_of(&request, &method);
         let deadline = deadline::of(request.headers());
         let inner = Arc::clone(&self.0);
+        let noted = span.clone();
         let handled = async move {
             let started = Instant::now();
             let handler = AssertUnwindSafe(inner.handle(request)).catch_unwind();
@@ -76,7 +77,9 @@ impl Service<Request<Incoming>> for Calls {
                 None => deadline::exceeded().into_http(),
             };
             clarify(response.headers_mut());
-            inner.measured.record(&method, response.headers(), started);
+            let code = code_of(response.headers());
+            noted.record("rpc.code", code as i32);
+            inner.measured.record(&method, code, started);
             Ok(response.map(ClearTrailers))
         };
         Box::pin(handled.instrument(span))
@@ -121,10 +124,10 @@ fn span_of(request: &Request<Body>, method: &str) -> Span {
             )
         };
     }
-    let span = match redkite_telemetry::trace::are_made() {
-        true => rpc_span!(Level::INFO),
-        false => rpc_span!(Level::DEBUG),
-    };
+    if !redkite_telemetry::trace::are_made() {
+        return rpc_span!(Level::DEBUG);
+    }
+    let span = rpc_span!(Level::INFO);
     redkite_telemetry::trace::continue_trace(&span, header("traceparent"), header("tracestate"));
     span
 }
@@ -139,12 +142,7 @@ pub(crate) fn panicked(method: &str, panic: &(dyn std::any::Any + Send)) -> RpcE
 }
 
 impl Measured {
-    fn record(&self, method: &str, headers: &HeaderMap, started: Instant) {
-        // Without the header the status follows the body, which here means that all went well.
-        let code = headers
-            .get(Status::GRPC_STATUS)
-            .map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()));
-        Span::current().record("rpc.code", code as i32);
+    fn record(&self, method: &str, code: Code, started: Instant) {
         let took = started.elapsed().as_secs_f64();
         if code != Code::Ok {
             let (count, seconds) = registered(method, code);
@@ -163,6 +161,13 @@ impl Measured {
         count.increment(1);
         seconds.record(took);
     }
+}
+
+/// How a call was answered. Without the header the status follows the body, which here means that all
+/// went well.
+fn code_of(headers: &HeaderMap) -> Code {
+    let code = headers.get(Status::GRPC_STATUS);
+    code.map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()))
 }
 
 /// How many calls of a method were answered with a code, and how long calls of the method take.

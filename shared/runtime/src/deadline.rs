@@ -2,9 +2,14 @@
 
 use std::borrow::Cow;
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use futures::FutureExt as _;
+use pin_project_lite::pin_project;
+use tokio::task::{Unconstrained, unconstrained};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::{Error, Result};
 
@@ -61,15 +66,59 @@ impl Deadline {
     /// Waits for a future no longer than this; `what` names it in the error.
     ///
     /// # Errors
-    /// [`Error::DeadlineExceeded`]; the future is dropped then.
-    pub async fn timeout<T>(
+    /// [`Error::DeadlineExceeded`].
+    pub fn timeout<T>(
         self,
         what: impl Into<Cow<'static, str>>,
         future: impl Future<Output = T>,
-    ) -> Result<T> {
-        tokio::time::timeout_at(self.0, future)
-            .await
-            .map_err(|_| Error::DeadlineExceeded { what: what.into() })
+    ) -> impl Future<Output = Result<T>> {
+        // As an `async fn` it would have room for the future twice, and copy it.
+        let what = what.into();
+        until(self.0, future).map(|answer| answer.ok_or(Error::DeadlineExceeded { what }))
+    }
+}
+
+/// What a future answers, or nothing when `moment` comes first.
+///
+/// As `tokio::time::timeout_at`, but what is there at once costs no timer: a request passes several
+/// such limits, and most are answered without waiting.
+pub fn until<F: Future>(moment: Instant, future: F) -> Until<F> {
+    Until {
+        future,
+        moment,
+        timer: None,
+    }
+}
+
+pin_project! {
+    /// See [`until`].
+    #[must_use = "nothing waits before it is polled"]
+    pub struct Until<F> {
+        #[pin]
+        future: F,
+        moment: Instant,
+        // Never refused its turn: a future that uses up its task's share must not outlive its time.
+        #[pin]
+        timer: Option<Unconstrained<Sleep>>,
+    }
+}
+
+impl<F: Future> Future for Until<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let Poll::Ready(answer) = this.future.poll(context) {
+            return Poll::Ready(Some(answer));
+        }
+        if this.timer.is_none() {
+            this.timer
+                .set(Some(unconstrained(sleep_until(*this.moment))));
+        }
+        match this.timer.as_pin_mut() {
+            Some(timer) => timer.poll(context).map(|()| None),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -102,5 +151,33 @@ mod tests {
         assert!(deadline.expired());
         assert!(deadline.check("late").is_err());
         assert!(!Deadline::never().expired());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_there_in_time_is_answered_and_nothing_after_it() {
+        let moment = Instant::now() + Duration::from_secs(5);
+        let after = |seconds| async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            seconds
+        };
+        assert_eq!(until(moment, after(4)).await, Some(4));
+        assert_eq!(until(moment, after(2)).await, None);
+        assert_eq!(Instant::now(), moment);
+        // As an answer that is there does not wait, it is never too late.
+        assert_eq!(until(moment, std::future::ready(1)).await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_future_that_never_rests_ends_in_time() {
+        let moment = Instant::now() + Duration::from_millis(20);
+        let restless = async {
+            loop {
+                tokio::task::consume_budget().await;
+            }
+        };
+        assert_eq!(
+            until::<std::pin::Pin<Box<dyn Future<Output = ()>>>>(moment, Box::pin(restless)).await,
+            None
+        );
     }
 }
