@@ -175,8 +175,8 @@ impl ProxyContext {
 pub struct RequestContext {
     /// The database that it is about: the message's, else the connection's, else `default`.
     pub database: String,
-    /// The client's id of the request, or one of ours; for logs.
-    pub request_id: String,
+    /// The client's id of the request, if it gave one; for logs.
+    pub request_id: Option<String>,
     /// When the client stops waiting.
     pub deadline: Deadline,
     /// What [`Connect`](crate::grpc) gave the client to identify itself with.
@@ -190,12 +190,7 @@ impl RequestContext {
     ///
     /// `db_name` is what the message itself says; `timeout` is for clients that set none. Whose call
     /// it is remains to be found out.
-    pub fn read<T>(
-        context: &ProxyContext,
-        request: &Request<T>,
-        db_name: &str,
-        timeout: Duration,
-    ) -> Self {
+    pub fn read<T>(request: &Request<T>, db_name: &str, timeout: Duration) -> Self {
         let metadata = request.metadata();
         let text = |key: &str| {
             metadata
@@ -210,8 +205,7 @@ impl RequestContext {
         };
         Self {
             database: database.to_owned(),
-            request_id: text("client-request-id")
-                .map_or_else(|| context.unique_id(), ToOwned::to_owned),
+            request_id: text("client-request-id").map(ToOwned::to_owned),
             deadline: redkite_rpc::deadline_of(request, timeout),
             client: text("identifier").and_then(|text| text.parse().ok()),
             caller: Caller::anybody(),
@@ -222,58 +216,36 @@ impl RequestContext {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Fixture;
 
-    fn read(
-        context: &ProxyContext,
-        pairs: &[(&'static str, &'static str)],
-        db_name: &str,
-    ) -> RequestContext {
+    fn read(pairs: &[(&'static str, &'static str)], db_name: &str) -> RequestContext {
         let mut request = Request::new(());
         for (key, value) in pairs {
             request.metadata_mut().insert(*key, value.parse().unwrap());
         }
-        RequestContext::read(context, &request, db_name, Duration::from_secs(60))
+        RequestContext::read(&request, db_name, Duration::from_secs(60))
     }
 
-    #[tokio::test]
-    async fn the_messages_database_beats_the_connections() {
-        let fixture = Fixture::new().await;
-        let context = &fixture.context;
-        assert_eq!(read(context, &[], "").database, "default");
-        assert_eq!(read(context, &[("dbname", "")], "").database, "default");
-        assert_eq!(read(context, &[("dbname", "books")], "").database, "books");
-        assert_eq!(
-            read(context, &[("dbname", "books")], "films").database,
-            "films"
-        );
+    #[test]
+    fn the_messages_database_beats_the_connections() {
+        assert_eq!(read(&[], "").database, "default");
+        assert_eq!(read(&[("dbname", "")], "").database, "default");
+        assert_eq!(read(&[("dbname", "books")], "").database, "books");
+        assert_eq!(read(&[("dbname", "books")], "films").database, "films");
     }
 
-    #[tokio::test]
-    async fn a_client_is_known_by_what_it_sends() {
-        let fixture = Fixture::new().await;
-        let context = &fixture.context;
+    #[test]
+    fn a_client_is_known_by_what_it_sends() {
         let sent = [("identifier", "77"), ("client-request-id", "r1")];
-        let request = read(context, &sent, "");
-        assert_eq!(
-            (request.client, request.request_id.as_str()),
-            (Some(77), "r1")
-        );
-        assert_ne!(
-            read(context, &[], "").request_id,
-            read(context, &[], "").request_id
-        );
+        let request = read(&sent, "");
+        assert_eq!(request.client, Some(77));
+        assert_eq!(request.request_id.as_deref(), Some("r1"));
+        assert_eq!(read(&[], "").request_id, None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_clients_deadline_beats_the_default() {
-        let fixture = Fixture::new().await;
-        let context = &fixture.context;
-        assert_eq!(
-            read(context, &[], "").deadline.left(),
-            Duration::from_secs(60)
-        );
-        let asked = read(context, &[("grpc-timeout", "1500m")], "");
+        assert_eq!(read(&[], "").deadline.left(), Duration::from_secs(60));
+        let asked = read(&[("grpc-timeout", "1500m")], "");
         assert_eq!(asked.deadline.left(), Duration::from_millis(1_500));
     }
 }

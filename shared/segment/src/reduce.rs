@@ -63,7 +63,17 @@ impl<L> TopK<L> {
 ///
 /// # Shapes
 /// Every part has one list for each query; parts with fewer count as empty for the others.
-pub fn merge_topk<L>(metric: MetricType, parts: Vec<TopK<L>>, k: usize) -> TopK<L> {
+pub fn merge_topk<L>(metric: MetricType, mut parts: Vec<TopK<L>>, k: usize) -> TopK<L> {
+    // The usual case: one segment, and nothing to be merged.
+    if parts.len() == 1
+        && let Some(mut only) = parts.pop()
+    {
+        only.metric = metric;
+        for list in &mut only.lists {
+            keep_best(metric, list, k);
+        }
+        return only;
+    }
     let queries = parts.iter().map(|part| part.lists.len()).max().unwrap_or(0);
     let mut by_query: Vec<Vec<Vec<Hit<L>>>> = Vec::with_capacity(queries);
     by_query.resize_with(queries, Vec::new);
@@ -92,6 +102,12 @@ pub fn merge_hits<L>(metric: MetricType, lists: Vec<Vec<Hit<L>>>, k: usize) -> V
     if several {
         keep_newest(&mut hits);
     }
+    keep_best(metric, &mut hits, k);
+    hits
+}
+
+/// Of hits with different keys keeps the `k` best, and orders them.
+fn keep_best<L>(metric: MetricType, hits: &mut Vec<Hit<L>>, k: usize) {
     let order = |a: &Hit<L>, b: &Hit<L>| compare_hits(metric, a, b);
     if k < hits.len() {
         if k > 0 {
@@ -100,7 +116,6 @@ pub fn merge_hits<L>(metric: MetricType, lists: Vec<Vec<Hit<L>>>, k: usize) -> V
         hits.truncate(k);
     }
     hits.sort_unstable_by(order);
-    hits
 }
 
 /// Best first; of equal scores the smaller key first.

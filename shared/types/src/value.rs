@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::schema::DataType;
+
 /// A scalar value: a literal of a filter, a default, or one cell of a column.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Value {
@@ -73,6 +75,16 @@ pub enum PrimaryKeys {
 }
 
 impl PrimaryKeys {
+    /// No keys yet, of the type of a primary key field, and room for so many.
+    #[must_use]
+    pub fn with_capacity(data_type: DataType, capacity: usize) -> Self {
+        if data_type.is_integer() {
+            Self::Int(Vec::with_capacity(capacity))
+        } else {
+            Self::Str(Vec::with_capacity(capacity))
+        }
+    }
+
     /// No keys, of the same type as `self`.
     #[must_use]
     pub fn empty_like(&self) -> Self {

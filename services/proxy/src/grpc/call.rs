@@ -2,6 +2,7 @@
 
 use std::{future::Future, time::Instant};
 
+use futures::FutureExt as _;
 use redkite_runtime::Deadline;
 use redkite_types::Error;
 use tonic::{Request, Response, Status};
@@ -38,7 +39,7 @@ impl Call {
             options.request_timeout
         };
         let db_name = request.get_ref().db_name();
-        let mut meta = RequestContext::read(context, &request, db_name, timeout.get());
+        let mut meta = RequestContext::read(&request, db_name, timeout.get());
         let call = Self {
             rpc,
             started: Instant::now(),
@@ -66,12 +67,12 @@ impl Call {
     }
 
     /// Runs a read: it ends when its client leaves.
-    pub(super) async fn inline<T: Reply>(
+    pub(super) fn inline<T: Reply>(
         self,
         work: impl Future<Output = redkite_types::Result<T>> + Send,
-    ) -> Response<T> {
-        let outcome = self.deadline.timeout(self.rpc.name, work).await;
-        self.answer(outcome.map_err(Error::from).flatten())
+    ) -> impl Future<Output = Response<T>> + Send {
+        let outcome = self.deadline.timeout(self.rpc.name, work);
+        outcome.map(|outcome| self.answer(outcome.map_err(Error::from).flatten()))
     }
 
     /// Runs a change: it goes on when its client leaves or the time is over.

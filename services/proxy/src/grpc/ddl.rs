@@ -165,7 +165,12 @@ async fn submit_until_answered(
         if !away || !error.retriable {
             return Err(error);
         }
-        warn!(error = %error.message, request_id = %meta.request_id, "root coordinator is away");
+        warn!(
+            error = %error.message,
+            request_id = request.request_id,
+            client_request_id = meta.request_id,
+            "root coordinator is away"
+        );
         if !patience.another_try().await {
             return Err(error);
         }

@@ -130,7 +130,7 @@ mod tests {
         fixture.put(vec![(key, info.encode_to_vec())]).await;
         let entry = entry();
         let request = tonic::Request::new(());
-        let meta = RequestContext::read(context, &request, "", Duration::from_secs(60));
+        let meta = RequestContext::read(&request, "", Duration::from_secs(60));
         let begin = async |level, rounds| {
             let asked = Asked {
                 level,

@@ -112,8 +112,9 @@ impl Found {
         for mut list in std::mem::take(&mut self.lists) {
             let mut seen = HashSet::new();
             list.retain(|pick| seen.insert(self.group(*pick, field)));
-            self.lists.push(window(&list, offset, limit));
+            self.lists.push(list);
         }
+        self.keep_window(offset, limit);
     }
 
     /// Keeps the groups `offset..offset + limit` with at most `size` hits each, up to the hit that
@@ -177,7 +178,8 @@ impl Found {
     /// Keeps the hits `offset..offset + limit` of each query.
     pub fn keep_window(&mut self, offset: usize, limit: usize) {
         for list in &mut self.lists {
-            *list = window(list, offset, limit);
+            list.truncate(offset.saturating_add(limit));
+            list.drain(..offset.min(list.len()));
         }
     }
 
@@ -225,8 +227,9 @@ impl Found {
 
     /// The answer to the client.
     pub fn into_results(self, shape: &Shape<'_>, schema: &CollectionSchema) -> SearchResultData {
-        let mut ids = no_keys(schema.primary_key());
-        let mut scores = Vec::new();
+        let total = self.lists.iter().map(Vec::len).sum();
+        let mut ids = PrimaryKeys::with_capacity(schema.primary_key().data_type, total);
+        let mut scores = Vec::with_capacity(total);
         for pick in self.lists.iter().flatten() {
             ids.push(self.key(*pick));
             scores.push(round(pick.score, shape.round_decimal));
@@ -252,7 +255,8 @@ impl Found {
 
 impl Shard {
     fn new(answer: SearchResponse, nq: usize, schema: &CollectionSchema) -> Result<Self> {
-        let mut starts = vec![0];
+        let mut starts = Vec::with_capacity(answer.counts.len() + 1);
+        starts.push(0);
         let mut total = 0;
         for count in &answer.counts {
             total += *count as usize;
@@ -260,7 +264,7 @@ impl Shard {
         }
         let ids = match answer.ids.filter(|ids| ids.id_field.is_some()) {
             Some(ids) => keys::from_proto(ids)?,
-            None => no_keys(schema.primary_key()),
+            None => PrimaryKeys::with_capacity(schema.primary_key().data_type, 0),
         };
         if starts.len() != nq + 1 || ids.len() != total || answer.scores.len() != total {
             return Err(Error::internal("a query node's hits do not add up"));
@@ -288,22 +292,13 @@ impl Shard {
     }
 }
 
-fn no_keys(field: &FieldSchema) -> PrimaryKeys {
-    if field.data_type.is_integer() {
-        PrimaryKeys::Int(Vec::new())
-    } else {
-        PrimaryKeys::Str(Vec::new())
-    }
-}
-
-fn window(list: &[Pick], offset: usize, limit: usize) -> Vec<Pick> {
-    list.iter().skip(offset).take(limit).copied().collect()
-}
-
 /// The best `k` of one query's hits.
 fn merge_query(metric: MetricType, shards: &[Shard], query: usize, k: usize) -> Vec<Pick> {
     let mut cursors: Vec<usize> = shards.iter().map(|shard| shard.starts[query]).collect();
-    let mut picks = Vec::new();
+    let found = shards
+        .iter()
+        .map(|shard| shard.starts[query + 1] - shard.starts[query]);
+    let mut picks = Vec::with_capacity(found.sum::<usize>().min(k));
     let order = |(a, left): (usize, &Shard), (b, right): (usize, &Shard)| -> Ordering {
         metric
             .compare(left.scores[a], right.scores[b])

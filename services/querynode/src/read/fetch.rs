@@ -70,10 +70,8 @@ pub(super) fn keys(
     schema: &CollectionSchema,
     keys: impl Iterator<Item = PrimaryKey>,
 ) -> PrimaryKeys {
-    let mut all = match schema.primary_key().data_type {
-        DataType::VarChar => PrimaryKeys::Str(Vec::new()),
-        _ => PrimaryKeys::Int(Vec::new()),
-    };
+    let kind = schema.primary_key().data_type;
+    let mut all = PrimaryKeys::with_capacity(kind, keys.size_hint().0);
     for key in keys {
         all.push(key);
     }

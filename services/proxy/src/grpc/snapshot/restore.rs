@@ -61,7 +61,7 @@ where
         if !away || !error.retriable {
             return Err(error);
         }
-        warn!(error = %error.message, request_id = %meta.request_id, "restore asked for again");
+        warn!(error = %error.message, client_request_id = meta.request_id, "restore asked for again");
         if !patience.another_try().await {
             return Err(error);
         }

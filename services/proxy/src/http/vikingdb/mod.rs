@@ -94,7 +94,7 @@ impl VikingDb {
             caller,
             meta: RequestContext {
                 database: limits::DEFAULT_DATABASE.to_owned(),
-                request_id: request.request_id.clone(),
+                request_id: Some(request.request_id.clone()),
                 deadline: Deadline::after(self.context.options.request_timeout.get()),
                 client: None,
                 // Each operation checks its caller itself.

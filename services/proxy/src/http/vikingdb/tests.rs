@@ -62,7 +62,7 @@ async fn an_export_is_recorded_with_its_filter_and_shown() {
             },
             meta: RequestContext {
                 database: limits::DEFAULT_DATABASE.to_owned(),
-                request_id: "r1".to_owned(),
+                request_id: Some("r1".to_owned()),
                 deadline: Deadline::after(std::time::Duration::from_secs(10)),
                 client: None,
                 caller: crate::auth::Caller::anybody(),
