@@ -65,7 +65,10 @@ class Counted(Copy):
         self.tell("-d", "done")
         # valgrind writes a number behind the name.
         written = self.counts.with_name(f"{self.counts.name}.1")
-        is_whole = lambda: written.exists() and "totals:" in written.read_text()
+
+        def is_whole():
+            return written.exists() and "totals:" in written.read_text()
+
         eventually(is_whole, "valgrind's counts are written", 60)
         return costs(written.read_text().splitlines())
 

@@ -31,14 +31,17 @@ where
     F: FnOnce(Request<Q>) -> S,
     S: Future<Output = Result<Response<A>, Status>>,
 {
-    if deadline.expired() {
+    let left = deadline.left();
+    if left.is_zero() {
         return Err(RpcError::timeout(
             "no time was left for the call",
             Outcome::NotApplied,
         ));
     }
     let mut request = Request::new(message);
-    request.extensions_mut().insert(deadline);
+    if left < LONGEST_TIMEOUT {
+        request.extensions_mut().insert(deadline);
+    }
     inject_trace(request.metadata_mut());
     match until(deadline.instant(), send(request)).await {
         Some(Ok(response)) => Ok(response.into_inner()),
@@ -54,9 +57,7 @@ where
 /// goes along as it is.
 pub(crate) fn send_deadline<T>(request: &mut Request<T>) {
     let deadline = request.extensions().get::<Deadline>();
-    if let Some(left) = deadline.map(|deadline| deadline.left())
-        && left < LONGEST_TIMEOUT
-    {
+    if let Some(left) = deadline.map(|deadline| deadline.left()) {
         request.set_timeout(left);
     }
 }
@@ -109,6 +110,22 @@ mod tests {
             metadata.insert(TIMEOUT_HEADER, text.parse().unwrap());
             assert_eq!(timeout_of(&metadata), expected, "{text}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_nobody_waits_for_gets_the_time_of_its_handler() {
+        let within = Duration::from_secs(2);
+        let answered = call(
+            Deadline::never(),
+            (),
+            |mut request: Request<()>| async move {
+                assert_eq!(deadline_of(&request, within).left(), within);
+                send_deadline(&mut request);
+                assert_eq!(timeout_of(request.metadata()), None);
+                Ok(Response::new(()))
+            },
+        );
+        answered.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

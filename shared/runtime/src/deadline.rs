@@ -175,9 +175,7 @@ mod tests {
                 tokio::task::consume_budget().await;
             }
         };
-        assert_eq!(
-            until::<std::pin::Pin<Box<dyn Future<Output = ()>>>>(moment, Box::pin(restless)).await,
-            None
-        );
+        let ended: Option<()> = until(moment, restless).await;
+        assert_eq!(ended, None);
     }
 }
