@@ -8,8 +8,9 @@
 With several binaries all of them run at the same time, each on its own copy of the data, and are
 asked in turns, so that what else happens on the machine hits all of them. Client threads share one
 Python process; `--in-flight` has one client of grpc.aio with several requests on their way, for the
-profile too. `--floor` names the example `floor` of redkite-proxy: a gRPC service that answers with a
-stored message of a search's size, so what gRPC costs at least.
+profile too. `--apart` keeps clients off the server's core, as those on other machines are.
+`--floor` names the example `floor` of redkite-proxy: a gRPC service that answers with a stored
+message of a search's size, so what gRPC costs at least.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import multiprocessing
+import os
 import pathlib
 import random
 import shutil
@@ -77,14 +79,24 @@ def prepare(folder, data, binary):
 
 
 class Copy(Server):
-    """A server on a copy of the prepared data."""
+    """A server on a copy of the prepared data; with `apart` it has the first core, others the rest."""
 
-    def __init__(self, folder, prepared, name, binary):
+    def __init__(self, folder, prepared, name, binary, apart=False):
         self.label = name
+        self.apart = apart
         own = pathlib.Path(folder) / name
         own.mkdir()
         shutil.copytree(prepared / "data", own / "data")
         super().__init__(own, binary=binary)
+
+    def spawn(self):
+        cores = sorted(os.sched_getaffinity(0))
+        if self.apart:
+            os.sched_setaffinity(0, cores[:1])
+        try:
+            super().spawn()
+        finally:
+            os.sched_setaffinity(0, cores)
 
 
 def ask(client, queries, ef):
@@ -503,6 +515,9 @@ def main():
     parser.add_argument("--ef", type=int, nargs="+", default=[24])
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--in-flight", type=int, nargs="*", default=[], help="requests at a time")
+    parser.add_argument(
+        "--apart", action="store_true", help="servers have a core, clients and `perf` the others"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="times all queries are sent")
     parser.add_argument("--writes", type=int, help="rows inserted a second beside searches")
     parser.add_argument("--seconds", type=int, default=20, help="of each part under writes")
@@ -520,7 +535,7 @@ def main():
         servers = []
         for number, (binary, prepared) in enumerate(zip(args.binary, prepared, strict=True)):
             prepare(prepared, data, binary)
-            server = Copy(folder, prepared, f"{number + 1}", binary)
+            server = Copy(folder, prepared, f"{number + 1}", binary, args.apart)
             stack.callback(server.stop)
             took = time.perf_counter()
             server.start()
@@ -529,6 +544,8 @@ def main():
             rss = server.rss_bytes() / 2**20
             print(f"build {server.label}: {binary}, ready in {ms(took)}, RSS {rss:.0f} MB")
             servers.append(server)
+        if args.apart:
+            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[1:])
         if args.profile:
             tables += profiles(servers[0], data, args)
         else:

@@ -25,7 +25,7 @@ use redkite_types::{MetricType, StopFlag, Stopped};
 
 use super::{Codes, Encoding, Prepared};
 use crate::buffer::AlignedBuffer;
-use crate::kernel::{HALVES_BYTES, Half, LINE_BYTES, kernels, prefetch};
+use crate::kernel::{HALVES_BYTES, Half, LINE_BYTES, kernels, prefetch_each, prefetch_rows};
 use crate::sq8::{Quantizer, ROWS_BETWEEN_LOOKS, ZERO};
 
 /// Shorter rows stay whole: of two cache lines one is not enough to pay for looking twice.
@@ -261,16 +261,16 @@ impl Codes {
         slack.max(LEAST_SLACK)
     }
 
-    /// Asks for what an estimate reads of a row, or for all of it where there is no limit.
+    /// Asks for what an estimate reads of rows, or for all of them where there is no limit.
     #[inline]
-    pub(super) fn prefetch_half(&self, halves: &Halves, row: u32, limit: f32) {
+    pub(super) fn prefetch_halves(&self, halves: &Halves, rows: &[u32], limit: f32) {
         let stride = self.stride();
-        let codes = &self.data[row as usize * stride..][..stride];
-        match limit == f32::INFINITY {
-            true => prefetch(codes),
-            false => prefetch(&codes[..stride / 2]),
-        }
-        prefetch(&halves.adds[row as usize..=row as usize]);
+        let len = match limit == f32::INFINITY {
+            true => stride,
+            false => stride / 2,
+        };
+        prefetch_rows(&self.data, stride, 0, len, rows);
+        prefetch_each(&halves.adds, rows);
     }
 
     /// Appends estimates of the keys of rows, and asks for the low halves of those that are not likely above the limit.
@@ -342,17 +342,19 @@ impl Codes {
         let least = of_query.share * halves.least;
         let step = of_query.share * halves.step;
         let threshold = of_query.threshold(limit);
+        let start = keys.len();
+        keys.extend(rows.iter().zip(&*dots).map(|(row, dot)| {
+            let own = least + step * f32::from(halves.adds[*row as usize]);
+            own + half_factor * (2 * CELL * dot + from_middle) as f32
+        }));
         near.resize(rows.len(), 0);
         near_at.resize(rows.len(), 0);
         let mut count = 0;
-        for (at, (row, dot)) in rows.iter().zip(&*dots).enumerate() {
-            let own = least + step * f32::from(halves.adds[*row as usize]);
-            let key = own + half_factor * (2 * CELL * dot + from_middle) as f32;
-            keys.push(key);
+        for (at, (row, key)) in (0u32..).zip(rows.iter().zip(&keys[start..])) {
             near[count] = *row;
-            near_at[count] = at as u32;
+            near_at[count] = at;
             // Without a branch: which rows are near is as good as random.
-            let is_far = key > threshold;
+            let is_far = *key > threshold;
             count += usize::from(!is_far);
         }
         near.truncate(count);
@@ -360,13 +362,10 @@ impl Codes {
     }
 
     fn prefetch_low(&self, rows: &[u32]) {
-        let (stride, adds) = (self.stride(), self.adds());
-        for row in rows {
-            let row = *row as usize;
-            prefetch(&self.data[row * stride..][stride / 2..stride]);
-            if let Some(add) = adds.get(row..row + 1) {
-                prefetch(add);
-            }
+        let (stride, half) = (self.stride(), self.stride() / 2);
+        prefetch_rows(&self.data, stride, half, half, rows);
+        if !self.add.is_empty() {
+            prefetch_each(self.adds(), rows);
         }
     }
 }

@@ -14,7 +14,7 @@ use redkite_types::MetricType;
 use self::halves::HalfQuery;
 pub(crate) use self::halves::Halves;
 use crate::buffer::{Contents, view};
-use crate::kernel::{DotRows, LINE_BYTES, kernels, prefetch};
+use crate::kernel::{DotRows, DotsAndSquares, LINE_BYTES, kernels, prefetch_each, prefetch_rows};
 use crate::raw::inverse_norm;
 use crate::scoring::Line;
 use crate::sq8::{self, Quantizer, ZERO};
@@ -22,6 +22,9 @@ use crate::sq8::{self, Quantizer, ZERO};
 /// Up to this dimension a row of f32 fills no more than the cache line that padded codes would: so
 /// low-dimensional rows, where 8 bits are coarse, are kept as they are.
 pub(crate) const F32_DIM_MAX: usize = LINE_BYTES / 4;
+
+/// Bytes of codes up to which a row's own length is computed anew rather than read.
+const COMPUTED_UP_TO: usize = 2 * LINE_BYTES;
 
 /// How rows are stored.
 #[derive(Clone, Debug)]
@@ -62,6 +65,7 @@ pub(crate) struct Prepared {
     offset: i32,
     use_add: bool,
     dots: Vec<i32>,
+    squares: Vec<i32>,
     /// Dots of low halves, and the rows that they are of, by number and by place.
     low_dots: Vec<i32>,
     near: Vec<u32>,
@@ -119,10 +123,8 @@ impl Comparable for Codes {
     #[inline]
     fn prefetch(&self, rows: &[u32], limit: f32) {
         match &self.halves {
-            Some(halves) => rows
-                .iter()
-                .for_each(|row| self.prefetch_half(halves, *row, limit)),
-            None => rows.iter().for_each(|row| Self::prefetch(self, *row)),
+            Some(halves) => self.prefetch_halves(halves, rows, limit),
+            None => self.prefetch_whole(rows),
         }
     }
 
@@ -131,7 +133,7 @@ impl Comparable for Codes {
         let all = self.stride() / LINE_BYTES;
         match &self.halves {
             Some(_) if limit != f32::INFINITY => all / 2 + 1,
-            _ => all + 1,
+            _ => all + usize::from(self.computes_adds().is_none()),
         }
     }
 }
@@ -338,34 +340,46 @@ impl Codes {
                 }
             }
             Encoding::Sq8(_) => {
-                prepared.dots.resize(rows.len(), 0);
-                let dot_rows: DotRows = kernels().dot_rows;
-                dot_rows(
-                    data,
-                    self.stride(),
-                    rows,
-                    &prepared.codes,
-                    &mut prepared.dots,
-                );
                 let Prepared {
+                    codes,
+                    dots,
+                    squares,
                     factor,
                     base,
                     offset,
                     ..
-                } = *prepared;
+                } = prepared;
+                let (stride, factor, base, offset) = (self.stride(), *factor, *base, *offset);
+                let key = |add: f32, dot: &i32| base + add + factor * (dot - offset) as f32;
+                dots.resize(rows.len(), 0);
+                if let Some(dots_and_squares) = self.computes_adds() {
+                    squares.resize(rows.len(), 0);
+                    dots_and_squares(data, stride, rows, codes, dots, squares);
+                    let pairs = squares.iter().zip(&*dots);
+                    keys.extend(pairs.map(|(square, dot)| key(*square as f32, dot)));
+                    return;
+                }
+                let dot_rows: DotRows = kernels().dot_rows;
+                dot_rows(data, stride, rows, codes, dots);
                 if prepared.use_add {
-                    keys.extend(rows.iter().zip(&prepared.dots).map(|(row, dot)| {
-                        base + add[*row as usize] + factor * (dot - offset) as f32
-                    }));
+                    let pairs = rows.iter().zip(&*dots);
+                    keys.extend(pairs.map(|(row, dot)| key(add[*row as usize], dot)));
                 } else {
-                    keys.extend(
-                        prepared
-                            .dots
-                            .iter()
-                            .map(|dot| factor * (dot - offset) as f32),
-                    );
+                    keys.extend(dots.iter().map(|dot| factor * (dot - offset) as f32));
                 }
             }
+        }
+    }
+
+    /// How to compute what a row adds to its keys, if that is faster than to read it: four bytes of each row are
+    /// another cache line to wait for, of few lines.
+    #[inline]
+    fn computes_adds(&self) -> Option<DotsAndSquares> {
+        match self.metric {
+            MetricType::L2 | MetricType::Cosine if self.stride() <= COMPUTED_UP_TO => {
+                kernels().dots_and_squares
+            }
+            _ => None,
         }
     }
 
@@ -383,13 +397,13 @@ impl Codes {
         }
     }
 
-    /// Asks for the cache lines that the key of this row will read.
+    /// Asks for the cache lines that the keys of these rows will read.
     #[inline]
-    pub(crate) fn prefetch(&self, row: u32) {
+    pub(crate) fn prefetch_whole(&self, rows: &[u32]) {
         let stride = self.stride();
-        prefetch(&self.data[row as usize * stride..][..stride]);
-        if let Some(add) = self.adds().get(row as usize..row as usize + 1) {
-            prefetch(add);
+        prefetch_rows(&self.data, stride, 0, stride, rows);
+        if self.computes_adds().is_none() && !self.add.is_empty() {
+            prefetch_each(self.adds(), rows);
         }
     }
 
@@ -459,6 +473,39 @@ mod tests {
             Encoding::Sq8(_) => codes.row(*row).iter().all(|code| (2..=254).contains(code)),
         };
         (0..codes.rows as u32).filter(is_whole).collect()
+    }
+
+    /// On processors that compute what a row adds, keys are the same bits as on those that read it.
+    #[test]
+    fn keys_are_those_of_what_is_stored() {
+        for metric in [MetricType::L2, MetricType::Cosine, MetricType::Ip] {
+            for dim in [17, 64, 100, 128, 129, 384] {
+                let mut clusters = Clusters::new(dim, 5, Rng::from_env());
+                let vectors = clusters.rows(50);
+                let codes = Codes::encode(metric, dim, &vectors, &StopFlag::new()).unwrap();
+                let rows: Vec<u32> = (0..50).collect();
+                let mut query = Prepared::default();
+                for of_row in [false, true] {
+                    match of_row {
+                        true => codes.prepare_row(7, &mut query),
+                        false => codes.prepare(&clusters.rows(1), &mut query),
+                    }
+                    let mut keys = Vec::new();
+                    codes.keys(&mut query, &rows, &mut keys);
+                    let stored = |row: &u32| {
+                        let pairs = codes.row(*row).iter().zip(&query.codes);
+                        let dot: i32 = pairs.map(|(c, q)| i32::from(*c) * i32::from(*q)).sum();
+                        let around = query.factor * (dot - query.offset) as f32;
+                        match query.use_add {
+                            true => query.base + codes.adds()[*row as usize] + around,
+                            false => around,
+                        }
+                    };
+                    let expected: Vec<f32> = rows.iter().map(stored).collect();
+                    assert_eq!(keys, expected, "{metric} {dim} of a row: {of_row}");
+                }
+            }
+        }
     }
 
     #[test]

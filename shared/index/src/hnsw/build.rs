@@ -485,7 +485,7 @@ impl Builder<'_> {
         } = worker;
         layer.copy_links(node, &mut walk.nodes);
         let rows = layer.rows(&walk.nodes, &mut walk.rows);
-        rows.iter().for_each(|other| self.codes.prefetch(*other));
+        self.codes.prefetch_whole(rows);
         self.codes.prepare_row(row, prepared);
         walk.keys.clear();
         self.codes.keys(prepared, rows, &mut walk.keys);

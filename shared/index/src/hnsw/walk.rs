@@ -153,14 +153,12 @@ pub(super) fn score_streaming<C: Comparable>(
     let rows = layer.rows(fresh, rows);
     let coming_rows = layer.rows(coming, coming_rows);
     let mut ask = |to: usize, limit: f32| {
-        for at in *asked..to.min(rows.len() + coming_rows.len()) {
-            let row = match rows.get(at) {
-                Some(row) => row,
-                None => &coming_rows[at - rows.len()],
-            };
-            codes.prefetch(std::slice::from_ref(row), limit);
-            *asked = at + 1;
-        }
+        let to = to.min(rows.len() + coming_rows.len()).max(*asked);
+        let of = |at: usize| (at.min(rows.len()), at.saturating_sub(rows.len()));
+        let (first, last) = (of(*asked), of(to));
+        codes.prefetch(&rows[first.0..last.0], limit);
+        codes.prefetch(&coming_rows[first.1..last.1], limit);
+        *asked = to;
     };
     keys.clear();
     let mut limit = pool.limit();

@@ -55,6 +55,9 @@ pub(crate) struct Kernels {
     pub(crate) common_bits: fn(&[u8], &[u8]) -> (u32, u32),
     /// `Σ a·b` of unsigned codes and a signed query, for each listed row of a code matrix.
     pub(crate) dot_rows: DotRows,
+    /// The same together with each row's own length, where that takes no longer than to wait for a number that is
+    /// kept of each row: on processors that multiply whole lines at once.
+    pub(crate) dots_and_squares: Option<DotsAndSquares>,
     /// The same of one half of each code, for rows whose halves lie apart.
     pub(crate) dot_halves: DotHalves,
     /// `Σ a·(b − 128)` of two rows of unsigned codes.
@@ -110,6 +113,13 @@ fn check_block(block: &[u8], query: &BlockQuery<'_>) {
 /// When a row lies outside of the codes, `query.len() != stride` or `rows.len() != out.len()`.
 pub(crate) type DotRows = fn(&[u8], usize, &[u32], &[i8], &mut [i32]);
 
+/// `(codes, stride, rows, query, dots, squares)`: as [`DotRows`] with `dots` in place of `out`; besides, writes
+/// `Σ (a − 128)²` of each row to `squares`.
+///
+/// # Panics
+/// As [`DotRows`], and when `squares` is not as long as `rows`.
+pub(crate) type DotsAndSquares = fn(&[u8], usize, &[u32], &[i8], &mut [i32], &mut [i32]);
+
 /// Bytes of half codes that belong together: the low half of byte `i` is of dimension `i` of twice as many,
 /// the high half of dimension `HALVES_BYTES + i`.
 pub(crate) const HALVES_BYTES: usize = 32;
@@ -160,23 +170,42 @@ pub(crate) fn available() -> Vec<Kernels> {
 ///
 /// Into the second cache: those on their way into the first are few at once, and a walk asks for
 /// dozens of rows before it reads one.
-#[inline(always)]
+#[inline]
 pub(crate) fn prefetch<T>(items: &[T]) {
+    let lines = size_of_val(items).div_ceil(LINE_BYTES);
+    prefetch_lines(items.as_ptr().cast(), lines);
+}
+
+/// As [`prefetch`], the first `len` bytes of each of the rows of a matrix, which start `offset` bytes into it. A row
+/// that is not there is no error: nothing is read.
+#[inline]
+pub(crate) fn prefetch_rows(matrix: &[u8], stride: usize, offset: usize, len: usize, rows: &[u32]) {
+    let start = matrix.as_ptr().wrapping_add(offset);
+    let lines = len.div_ceil(LINE_BYTES);
+    for row in rows {
+        prefetch_lines(start.wrapping_add(*row as usize * stride), lines);
+    }
+}
+
+/// As [`prefetch`], of the items with these numbers.
+#[inline]
+pub(crate) fn prefetch_each<T>(items: &[T], numbers: &[u32]) {
+    for number in numbers {
+        prefetch_lines(items.as_ptr().wrapping_add(*number as usize).cast(), 1);
+    }
+}
+
+#[inline]
+fn prefetch_lines(start: *const u8, lines: usize) {
     #[cfg(target_arch = "x86_64")]
-    {
-        let base = items.as_ptr().cast::<i8>();
-        let mut offset = 0;
-        while offset < size_of_val(items) {
-            // SAFETY: SSE is part of the x86_64 baseline, and a prefetch of any address has no
-            // effect but on the cache; the pointer stays inside the slice.
-            unsafe {
-                core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T1 }>(
-                    base.add(offset),
-                );
-            }
-            offset += LINE_BYTES;
+    for line in 0..lines {
+        // SAFETY: SSE is part of the x86_64 baseline, and a prefetch of any address has no effect but on the cache.
+        unsafe {
+            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T1 }>(
+                start.wrapping_add(line * LINE_BYTES).cast(),
+            );
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = items;
+    let _ = (start, lines);
 }

@@ -19,6 +19,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     hamming,
     common_bits,
     dot_rows,
+    dots_and_squares: None,
     // The plain one: there is none by hand yet.
     dot_halves: scalar::dot_halves,
     dot_codes,

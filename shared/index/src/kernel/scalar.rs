@@ -18,6 +18,7 @@ pub(super) const KERNELS: Kernels = Kernels {
     hamming,
     common_bits,
     dot_rows,
+    dots_and_squares: None,
     dot_halves,
     dot_codes,
     score_block,

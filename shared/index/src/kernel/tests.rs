@@ -149,10 +149,22 @@ fn row_kernels_agree_with_the_definition() {
                             .sum()
                     })
                     .collect();
+                let square = |id: &u32| {
+                    let row = &codes[*id as usize * stride..][..stride];
+                    row.iter().map(|c| (i32::from(*c) - 128).pow(2)).sum()
+                };
+                let expected_squares: Vec<i32> = ids.iter().map(square).collect();
                 for kernels in available() {
                     let mut out = vec![0; count];
                     (kernels.dot_rows)(codes, stride, &ids, &query, &mut out);
                     assert_eq!(out, expected, "{} lines {lines}", kernels.name);
+                    if let Some(dots_and_squares) = kernels.dots_and_squares {
+                        let mut squares = vec![0; count];
+                        out.fill(0);
+                        dots_and_squares(codes, stride, &ids, &query, &mut out, &mut squares);
+                        assert_eq!(out, expected, "{} lines {lines}", kernels.name);
+                        assert_eq!(squares, expected_squares, "{} {lines}", kernels.name);
+                    }
                 }
             }
         }

@@ -54,6 +54,87 @@ pub(super) unsafe fn dot_rows_vnni(
     }
 }
 
+/// As [`dot_rows_vnni`], and the squared length of each row from the same registers. A row less than four is one
+/// of the others again.
+///
+/// # Safety
+/// As [`dot_rows_vnni`]; `dots` and `squares` as long as `rows`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) unsafe fn dots_and_squares_vnni(
+    codes: &[u8],
+    stride: usize,
+    rows: &[u32],
+    query: &[i8],
+    dots: &mut [i32],
+    squares: &mut [i32],
+) {
+    let start = codes.as_ptr();
+    let (quads, quad_rest) = rows.as_chunks::<4>();
+    let (dot_quads, dots_rest) = dots.as_chunks_mut::<4>();
+    let (square_quads, squares_rest) = squares.as_chunks_mut::<4>();
+    let results = dot_quads.iter_mut().zip(square_quads);
+    for (quad, (dots, squares)) in quads.iter().zip(results) {
+        let at = quad.map(|row| start.wrapping_add(row as usize * stride));
+        // SAFETY: each pointer is the start of a row of the stride inside `codes`, by the contract.
+        unsafe { four_dots_and_squares(at, query, dots, squares) };
+    }
+    if let Some(first) = quad_rest.first() {
+        let at = core::array::from_fn(|lane| {
+            let row = quad_rest.get(lane).unwrap_or(first);
+            start.wrapping_add(*row as usize * stride)
+        });
+        let mut four = [[0; 4]; 2];
+        let [four_dots, four_squares] = &mut four;
+        // SAFETY: as above.
+        unsafe { four_dots_and_squares(at, query, four_dots, four_squares) };
+        for (lane, (dot, square)) in dots_rest.iter_mut().zip(squares_rest).enumerate() {
+            (*dot, *square) = (four[0][lane], four[1][lane]);
+        }
+    }
+}
+
+/// `Σ (a − 128)²` is `Σ a·(a − 128) − 128 Σ (a − 128)`, both of unsigned times signed bytes.
+///
+/// # Safety
+/// Needs what [`dot_rows_vnni`] needs; as many bytes as the query has, whole lines, at each pointer.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn four_dots_and_squares(
+    at: [*const u8; 4],
+    query: &[i8],
+    out: &mut [i32; 4],
+    out_squares: &mut [i32; 4],
+) {
+    let middle = _mm512_set1_epi8(i8::MIN);
+    let ones = _mm512_set1_epi8(1);
+    let mut dots = [_mm512_setzero_si512(); 4];
+    let mut squares = [_mm512_setzero_si512(); 4];
+    let mut levels = [_mm512_setzero_si512(); 4];
+    let mut offset = 0;
+    while offset < query.len() {
+        // SAFETY: query and rows are walked in whole lines up to their end.
+        unsafe {
+            let factor = _mm512_loadu_si512(query.as_ptr().add(offset).cast());
+            for lane in 0..4 {
+                let code = _mm512_loadu_si512(at[lane].add(offset).cast());
+                let level = _mm512_xor_si512(code, middle);
+                dots[lane] = _mm512_dpbusd_epi32(dots[lane], code, factor);
+                squares[lane] = _mm512_dpbusd_epi32(squares[lane], code, level);
+                levels[lane] = _mm512_dpbusd_epi32(levels[lane], ones, level);
+            }
+        }
+        offset += LINE_BYTES;
+    }
+    for (squares, levels) in squares.iter_mut().zip(levels) {
+        *squares = _mm512_sub_epi32(*squares, _mm512_slli_epi32::<7>(levels));
+    }
+    // SAFETY: four numbers have room in each.
+    unsafe {
+        _mm_storeu_si128(out.as_mut_ptr().cast(), sums_of_four(dots));
+        _mm_storeu_si128(out_squares.as_mut_ptr().cast(), sums_of_four(squares));
+    }
+}
+
 /// The sum of each register, all four in half the steps of one after the other: of short rows this
 /// is most of the work.
 #[target_feature(enable = "avx512f")]

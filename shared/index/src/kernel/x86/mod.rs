@@ -46,6 +46,7 @@ pub(super) fn available() -> Vec<Kernels> {
             newest.l2_i8 = l2_i8_vnni;
             newest.ip_i8 = ip_i8_vnni;
             newest.dot_rows = dot_rows_vnni;
+            newest.dots_and_squares = Some(dots_and_squares_vnni);
             newest.dot_halves = dot_halves_vnni;
             newest.dot_codes = dot_codes_vnni;
         }
@@ -87,6 +88,7 @@ const AVX2: Kernels = Kernels {
     hamming: hamming_avx2,
     common_bits: common_bits_avx2,
     dot_rows: dot_rows_avx2,
+    dots_and_squares: None,
     dot_halves: dot_halves_avx2,
     dot_codes: dot_codes_avx2,
     score_block: score_block_avx2,
@@ -151,6 +153,21 @@ fn dot_rows_vnni(codes: &[u8], stride: usize, rows: &[u32], query: &[i8], out: &
     // SAFETY: VNNI was detected before this table was handed out; `check_rows` proved that each row
     // lies inside the codes and that stride, query and results fit each other.
     unsafe { codes::dot_rows_vnni(codes, stride, rows, query, out) }
+}
+
+fn dots_and_squares_vnni(
+    codes: &[u8],
+    stride: usize,
+    rows: &[u32],
+    query: &[i8],
+    dots: &mut [i32],
+    squares: &mut [i32],
+) {
+    check_rows(codes, stride, rows, query, dots);
+    assert_eq!(rows.len(), squares.len(), "one square a row");
+    // SAFETY: VNNI was detected before this table was handed out; `check_rows` proved that each row
+    // lies inside the codes and that stride, query and results fit each other.
+    unsafe { codes::dots_and_squares_vnni(codes, stride, rows, query, dots, squares) }
 }
 
 fn dot_rows_avx2(codes: &[u8], stride: usize, rows: &[u32], query: &[i8], out: &mut [i32]) {
