@@ -178,6 +178,7 @@ impl<'a> Draft<'a> {
             add: self.add.into_bytes(),
             sums: self.sums,
             halves: None,
+            length: None,
         }
     }
 }

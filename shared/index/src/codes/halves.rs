@@ -88,26 +88,32 @@ impl HalfQuery {
 }
 
 impl Halves {
-    /// What else a query that was made ready for whole codes needs.
+    /// What else a query that was made ready for whole codes needs. Where all rows have one `length`, a query of inner
+    /// products is taken to have it, too: its own does not change their order, and the nearer it is to its rows the
+    /// less estimates scatter.
     pub(super) fn prepare(
         &self,
         metric: MetricType,
         quantizer: &Quantizer,
+        length: Option<f32>,
         query: &Prepared,
     ) -> HalfQuery {
         let sum = query.offset / i32::from(ZERO);
         match metric {
             MetricType::Ip => {
-                let ratio = query.scale / quantizer.scale;
+                let dot = kernels().ip_f32;
+                let square = dot(&query.values, &query.values);
+                let times = match length {
+                    Some(length) if square.is_normal() => length / square.sqrt(),
+                    _ => 1.0,
+                };
+                let along_mean = times * dot(&query.values, &quantizer.mean);
+                let square = times * times * square;
+                let ratio = times * query.scale / quantizer.scale;
                 let step = match ratio > 0.0 {
                     true => 1.0 / ratio,
                     false => 0.0,
                 };
-                let (mut square, mut along_mean) = (0f32, 0f32);
-                for (value, mean) in query.values.iter().zip(&quantizer.mean) {
-                    square += value * value;
-                    along_mean += value * mean;
-                }
                 let unit = quantizer.scale * quantizer.scale;
                 HalfQuery {
                     start: (square - 2.0 * along_mean) / unit + self.longest,

@@ -7,6 +7,7 @@
 
 mod encode;
 mod halves;
+mod length;
 
 use bytes::Bytes;
 use redkite_types::MetricType;
@@ -50,6 +51,8 @@ pub(crate) struct Codes {
     sums: Vec<i32>,
     /// Whether, and how, the halves of each code are apart.
     pub(crate) halves: Option<Halves>,
+    /// How long all rows are, if they are equally long and that was asked for; of inner products only.
+    length: Option<f32>,
 }
 
 /// A query, or a row taking the part of one, made ready for [`Codes::keys`]. Reused between queries.
@@ -176,6 +179,7 @@ impl Codes {
             add,
             sums: Vec::new(),
             halves: None,
+            length: None,
         }
     }
 
@@ -241,20 +245,7 @@ impl Codes {
             }
         };
         if let Some(halves) = &self.halves {
-            out.halves = halves.prepare(self.metric, quantizer, out);
-        }
-    }
-
-    /// What must be added to the keys of a query that was made ready to get squared distances.
-    pub(crate) fn start(&self, query: &Prepared) -> f32 {
-        query.start
-    }
-
-    /// What rounding adds to squared distances, about: a twelfth of a step for each dimension of both sides.
-    pub(crate) fn rounding(&self) -> f32 {
-        match &self.encoding {
-            Encoding::Sq8(_) => self.dim as f32 / 6.0,
-            Encoding::F32 => 0.0,
+            out.halves = halves.prepare(self.metric, quantizer, self.length, out);
         }
     }
 

@@ -10,7 +10,7 @@
 //! # Source
 //! Local intrinsic dimensionality (Houle 2013; Amsaleg et al. 2015), here of many rows together.
 
-use redkite_types::{MetricType, StopFlag};
+use redkite_types::StopFlag;
 
 use super::graph::LevelView;
 use super::scratch::{Horizon, MOST_TIMES, PoolSize, Scratch, Walk};
@@ -43,10 +43,10 @@ pub(super) fn dimension(
     lowest: &LevelView<'_>,
     stop: &StopFlag,
 ) -> Result<Option<f32>> {
-    // Inner products are no distances.
-    if codes.metric == MetricType::Ip || codes.rows < LEAST_ROWS {
+    // Inner products are no distances, unless all rows are equally long.
+    let Some(start) = codes.start_of_rows().filter(|_| codes.rows >= LEAST_ROWS) else {
         return Ok(None);
-    }
+    };
     let sampled = (codes.rows / ROWS_A_SAMPLE).clamp(LEAST_SAMPLED, MOST_SAMPLED);
     let (mut walk, mut row) = (Walk::default(), Prepared::default());
     let (mut multiples, mut counted) = (Vec::new(), 0);
@@ -57,8 +57,9 @@ pub(super) fn dimension(
         let size = PoolSize::of(MOST_TIMES * FAR + 1);
         beam(lowest, codes, &mut row, &mut walk, entry, size, stop)?;
         let others = || walk.pool.iter().filter(|(_, node)| *node != entry);
-        if let Some((near, _)) = others().nth(NEAR - 1).filter(|(near, _)| *near > 0.0) {
-            multiples.extend(others().map(|(square, _)| square / near));
+        let mut squares = others().map(|(key, _)| key + start);
+        if let Some(near) = squares.nth(NEAR - 1).filter(|near| *near > 0.0) {
+            multiples.extend(others().map(|(key, _)| (key + start) / near));
             counted += 1;
         }
     }
@@ -78,13 +79,14 @@ impl HnswIndex {
         let (Some(dimension), Rows::Scalar(codes)) = (self.dimension, &self.codes) else {
             return None;
         };
+        let distances = codes.distances(&scratch.prepared)?;
         // How near the very nearest is says little about how many others are.
         let nearest = k.max(NEAR).min(ef);
         Some(Horizon {
             nearest,
             square: (ef as f32 / nearest as f32).powf(2.0 / dimension),
-            start: codes.start(&scratch.prepared),
-            slack: codes.rounding(),
+            start: distances.start,
+            slack: distances.rounding,
         })
     }
 }

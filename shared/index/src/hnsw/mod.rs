@@ -110,7 +110,7 @@ impl HnswIndex {
             let codes = ProductRows::build(params, raw, seed, stop)?;
             (Rows::Product(codes), None)
         } else {
-            let dimension = finish(&mut codes, &levels, options.stop)?;
+            let dimension = finish(&mut codes, raw, &levels, options.stop)?;
             (Rows::Scalar(codes), dimension)
         };
         Ok(Self {
@@ -147,7 +147,7 @@ impl HnswIndex {
         };
         let (m, ef_construction, known) = (self.m, self.ef_construction, &self.levels);
         let levels = build::build_levels(&codes, m, ef_construction, known, options)?;
-        let dimension = finish(&mut codes, &levels, options.stop)?;
+        let dimension = finish(&mut codes, raw, &levels, options.stop)?;
         Ok(Some(Box::new(Self {
             rows: count,
             dimension,
@@ -167,7 +167,11 @@ impl HnswIndex {
         let codes = if header.index_type == IndexType::HnswPq {
             Rows::Product(ProductRows::from_stored(&mut stored)?)
         } else {
-            Rows::Scalar(stored_codes(&header, &mut stored)?)
+            let mut codes = stored_codes(&header, &mut stored)?;
+            if header.dimension.is_some() && header.metric == MetricType::Ip {
+                codes.know_length();
+            }
+            Rows::Scalar(codes)
         };
         let levels = stored_levels(&header, &mut stored)?;
         Ok(Self {
@@ -196,9 +200,15 @@ impl HnswIndex {
     }
 }
 
-/// Ends the building of codes whose graph is finished; the dimension of their rows.
-fn finish(codes: &mut Codes, levels: &[Level], stop: &StopFlag) -> Result<Option<f32>> {
+/// Ends the building of the codes of `raw`, whose graph is finished; the dimension of their rows.
+fn finish(
+    codes: &mut Codes,
+    raw: &dyn RawVectors,
+    levels: &[Level],
+    stop: &StopFlag,
+) -> Result<Option<f32>> {
     let lowest = levels[0].view();
+    codes.find_length(raw, stop)?;
     let dimension = dimension::dimension(codes, &lowest, stop)?;
     let neighbours = |row, out: &mut Vec<u32>| {
         out.extend_from_slice(lowest.neighbours(row, &mut Vec::new()));

@@ -149,9 +149,9 @@ pub(crate) struct Horizon {
     pub(crate) nearest: usize,
     /// The square of the multiple.
     pub(crate) square: f32,
-    /// What must be added to a key to get a squared distance.
+    /// What must be added to a key to get what is in proportion to a squared distance.
     pub(crate) start: f32,
-    /// What rounding adds to squared distances: so much further away is no difference.
+    /// What rounding adds to that: so much further away is no difference.
     pub(crate) slack: f32,
 }
 

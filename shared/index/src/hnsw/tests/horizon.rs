@@ -64,17 +64,30 @@ fn where_no_dimension_can_be_told_a_walk_goes_by_the_effort_alone() {
     assert!(build(&pq, &rows, 24, 1).dimension.is_none());
 }
 
-/// Half of the rows and queries lie in few dimensions and half in many, far from each other.
-fn unlike(dim: usize) -> Case {
+/// Makes all rows of a matrix as long as that.
+fn make_long(length: f32, rows: &mut [f32], dim: usize) {
+    for row in rows.chunks_mut(dim) {
+        let share = length * crate::raw::inverse_norm(row);
+        row.iter_mut().for_each(|value| *value *= share);
+    }
+}
+
+/// Half of the rows and queries lie in few dimensions and half in many, far from each other; of inner products all
+/// rows are equally long.
+fn unlike(metric: MetricType, dim: usize) -> Case {
     let mut rng = Rng::from_env();
     let (mut rows, mut queries) = (Vec::new(), Vec::new());
     for (inner, away) in [(3, 0.0), (16, 40.0)] {
         let mut values = in_subspace(6000 + 100, inner, dim, &mut rng);
-        values.iter_mut().for_each(|value| *value += away);
+        if metric == MetricType::Ip {
+            make_long(3.0, &mut values, dim);
+        } else {
+            values.iter_mut().for_each(|value| *value += away);
+        }
         queries.extend(values.split_off(6000 * dim));
         rows.extend(values);
     }
-    let index = build(&IndexParams::hnsw(MetricType::L2, 8, 60), &rows, dim, 1);
+    let index = build(&IndexParams::hnsw(metric, 8, 60), &rows, dim, 1);
     Case {
         dim,
         rows,
@@ -85,7 +98,12 @@ fn unlike(dim: usize) -> Case {
 
 #[test]
 fn where_queries_are_unlike_the_same_effort_finds_more() {
-    let mut case = unlike(24);
+    for (metric, dim) in [(MetricType::L2, 24), (MetricType::Ip, 200)] {
+        check_unlike(unlike(metric, dim));
+    }
+}
+
+fn check_unlike(mut case: Case) {
     let mut rng = Rng::from_env();
     let half = BitSet::from_fn(case.len(), |_| rng.unit() < 0.5);
     for (name, allow) in [("all", None), ("half", Some(&half))] {
@@ -100,7 +118,81 @@ fn where_queries_are_unlike_the_same_effort_finds_more() {
             assert!(by_distance + 0.01 >= *by_effort, "{name}: {of_all:?}");
         }
         let sums = [0, 1].map(|of| of_all[of].iter().sum::<f64>());
-        assert!(sums[0] > sums[1], "{name}: {of_all:?}");
+        println!("{} {name}: {sums:?}", case.dim);
+        // Directions differ less: with a filter both may find the same.
+        let is_more = sums[0] > sums[1] || case.index.metric == MetricType::Ip && allow.is_some();
+        assert!(is_more, "{name}: {of_all:?}");
+    }
+}
+
+/// 8 dimensions are kept as f32, 48 as codes and 200 as codes in halves.
+#[test]
+fn inner_products_of_rows_of_one_length_have_the_dimension_of_their_directions() {
+    let mut rng = Rng::from_env();
+    for (inner, dim) in [(3, 8), (5, 48), (4, 200)] {
+        let mut rows = in_subspace(6000, inner, dim, &mut rng);
+        make_long(7.0, &mut rows, dim);
+        let of = |metric, rows: &[f32]| {
+            build(&IndexParams::hnsw(metric, 16, 100), rows, dim, 1).dimension
+        };
+        let [directions, products] =
+            [MetricType::Cosine, MetricType::Ip].map(|metric| of(metric, &rows));
+        let ratio = products.unwrap() / directions.unwrap();
+        assert!(
+            (ratio - 1.0).abs() < 0.15,
+            "{inner} of {dim}: {products:?}, {directions:?}"
+        );
+        make_long(7.2, &mut rows[..dim], dim);
+        assert!(of(MetricType::Ip, &rows).is_none(), "one is longer");
+        rows[..dim].fill(0.0);
+        assert!(of(MetricType::Ip, &rows).is_none(), "one is zero");
+    }
+}
+
+#[test]
+fn the_length_of_a_query_of_inner_products_does_not_count() {
+    for dim in [8, 48, 200] {
+        let mut case = unlike(MetricType::Ip, dim);
+        let mut file = Vec::new();
+        case.index.write(&mut file).unwrap();
+        let read = crate::load(std::io::Cursor::new(file)).unwrap();
+        let raw = RawSlice::new(&case.rows, dim).unwrap();
+        let params = SearchParams::with_ef(24);
+        for query in case.queries.chunks(dim) {
+            let rows_of = |index: &dyn VectorIndex, times: f32| {
+                let query: Vec<f32> = query.iter().map(|value| value * times).collect();
+                let mut hits = Vec::new();
+                let stop = StopFlag::new();
+                index
+                    .search(&query, &raw, &params, None, 10, &stop, &mut hits)
+                    .unwrap();
+                hits.iter().map(|hit| hit.row).collect::<Vec<_>>()
+            };
+            let expected = rows_of(&case.index, 1.0);
+            // Powers of two, which round nothing.
+            assert_eq!(rows_of(&case.index, 64.0), expected, "{dim}");
+            assert_eq!(rows_of(&case.index, 1.0 / 64.0), expected, "{dim}");
+            assert_eq!(
+                rows_of(read.as_ref(), 1.0),
+                expected,
+                "as read from its file"
+            );
+        }
+        // Whose squares are no numbers, or none but zero.
+        let first = case.queries[..dim].to_vec();
+        let usual = {
+            case.queries = first.clone();
+            case.recall(200, None, 10)
+        };
+        for times in [0.0, 1e-25, 1e25] {
+            case.queries = first.iter().map(|value| value * times).collect();
+            let recall = case.recall(200, None, 10);
+            println!("{dim} {times}: {recall} {usual}");
+            assert!(
+                recall >= usual || times == 0.0,
+                "{dim}, {times}: {recall}, not {usual}"
+            );
+        }
     }
 }
 
