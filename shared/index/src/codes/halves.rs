@@ -101,14 +101,11 @@ impl Halves {
         let sum = query.offset / i32::from(ZERO);
         match metric {
             MetricType::Ip => {
-                let dot = kernels().ip_f32;
-                let square = dot(&query.values, &query.values);
                 let times = match length {
-                    Some(length) if square.is_normal() => length / square.sqrt(),
+                    Some(length) if query.square.is_normal() => length / query.square.sqrt(),
                     _ => 1.0,
                 };
-                let along_mean = times * dot(&query.values, &quantizer.mean);
-                let square = times * times * square;
+                let (square, along_mean) = (times * times * query.square, times * query.along_mean);
                 let ratio = times * query.scale / quantizer.scale;
                 let step = match ratio > 0.0 {
                     true => 1.0 / ratio,

@@ -7,12 +7,12 @@ use redkite_types::{MetricType, StopFlag, Stopped};
 
 use super::halves::join_row;
 use super::{Codes, Encoding, Prepared};
-use crate::kernel::kernels;
 use crate::raw::{RawVectors, inverse_norm};
 use crate::sq8::{ROWS_BETWEEN_LOOKS, ZERO};
 
-/// Lengths that differ by less than this part are alike.
-const ALIKE: f32 = 0.01;
+/// Lengths that differ by no more than this part are alike: those of rows that were normalised and then rounded to 16
+/// bits are. What they differ by shifts distances, so it must be little beside those of neighbours.
+const ALIKE: f32 = 0.001;
 
 /// Rows whose codes tell how long all are: the middle one, since codes of a few rows are cut off.
 const LOOKED_AT: usize = 63;
@@ -91,21 +91,20 @@ impl Codes {
                 rounding,
             });
         }
-        let dot = kernels().ip_f32;
-        let square = dot(&query.values, &query.values);
         // Neither without direction nor so short or long that it cannot be squared.
-        let (length, own) = (self.length?, square.is_normal().then(|| square.sqrt())?);
-        let (unit, along_mean, scale) = match &self.encoding {
-            Encoding::Sq8(quantizer) => {
-                let along_mean = dot(&query.values, &quantizer.mean);
-                (quantizer.scale * query.scale, along_mean, quantizer.scale)
-            }
-            Encoding::F32 => (1.0, 0.0, 1.0),
+        let own = query.square.is_normal().then(|| query.square.sqrt())?;
+        let length = self.length?;
+        let (unit, scale) = match &self.encoding {
+            Encoding::Sq8(quantizer) => (quantizer.scale * query.scale, quantizer.scale),
+            Encoding::F32 => (1.0, 1.0),
         };
+        // Of half a square of a query that is as long as the rows.
+        let rounding = rounding * 0.5 * scale * scale * own / (length * unit);
+        // One of both rows that are compared is longer than it is taken to be, and the other one is shorter.
+        let unequal = 2.0 * ALIKE * own * length / unit;
         Some(Distances {
-            start: (own * length - along_mean) / unit,
-            // Of half a square of a query that is as long as the rows.
-            rounding: rounding * 0.5 * scale * scale * own / (length * unit),
+            start: (own * length - query.along_mean) / unit,
+            rounding: rounding + unequal,
         })
     }
 
@@ -129,6 +128,6 @@ impl Codes {
 pub(crate) struct Distances {
     /// What must be added to a key.
     pub(crate) start: f32,
-    /// What rounding adds to it, about.
+    /// What rounding, and what lengths differ by, adds to it, about.
     pub(crate) rounding: f32,
 }

@@ -81,6 +81,9 @@ pub(crate) struct Prepared {
     pub(crate) unit: f32,
     /// What its keys of distances lack: the square of its own length, in code units; of a query only.
     start: f32,
+    /// The square of its own length, and its inner product with the mean of the rows; of a query of inner products.
+    square: f32,
+    along_mean: f32,
 }
 
 /// Rows that a walk compares with a query: 8-bit codes, or product-quantised ones.
@@ -206,14 +209,21 @@ impl Codes {
         out.values.resize(self.dim, 0.0);
         normalised(self.metric, query, &mut out.values);
         let share = key_share(self.metric);
+        let dot = kernels().ip_f32;
         out.start = 0.0;
+        if self.metric == MetricType::Ip {
+            (out.square, out.along_mean) = (dot(&out.values, &out.values), 0.0);
+        }
         let Encoding::Sq8(quantizer) = &self.encoding else {
             out.unit = share;
             return;
         };
         out.codes.resize(self.stride(), 0);
         let query_scale = match self.metric {
-            MetricType::Ip => sq8::encode_query(out.values.iter().copied(), &mut out.codes),
+            MetricType::Ip => {
+                out.along_mean = dot(&out.values, &quantizer.mean);
+                sq8::encode_query(out.values.iter().copied(), &mut out.codes)
+            }
             MetricType::L2 | MetricType::Cosine | MetricType::Hamming | MetricType::Jaccard => {
                 let centred = out
                     .values

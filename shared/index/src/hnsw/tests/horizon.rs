@@ -142,10 +142,49 @@ fn inner_products_of_rows_of_one_length_have_the_dimension_of_their_directions()
             (ratio - 1.0).abs() < 0.15,
             "{inner} of {dim}: {products:?}, {directions:?}"
         );
-        make_long(7.2, &mut rows[..dim], dim);
+        make_long(7.01, &mut rows[..dim], dim);
         assert!(of(MetricType::Ip, &rows).is_none(), "one is longer");
         rows[..dim].fill(0.0);
         assert!(of(MetricType::Ip, &rows).is_none(), "one is zero");
+    }
+}
+
+/// Rows of one direction nearly, whose lengths differ by more than their directions do, as far as they may.
+#[test]
+fn lengths_that_are_a_little_unequal_end_no_walk_early() {
+    let (dim, mut rng) = (12, Rng::from_env());
+    let (mut rows, mut queries) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        let middle: Vec<f32> = (0..dim).map(|_| rng.gaussian()).collect();
+        for number in 0..305 {
+            let mut row: Vec<f32> = middle
+                .iter()
+                .map(|value| value + 0.02 * rng.gaussian())
+                .collect();
+            make_long(1.0 + 0.0008 * (rng.unit() as f32 - 0.5), &mut row, dim);
+            match number < 300 {
+                true => rows.extend(row),
+                false => queries.extend(row),
+            }
+        }
+    }
+    let index = build(&IndexParams::hnsw(MetricType::Ip, 16, 100), &rows, dim, 1);
+    let mut case = Case {
+        dim,
+        rows,
+        queries,
+        index,
+    };
+    assert!(case.index.dimension.is_some());
+    let by_distance = [16, 32, 64].map(|ef| case.recall(ef, None, 10));
+    case.index.dimension = None;
+    let by_effort = [16, 32, 64].map(|ef| case.recall(ef, None, 10));
+    println!("{by_distance:?} {by_effort:?}");
+    for (by_distance, by_effort) in by_distance.iter().zip(&by_effort) {
+        assert!(
+            by_distance + 0.01 >= *by_effort,
+            "{by_distance} {by_effort}"
+        );
     }
 }
 
